@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration: frozen dataclasses, one source for YAML files, command line and ROS parameters.
+
+Every field carries its description and range, so that the ROS layer can declare parameters from
+the same dataclass and a YAML file uses the same dotted keys (``tracker.memory_s``) everywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
+
+import yaml
+
+from dvps_ros.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A dataclass field with a default, a sentence that says what it does (with unit), and its range."""
+    return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
+
+
+def group(cls: type[T]) -> T:
+    """A nested group of options."""
+    return field(default_factory=cls)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One leaf of a configuration: its dotted key, default, type, description and range."""
+
+    key: str
+    type: type
+    default: Any
+    description: str
+    low: float | None
+    high: float | None
+    choices: tuple[str, ...]
+
+
+def options(cls: type, prefix: str = "") -> Iterator[Option]:
+    """All leaves of a configuration dataclass, depth first, in order of declaration."""
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        kind = hints[f.name]
+        if is_dataclass(kind):
+            yield from options(kind, f"{prefix}{f.name}.")
+        else:
+            m = f.metadata
+            yield Option(f"{prefix}{f.name}", kind, f.default, m["description"], m["low"], m["high"], m["choices"])
+
+
+def check_value(opt: Option, value: Any) -> Any:
+    """The value, converted to the option's type.
+
+    Raises:
+        ConfigError: wrong type, out of range or not one of the choices.
+    """
+    if opt.type is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if type(value) is not opt.type:
+        raise ConfigError(f"{opt.key}: expected {opt.type.__name__}, got {value!r} ({type(value).__name__})")
+    if opt.choices and value not in opt.choices:
+        raise ConfigError(f"{opt.key}: expected one of {', '.join(opt.choices)}, got {value!r}")
+    if opt.type in (int, float):
+        low = -float("inf") if opt.low is None else opt.low
+        high = float("inf") if opt.high is None else opt.high
+        if not low <= value <= high:
+            raise ConfigError(f"{opt.key}: expected {low} to {high}, got {value}")
+    return value
+
+
+def from_flat(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a configuration from dotted keys; missing keys keep their default.
+
+    Raises:
+        ConfigError: an unknown key, or a value of the wrong type or range.
+    """
+    known = {o.key: o for o in options(cls)}
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ConfigError(f"unknown keys {', '.join(unknown)}; known keys are {', '.join(known)}")
+    return _build(cls, {k: check_value(known[k], v) for k, v in values.items()}, "")
+
+
+def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    hints = get_type_hints(cls)
+    arguments: dict[str, Any] = {}
+    for f in fields(cls):  # type: ignore[arg-type]
+        kind, key = hints[f.name], f"{prefix}{f.name}"
+        if is_dataclass(kind):
+            arguments[f.name] = _build(kind, values, f"{key}.")  # type: ignore[arg-type]
+        elif key in values:
+            arguments[f.name] = values[key]
+    return cls(**arguments)
+
+
+def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any]) -> T:
+    """Build a configuration from nested mappings (a parsed YAML file); see :func:`from_flat`."""
+    return from_flat(cls, flatten(data))
+
+
+def from_yaml(cls: type[T], path: str | Path) -> T:
+    """Read a configuration file. A ROS parameter file (``/**: ros__parameters:``) is accepted as well.
+
+    Raises:
+        ConfigError: the file is missing, not a YAML mapping, or holds unknown keys or bad values.
+    """
+    try:
+        data = yaml.safe_load(Path(path).read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read configuration {path}: {error}") from error
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise ConfigError(f"configuration {path}: expected a mapping, got {type(data).__name__}")
+    inner = list(data.values())
+    if len(inner) == 1 and isinstance(inner[0], dict) and set(inner[0]) == {"ros__parameters"}:
+        data = inner[0]["ros__parameters"]
+    try:
+        return from_mapping(cls, data)
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain data, read back by :func:`from_mapping`."""
+    return dataclasses.asdict(config)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Which model runs, and on what."""
+
+    model: str = option("lite", "Model: a name under models/ or a directory that holds a manifest.json.")
+    size: str = option(
+        "auto", "Network input size HxW, one that the model ships; auto takes the best fit to the camera's shape."
+    )
+    backend: str = option(
+        "auto",
+        "Inference engine; auto measures the installed CPU engines at the first start and remembers the fastest.",
+        choices=("auto", "openvino", "onnxruntime", "tensorrt", "pytorch"),
+    )
+    precision: str = option(
+        "auto",
+        "Arithmetic of the engine; auto takes bf16 where the processor has matrix units for it, else fp32.",
+        choices=("auto", "fp32", "bf16", "fp16", "int8"),
+    )
+    threads: int = option(0, "Processor threads of the engine; 0 takes all cores.", low=0, high=256)
+    verify: bool = option(True, "Run the model's golden frames through the engine at start-up and refuse a wrong one.")
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Which segment of this frame is which object of the last ones."""
+
+    min_iou: float = option(0.3, "Least mask overlap, after the motion offset, that keeps an identity.", low=0.0, high=1.0)
+    min_similarity: float = option(0.5, "Least cosine of identity vectors that revives an object.", low=-1.0, high=1.0)
+    confirm_hits: int = option(3, "Sightings after which a tentative object is confirmed.", low=1, high=100)
+    memory_s: float = option(1.5, "How long an unseen object is remembered, seconds.", low=0.0, high=60.0)
+    min_score: float = option(0.3, "Least score of a segment that starts a new object.", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Metric scale from the known height of the camera over the road."""
+
+    camera_height_m: float = option(
+        0.0, "Height of the camera over the road, metres; 0 trusts the network's own scale.", low=0.0, high=20.0
+    )
+    time_constant_s: float = option(2.0, "Smoothing time of the scale, seconds.", low=0.0, high=600.0)
+    stale_after_s: float = option(3.0, "Time without a road plane after which the scale is stale, seconds.", low=0.1, high=600.0)
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """How maps are brought to camera resolution."""
+
+    max_depth_m: float = option(80.0, "Depth beyond this is not published (NaN), metres.", low=1.0, high=1000.0)
+    min_confidence: float = option(0.0, "Pixels with a lower class probability become void.", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class PipelineConfig:
+    """All that the perception of one camera can be told."""
+
+    engine: EngineConfig = group(EngineConfig)
+    tracker: TrackerConfig = group(TrackerConfig)
+    scale: ScaleConfig = group(ScaleConfig)
+    maps: MapConfig = group(MapConfig)

@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions of the package.
+
+Every message is one sentence a user can act on: what was expected, what came, what to do.
+"""
+
+
+class DvpsError(Exception):
+    """Base of all errors that the package raises on purpose."""
+
+
+class ConfigError(DvpsError):
+    """A configuration file, parameter or command line that cannot be used."""
+
+
+class CheckpointError(DvpsError):
+    """Training weights that cannot be loaded: missing, truncated, of another network or label space."""
+
+
+class EngineError(DvpsError):
+    """An exported model or engine that cannot be used: missing, truncated, foreign or wrong in value."""
+
+
+class InputError(DvpsError):
+    """Input data (image, camera model, file, message) that cannot be used."""
