@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model folder's ``manifest.json`` (docs/graph_contract.md): read, checked, written, found."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.labels import LabelSpace
+
+CONTRACT = 1
+MANIFEST = "manifest.json"
+SEGMENT_COLUMNS = (
+    "class_id",
+    "score",
+    "area",
+    "center_x",
+    "center_y",
+    "motion_dx",
+    "motion_dy",
+    "depth_mean_m",
+    "moving",
+)
+
+
+@dataclass(frozen=True)
+class StateTensor:
+    """One memory tensor: the graph's input ``name`` and its output ``next_<name>``.
+
+    Args:
+        name: begins with ``state_``.
+        shape: sizes; ``"H/8"`` and ``"W/8"`` (any whole divisor) stand for a fraction of the input size.
+    """
+
+    name: str
+    shape: tuple[int | str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name.startswith("state_"):
+            raise ValueError(f"state name: expected state_..., got {self.name!r}")
+        self.sizes(1 << 16, 1 << 16)
+
+    def sizes(self, height: int, width: int) -> tuple[int, ...]:
+        """The shape at a network input of height x width."""
+        return tuple(_size(s, height, width) for s in self.shape)
+
+
+def _size(entry: int | str, height: int, width: int) -> int:
+    if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
+        return entry
+    match = re.fullmatch(r"([HW])(?:/([1-9]\d*))?", entry) if isinstance(entry, str) else None
+    if match:
+        return (height if match[1] == "H" else width) // int(match[2] or 1)
+    raise ValueError(f'state shape: expected positive sizes or strings such as "H/8", got {entry!r}')
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """The weights that all graphs share, as ONNX external data."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """One exported graph: its input size in pixels, and the golden frames that prove an engine made of it."""
+
+    file: str
+    height: int
+    width: int
+    sha256: str
+    golden: str
+    golden_sha256: str
+
+    @property
+    def size(self) -> str:
+        """``HxW``, as the option ``engine.size`` writes it."""
+        return f"{self.height}x{self.width}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model folder says about itself.
+
+    Raises:
+        ValueError: a value that contract version 1 does not allow.
+    """
+
+    name: str
+    version: str
+    network: str
+    label_space: LabelSpace
+    embedding_size: int
+    latent_shape: tuple[int, int]
+    state: tuple[StateTensor, ...]
+    sky_class: int | None
+    """Class whose depth is +inf."""
+    weights: WeightsFile
+    graphs: tuple[GraphFile, ...]
+    licence: str
+    training: dict[str, Any]
+    """Provenance, free-form."""
+    contract: int = CONTRACT
+    stride: int = 4
+    segment_slots: int = 64
+    segment_columns: tuple[str, ...] = SEGMENT_COLUMNS
+    fusion: str = "graph"
+
+    def __post_init__(self) -> None:
+        _check_contract(self.contract)
+        _expect("stride", self.stride, self.stride == 4, "4")
+        _expect("segment_slots", self.segment_slots, 0 < self.segment_slots < 255, "1 to 254")
+        columns = self.segment_columns
+        _expect("segment_columns", columns, columns == SEGMENT_COLUMNS, str(SEGMENT_COLUMNS))
+        _expect("fusion", self.fusion, self.fusion in ("graph", "host"), "graph or host")
+        _expect("embedding_size", self.embedding_size, self.embedding_size > 0, "a positive number")
+        _expect(
+            "latent_shape",
+            self.latent_shape,
+            len(self.latent_shape) == 2 and min(self.latent_shape) > 0,
+            "two positive sizes",
+        )
+        _expect(
+            "sky_class",
+            self.sky_class,
+            self.sky_class is None or 0 <= self.sky_class < len(self.label_space),
+            f"null or a class id below {len(self.label_space)}",
+        )
+        _expect("graphs", self.graphs, len(self.graphs) > 0, "at least one graph")
+        sizes = [g.size for g in self.graphs]
+        _expect("graph sizes", sizes, len(set(sizes)) == len(sizes), "sizes that differ")
+        for g in self.graphs:
+            fits = g.height > 0 and g.width > 0 and g.height % self.stride == 0 and g.width % self.stride == 0
+            _expect(f"size of {g.file}", g.size, fits, f"positive multiples of {self.stride}")
+        for file in (self.weights.file, *(f for g in self.graphs for f in (g.file, g.golden))):
+            plain = bool(file) and Path(file).name == file
+            _expect("file name", file, plain, "a plain name inside the model folder")
+
+    def graph_of(self, size: str) -> GraphFile:
+        """The graph of an input size ``HxW``.
+
+        Raises:
+            EngineError: the model ships no such size.
+        """
+        for graph in self.graphs:
+            if graph.size == size:
+                return graph
+        shipped = ", ".join(g.size for g in self.graphs)
+        raise EngineError(f"model {self.name}: no graph of size {size}; it ships {shipped}, or use auto")
+
+
+def _check_contract(version: Any) -> None:
+    if version != CONTRACT:
+        raise ValueError(f"contract version: expected {CONTRACT}, got {version!r}; export the model again")
+
+
+def _expect(what: str, value: Any, fits: bool, expected: str) -> None:
+    if not fits:
+        raise ValueError(f"{what}: expected {expected}, got {value!r}")
+
+
+def load_manifest(model_dir: str | Path) -> Manifest:
+    """Read and check ``manifest.json``; the files it names are checked when an engine opens them.
+
+    Raises:
+        EngineError: it is missing, not JSON, of another contract version, has missing or unknown keys,
+            or values of a wrong type or range.
+    """
+    path = Path(model_dir) / MANIFEST
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise EngineError(f"cannot read {path}: {error.strerror}; is this a model folder?") from error
+    except ValueError as error:
+        raise EngineError(f"{path} is not JSON ({error}); export or download the model again") from error
+    try:
+        return _manifest_from(data)
+    except (ValueError, TypeError, ConfigError) as error:
+        raise EngineError(f"{path}: {error}") from error
+
+
+def _manifest_from(data: Any) -> Manifest:
+    if isinstance(data, dict):  # said before all else: other versions have other keys
+        _check_contract(data.get("contract"))
+    values = _record(Manifest, data, "manifest")
+    values["label_space"] = LabelSpace.from_dict(values["label_space"])
+    values["weights"] = WeightsFile(**_record(WeightsFile, values["weights"], "weights"))
+    values["graphs"] = tuple(GraphFile(**_record(GraphFile, g, "graphs")) for g in values["graphs"])
+    state = (_record(StateTensor, s, "state") for s in values["state"])
+    values["state"] = tuple(StateTensor(s["name"], tuple(s["shape"])) for s in state)
+    values["latent_shape"] = tuple(values["latent_shape"])
+    values["segment_columns"] = tuple(values["segment_columns"])
+    return Manifest(**values)
+
+
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "int | None": (int, type(None)),
+    "dict[str, Any]": (dict,),
+    "LabelSpace": (dict,),
+    "WeightsFile": (dict,),
+}
+
+
+def _record(cls: type, data: Any, where: str) -> dict[str, Any]:
+    """The JSON object's values, once its keys are exactly the fields of ``cls`` and their JSON types fit."""
+    if not isinstance(data, dict):
+        raise ValueError(f"{where}: expected an object, got {type(data).__name__}")
+    fields = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    missing, unknown = sorted(set(fields) - set(data)), sorted(set(data) - set(fields))
+    if missing or unknown:
+        raise ValueError(f"{where}: missing keys {missing}, unknown keys {unknown}")
+    for key, annotation in fields.items():
+        allowed = _JSON_TYPES.get(annotation, (list,))
+        if not isinstance(data[key], allowed) or isinstance(data[key], bool):
+            names = " or ".join(t.__name__ for t in allowed)
+            raise ValueError(f"{where}.{key}: expected {names}, got {data[key]!r}")
+    return dict(data)
+
+
+def write_manifest(manifest: Manifest, model_dir: str | Path) -> Path:
+    """Write ``manifest.json`` whole or not at all; :func:`load_manifest` gives the same record back."""
+    data = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
+    data["label_space"] = manifest.label_space.to_dict()
+    data["weights"] = dataclasses.asdict(manifest.weights)
+    data["graphs"] = [dataclasses.asdict(g) for g in manifest.graphs]
+    data["state"] = [dataclasses.asdict(s) for s in manifest.state]
+    path = Path(model_dir) / MANIFEST
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(data, indent=1) + "\n")
+    os.replace(part, path)
+    return path
+
+
+def hash_file(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, as the manifest writes it."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def check_files(model_dir: str | Path, manifest: Manifest, graph: GraphFile) -> None:
+    """Prove that one graph's files are those the manifest was written for.
+
+    Raises:
+        EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
+    """
+    for file, sha256 in (
+        (graph.file, graph.sha256),
+        (manifest.weights.file, manifest.weights.sha256),
+        (graph.golden, graph.golden_sha256),
+    ):
+        path = Path(model_dir) / file
+        try:
+            found = hash_file(path)
+        except OSError as error:
+            raise EngineError(
+                f"cannot read model file {path}: {error.strerror}; copy the whole model folder"
+            ) from error
+        if found != sha256:
+            raise EngineError(
+                f"model file {path} is truncated or of another export: "
+                f"expected SHA-256 {sha256[:12]}..., got {found[:12]}...; copy or export the model again"
+            )
+
+
+def model_places() -> list[Path]:
+    """Folders that are searched for models: of a source tree, then of an installed package."""
+    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
+    return [
+        Path(__file__).resolve().parents[2] / "models",
+        *dict.fromkeys(Path(p) / "share" / "dvps_ros" / "models" for p in prefixes),
+    ]
+
+
+def list_models() -> dict[str, Path]:
+    """Name and folder of every model in :func:`model_places`; the first place wins."""
+    found: dict[str, Path] = {}
+    for place in model_places():
+        for manifest in sorted(place.glob(f"*/{MANIFEST}")):
+            found.setdefault(manifest.parent.name, manifest.parent)
+    return found
+
+
+def find_model(name_or_path: str | Path) -> Path:
+    """The folder of a model: a path that holds a manifest, else a name under :func:`model_places`.
+
+    Raises:
+        EngineError: there is none; names the places searched and the models found there.
+    """
+    explicit = Path(name_or_path).expanduser()
+    if (explicit / MANIFEST).is_file():
+        return explicit
+    models = list_models()
+    if str(name_or_path) in models:
+        return models[str(name_or_path)]
+    places = ", ".join(str(p) for p in (explicit, *model_places()))
+    raise EngineError(
+        f"no model {str(name_or_path)!r}: no {MANIFEST} in any of {places}; "
+        f"models found: {', '.join(models) or 'none'}; give a model's name or its folder"
+    )
