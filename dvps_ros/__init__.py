@@ -5,4 +5,3 @@ from pkgutil import extend_path
 
 # Lets a source checkout on sys.path find the generated dvps_ros.msg of an installed copy.
 __path__ = extend_path(__path__, __name__)
-__version__ = "0.1.0"

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``dvps`` command: a table of sub-commands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from importlib.metadata import PackageNotFoundError, version
+
+import click
+
+from dvps_ros.errors import DvpsError
+
+COMMANDS = {
+    "demo": "Run the whole ROS 2 graph on a scene or a clip, and judge what comes out.",
+    "run": "Process a video, image folder, bag or drive without ROS.",
+    "world": "Render synthetic driving sequences with exact truth.",
+    "train": "Train a network from a recipe.",
+    "export": "Write a trained network as a model folder that the engines load.",
+    "eval": "Score predictions against ground truth.",
+    "bench": "Measure stages and engines on this machine.",
+    "doctor": "Check this machine and installation, and say what to do.",
+}
+"""Sub-command -> its one-line help; the code is ``dvps_ros.cli.<name>.command``."""
+
+
+class CommandTable(click.Group):
+    """Looks sub-commands up in :data:`COMMANDS`, so that ``dvps --help`` imports none of them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        return importlib.import_module(f"dvps_ros.cli.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+def _version() -> str:
+    try:
+        return version("dvps_ros")
+    except PackageNotFoundError:
+        return "source checkout"
+
+
+@click.command(cls=CommandTable, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(_version(), prog_name="dvps")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages.")
+def cli(verbose: bool) -> None:
+    """Depth-aware video panoptic perception from one camera."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO, format="%(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> int:
+    """Entry point: errors of the package end it with status 1 and one sentence on stderr."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except click.Abort:
+        print("dvps: interrupted", file=sys.stderr)
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except DvpsError as error:
+        print(f"dvps: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
