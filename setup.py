@@ -168,7 +168,9 @@ class BuildMessages(build_ext):
         ext.sources = generate_messages(out)
         generated = [out / name for name in ("rosidl_generator_c", *TYPE_SUPPORTS, "rosidl_generator_py")]
         installed = [
-            p for p in sorted((prefix / "include").iterdir()) if p.is_dir() and not p.name.startswith("python")
+            p
+            for p in sorted((prefix / "include").iterdir())
+            if p.is_dir() and not p.name.startswith("python")
         ]
         ext.include_dirs = [*map(str, generated), *map(str, installed), numpy.get_include()]
         ext.library_dirs = [str(prefix / "lib")]
@@ -194,7 +196,9 @@ class BuildMessages(build_ext):
     def _copy_messages(package: Path, out: Path) -> None:
         shutil.rmtree(package / "msg", ignore_errors=True)
         shutil.copytree(
-            out / "rosidl_generator_py" / PACKAGE / "msg", package / "msg", ignore=shutil.ignore_patterns("*.c")
+            out / "rosidl_generator_py" / PACKAGE / "msg",
+            package / "msg",
+            ignore=shutil.ignore_patterns("*.c"),
         )
 
 
@@ -218,7 +222,7 @@ def data_files() -> list[tuple[str, list[str]]]:
         module, _, function = target.partition(":")
         program = programs / name
         program.write_text(
-            f"#!/usr/bin/env python3\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
+            f"#!/usr/bin/env python3\nimport sys\n\nfrom {module} import {function} as main\n\nsys.exit(main())\n"
         )
         program.chmod(0o755)
         files.append((f"lib/{PACKAGE}", [str(program.relative_to(HERE))]))

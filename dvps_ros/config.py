@@ -8,9 +8,10 @@ the same dataclass and a YAML file uses the same dotted keys (``tracker.memory_s
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Iterator, Mapping, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
@@ -27,8 +28,10 @@ def option(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A dataclass field with a default, a sentence that says what it does (with unit), and its range."""
-    return field(default=default, metadata={"description": description, "low": low, "high": high, "choices": choices})
+    """A dataclass field: its default, a sentence that says what it does (with unit), and its range."""
+    return field(
+        default=default, metadata={"description": description, "low": low, "high": high, "choices": choices}
+    )
 
 
 def group(cls: type[T]) -> T:
@@ -58,7 +61,9 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
             yield from options(kind, f"{prefix}{f.name}.")
         else:
             m = f.metadata
-            yield Option(f"{prefix}{f.name}", kind, f.default, m["description"], m["low"], m["high"], m["choices"])
+            yield Option(
+                f"{prefix}{f.name}", kind, f.default, m["description"], m["low"], m["high"], m["choices"]
+            )
 
 
 def check_value(opt: Option, value: Any) -> Any:
@@ -156,11 +161,11 @@ class EngineConfig:
 
     model: str = option("lite", "Model: a name under models/ or a directory that holds a manifest.json.")
     size: str = option(
-        "auto", "Network input size HxW, one that the model ships; auto takes the best fit to the camera's shape."
+        "auto", "Network input size HxW, one that the model ships; auto takes the best fit to the camera."
     )
     backend: str = option(
         "auto",
-        "Inference engine; auto measures the installed CPU engines at the first start and remembers the fastest.",
+        "Inference engine; auto measures the installed ones at the first start and remembers the fastest.",
         choices=("auto", "openvino", "onnxruntime", "tensorrt", "pytorch"),
     )
     precision: str = option(
@@ -169,15 +174,21 @@ class EngineConfig:
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
     threads: int = option(0, "Processor threads of the engine; 0 takes all cores.", low=0, high=256)
-    verify: bool = option(True, "Run the model's golden frames through the engine at start-up and refuse a wrong one.")
+    verify: bool = option(
+        True, "Run the model's golden frames through the engine at start-up; refuse a wrong one."
+    )
 
 
 @dataclass(frozen=True)
 class TrackerConfig:
     """Which segment of this frame is which object of the last ones."""
 
-    min_iou: float = option(0.3, "Least mask overlap, after the motion offset, that keeps an identity.", low=0.0, high=1.0)
-    min_similarity: float = option(0.5, "Least cosine of identity vectors that revives an object.", low=-1.0, high=1.0)
+    min_iou: float = option(
+        0.3, "Least mask overlap, after the motion offset, that keeps an identity.", low=0.0, high=1.0
+    )
+    min_similarity: float = option(
+        0.5, "Least cosine of identity vectors that revives an object.", low=-1.0, high=1.0
+    )
     confirm_hits: int = option(3, "Sightings after which a tentative object is confirmed.", low=1, high=100)
     memory_s: float = option(1.5, "How long an unseen object is remembered, seconds.", low=0.0, high=60.0)
     min_score: float = option(0.3, "Least score of a segment that starts a new object.", low=0.0, high=1.0)
@@ -188,18 +199,24 @@ class ScaleConfig:
     """Metric scale from the known height of the camera over the road."""
 
     camera_height_m: float = option(
-        0.0, "Height of the camera over the road, metres; 0 trusts the network's own scale.", low=0.0, high=20.0
+        0.0, "Height of the camera over the road, metres; 0 trusts the network.", low=0.0, high=20.0
     )
     time_constant_s: float = option(2.0, "Smoothing time of the scale, seconds.", low=0.0, high=600.0)
-    stale_after_s: float = option(3.0, "Time without a road plane after which the scale is stale, seconds.", low=0.1, high=600.0)
+    stale_after_s: float = option(
+        3.0, "Time without a road plane after which the scale is stale, seconds.", low=0.1, high=600.0
+    )
 
 
 @dataclass(frozen=True)
 class MapConfig:
     """How maps are brought to camera resolution."""
 
-    max_depth_m: float = option(80.0, "Depth beyond this is not published (NaN), metres.", low=1.0, high=1000.0)
-    min_confidence: float = option(0.0, "Pixels with a lower class probability become void.", low=0.0, high=1.0)
+    max_depth_m: float = option(
+        80.0, "Depth beyond this is not published (NaN), metres.", low=1.0, high=1000.0
+    )
+    min_confidence: float = option(
+        0.0, "Pixels with a lower class probability become void.", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ Instance (track) ids are 1..65535; 0 means "no instance" (stuff, void, crowd).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Mapping
+from typing import Any
 
 import numpy as np
 import yaml
@@ -54,7 +55,9 @@ class LabelSpace:
             raise ConfigError(f"label space {self.name!r}: class names must differ, got {names}")
         for c in self.classes:
             if len(c.color) != 3 or any(not 0 <= v <= 255 for v in c.color):
-                raise ConfigError(f"label space {self.name!r}: class {c.name!r} needs an RGB colour in 0..255, got {c.color}")
+                raise ConfigError(
+                    f"label space {self.name!r}: class {c.name!r} needs RGB in 0..255, got {c.color}"
+                )
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -102,7 +105,8 @@ class LabelSpace:
         return {
             "name": self.name,
             "classes": [
-                {"id": c.id, "name": c.name, "color": list(c.color), "thing": c.is_thing} for c in self.classes
+                {"id": c.id, "name": c.name, "color": list(c.color), "thing": c.is_thing}
+                for c in self.classes
             ],
         }
 
@@ -121,12 +125,14 @@ class LabelSpace:
                 if set(c) != {"id", "name", "color", "thing"}:
                     raise KeyError(f"class keys {sorted(c)}")
                 classes.append(
-                    LabelClass(int(c["id"]), str(c["name"]), tuple(int(v) for v in c["color"]), bool(c["thing"]))  # type: ignore[arg-type]
+                    LabelClass(
+                        int(c["id"]), str(c["name"]), tuple(int(v) for v in c["color"]), bool(c["thing"])
+                    )  # type: ignore[arg-type]
                 )
             return cls(str(data["name"]), tuple(classes))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                "a label space needs exactly the keys name and classes, each class id, name, color and thing; "
+                "a label space needs the keys name and classes, each class id, name, color and thing; "
                 f"got {error}"
             ) from error
 
@@ -142,7 +148,7 @@ class LabelSpace:
         except (OSError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read label space {path}: {error}") from error
         if not isinstance(data, dict):
-            raise ConfigError(f"label space {path}: expected a mapping with name and classes, got {type(data).__name__}")
+            raise ConfigError(f"label space {path}: expected a mapping, got {type(data).__name__}")
         return cls.from_dict(data)
 
 

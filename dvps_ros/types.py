@@ -27,7 +27,9 @@ def check_array(name: str, array: Any, dtype: Any, shape: tuple[int | None, ...]
     """
     if not isinstance(array, np.ndarray):
         raise InputError(f"{name}: expected a numpy array, got {type(array).__name__}")
-    fits = array.ndim == len(shape) and all(w is None or w == g for w, g in zip(shape, array.shape))
+    fits = array.ndim == len(shape) and all(
+        w is None or w == g for w, g in zip(shape, array.shape, strict=False)
+    )
     if array.dtype != np.dtype(dtype) or not fits:
         want = "x".join("?" if s is None else str(s) for s in shape)
         got = "x".join(map(str, array.shape))
@@ -95,8 +97,10 @@ class CameraModel:
         """The same pinhole without distortion."""
         return CameraModel(self.width, self.height, self.fx, self.fy, self.cx, self.cy)
 
-    def resized(self, scale: float, width: int, height: int, pad_x: float = 0.0, pad_y: float = 0.0) -> CameraModel:
-        """Intrinsics after scaling the image by ``scale`` and placing it at (pad_x, pad_y) in width x height."""
+    def resized(
+        self, scale: float, width: int, height: int, pad_x: float = 0.0, pad_y: float = 0.0
+    ) -> CameraModel:
+        """Intrinsics after scaling the image by ``scale`` and placing it at (pad_x, pad_y)."""
         return CameraModel(
             width,
             height,
@@ -201,7 +205,7 @@ class TrackedInstance:
     score: float
     state: TrackState
     box_px: tuple[float, float, float, float]
-    """x, y (of the top-left pixel), width, height, at camera resolution; zeros when not seen in this frame."""
+    """x, y (of the top-left pixel), width, height, at camera resolution; zeros when not seen."""
     area_px: int
     """Pixels at camera resolution; 0 when not seen."""
     centroid_m: np.ndarray
@@ -310,7 +314,7 @@ class Sample:
     depth_m: np.ndarray | None = None
     """float32 [T,H,W]: z-depth, 0 where there is no truth."""
     flow_px: np.ndarray | None = None
-    """float32 [T,H,W,2]: (du, dv) from a pixel to its place in the previous frame; NaN unknown (and in frame 0)."""
+    """float32 [T,H,W,2]: (du, dv) from a pixel to its place in the previous frame; NaN unknown."""
     moving: np.ndarray | None = None
     """uint8 [T,H,W]: 1 on pixels that move over ground, 0 static, 255 unknown."""
     world_from_camera: np.ndarray | None = None

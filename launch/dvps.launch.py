@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Perception of one camera.
 
-    ros2 launch dvps_ros dvps.launch.py image:=/camera/image_raw camera_info:=/camera/camera_info
+ros2 launch dvps_ros dvps.launch.py image:=/camera/image_raw camera_info:=/camera/camera_info
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -37,7 +37,7 @@ PARAMETERS = {
     "model": ("engine.model", str, "Model name, or a directory with a manifest.json."),
     "backend": ("engine.backend", str, "Inference engine: auto, openvino, onnxruntime."),
     "camera_height": ("scale.camera_height_m", float, "Height of the camera over the road, metres."),
-    "horizontal_fov": ("horizontal_fov_deg", float, "Field of view, degrees, of a camera without CameraInfo."),
+    "horizontal_fov": ("horizontal_fov_deg", float, "Degrees, of a camera without CameraInfo."),
 }
 """Launch argument -> (node parameter, type, meaning). Left empty, the parameter file decides."""
 

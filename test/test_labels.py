@@ -21,7 +21,9 @@ CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 def test_cityscapes_order_and_things() -> None:
     assert len(CITYSCAPES) == 19
-    assert CITYSCAPES.id_of("road") == 0 and CITYSCAPES.id_of("sky") == 10 and CITYSCAPES.id_of("bicycle") == 18
+    assert (
+        CITYSCAPES.id_of("road") == 0 and CITYSCAPES.id_of("sky") == 10 and CITYSCAPES.id_of("bicycle") == 18
+    )
     assert CITYSCAPES.thing_ids == tuple(range(11, 19))
     assert CITYSCAPES.stuff_ids == tuple(range(11))
     assert CITYSCAPES.is_thing.sum() == 8 and not CITYSCAPES.is_thing[255]
@@ -39,7 +41,10 @@ def test_dict_round_trip() -> None:
 def test_panoptic_packing_by_hand() -> None:
     classes = np.array([[13, 0], [255, 11]], np.uint8)
     tracks = np.array([[2, 0], [0, 65535]], np.uint16)
-    assert encode_panoptic(classes, tracks).tolist() == [[2 * 65536 + 13, 0], [255, 65535 * 65536 + 11 - 2**32]]
+    assert encode_panoptic(classes, tracks).tolist() == [
+        [2 * 65536 + 13, 0],
+        [255, 65535 * 65536 + 11 - 2**32],
+    ]
     assert encode_panoptic(classes, tracks, PanopticOrder.CLASS_HIGH)[0, 0] == 13 * 65536 + 2
 
 
@@ -67,7 +72,9 @@ def test_bad_spaces_are_refused(classes: tuple[LabelClass, ...], message: str) -
         LabelSpace("x", classes)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "name: x", "name: x\nclasses: [{id: 0}]", "a: [", "name: x\nclasses: 3"])
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "name: x", "name: x\nclasses: [{id: 0}]", "a: [", "name: x\nclasses: 3"]
+)
 def test_bad_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.yaml"
     path.write_text(text)

@@ -22,10 +22,41 @@ TIER = {part: level for level, parts in enumerate(TIERS) for part in parts}
 SAME_TIER = {("export", "runtime"), ("training", "export"), ("cli", "ros")}
 """(importer, imported) pairs allowed within a tier, beside a part's own modules and the first tier."""
 
-NO_TORCH = {"types", "labels", "config", "errors", "geometry", "panoptic", "metrics", "viz", "data", "runtime", "ros"}
-ROS_MODULES = {"rclpy", "sensor_msgs", "std_msgs", "geometry_msgs", "diagnostic_msgs", "visualization_msgs",
-               "builtin_interfaces", "rosgraph_msgs", "rcl_interfaces", "lifecycle_msgs"}
-ON_DEMAND = {"tensorrt", "tensorrt_rtx", "pycuda", "openvino", "onnxruntime", "open3d", "transformers", "lightning"}
+NO_TORCH = {
+    "types",
+    "labels",
+    "config",
+    "errors",
+    "geometry",
+    "panoptic",
+    "metrics",
+    "viz",
+    "data",
+    "runtime",
+    "ros",
+}
+ROS_MODULES = {
+    "rclpy",
+    "sensor_msgs",
+    "std_msgs",
+    "geometry_msgs",
+    "diagnostic_msgs",
+    "visualization_msgs",
+    "builtin_interfaces",
+    "rosgraph_msgs",
+    "rcl_interfaces",
+    "lifecycle_msgs",
+}
+ON_DEMAND = {
+    "tensorrt",
+    "tensorrt_rtx",
+    "pycuda",
+    "openvino",
+    "onnxruntime",
+    "open3d",
+    "transformers",
+    "lightning",
+}
 """Imported inside the function that needs them, so that their absence is a sentence and not a traceback."""
 
 MODULES = sorted(p for p in PACKAGE.rglob("*.py") if "msg" not in p.relative_to(PACKAGE).parts[:1])
