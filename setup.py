@@ -21,6 +21,14 @@ SHARE_FOLDERS = ("launch", "config", "models", "msg")
 MESSAGE_DEPENDENCIES = ("builtin_interfaces", "std_msgs", "geometry_msgs", "sensor_msgs", "service_msgs")
 TYPE_SUPPORTS = ("rosidl_typesupport_fastrtps_c", "rosidl_typesupport_introspection_c")
 
+PROGRAM = """#!/usr/bin/env python3
+import sys
+
+from {module} import {function}
+
+sys.exit({function}())
+"""
+
 # rosidl_typesupport_c looks for lib<package>__<type support>.so by name at run time. Here both type
 # supports live in one extension, so this small dispatcher picks between them.
 DISPATCHER = r"""
@@ -221,9 +229,7 @@ def data_files() -> list[tuple[str, list[str]]]:
     for name, target in entry_points().items():
         module, _, function = target.partition(":")
         program = programs / name
-        program.write_text(
-            f"#!/usr/bin/env python3\nimport sys\n\nfrom {module} import {function} as main\n\nsys.exit(main())\n"
-        )
+        program.write_text(PROGRAM.format(module=module, function=function))
         program.chmod(0o755)
         files.append((f"lib/{PACKAGE}", [str(program.relative_to(HERE))]))
     return files

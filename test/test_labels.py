@@ -63,7 +63,7 @@ def test_panoptic_packing_round_trip(order: PanopticOrder) -> None:
     [
         ((LabelClass(1, "a", (0, 0, 0), False),), "ids must be 0..n-1"),
         ((LabelClass(0, "a", (0, 0, 0), False), LabelClass(1, "a", (0, 0, 0), False)), "names must differ"),
-        ((LabelClass(0, "a", (0, 0, 256), False),), "RGB colour"),
+        ((LabelClass(0, "a", (0, 0, 256), False),), "needs RGB"),
         ((), "ids must be"),
     ],
 )
