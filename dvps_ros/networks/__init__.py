@@ -1,1 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Networks that return :class:`RawPrediction`. Imports torch."""
+
+from dvps_ros.networks.lite import Lite, LiteConfig
+from dvps_ros.networks.prediction import STRIDE, RawPrediction
+
+NETWORKS = {Lite.name: (Lite, LiteConfig)}
+"""Name -> (network class, configuration class)."""
+
+__all__ = ["NETWORKS", "STRIDE", "Lite", "LiteConfig", "RawPrediction"]

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``lite``: a small convolutional network for all tasks at once, fast on processors with matrix units.
+
+Plain 3x3 convolutions throughout: on such processors they run faster than depthwise ones of a quarter
+of their multiply-adds. One encoder, three decoders (semantics; instances; depth) and a motion branch
+that compares the encoder's features with those of the previous frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dvps_ros.config import option
+from dvps_ros.networks.parts import (
+    BasicBlock,
+    Context,
+    conv_bn,
+    correlation,
+    grid_tokens,
+    init_convolutions,
+    ray_map,
+    unit_length,
+    upsample,
+)
+from dvps_ros.networks.prediction import RawPrediction
+
+IMAGE_MEAN = (123.7, 116.3, 103.5)
+IMAGE_STD = (58.4, 57.1, 57.4)
+LATENT_GRID = (6, 16)
+"""Rows and columns of the latent tokens."""
+CORRELATION_RADIUS = (5, 3)
+"""Search range of the motion branch in cells of stride 16: 80 px sideways, 48 px up and down."""
+PRIOR_DEPTH_M = 15.0
+MAX_DEPTH_RATIO = 25.0
+"""Depth at the canonical focal length lies within PRIOR_DEPTH_M divided and multiplied by this."""
+OFFSET_UNIT_PX = 32.0
+MOTION_UNIT_PX = 16.0
+"""Pixels for an activation of 1: keeps the heads' activations near 1 in training."""
+
+
+@dataclass(frozen=True)
+class LiteConfig:
+    """Size of the network."""
+
+    classes: int = option(19, "Classes of the label space.", low=1, high=254)
+    embedding: int = option(32, "Length of the identity vectors.", low=1, high=256)
+    width: int = option(
+        64, "Channels of the encoder at stride 4; 2, 4 and 6 times as many deeper.", low=8, high=128
+    )
+    decoder_width: int = option(64, "Channels of the decoders at stride 8 and 16.", low=8, high=256)
+    fine_width: int = option(48, "Channels of the decoders at stride 4.", low=8, high=256)
+    context_width: int = option(
+        128, "Channels of the context module and of the latent tokens.", low=8, high=512
+    )
+    state_width: int = option(
+        48, "Channels that are remembered from the previous frame, at stride 8.", low=8, high=256
+    )
+    canonical_focal_px: float = option(
+        500.0, "Focal length at which the depth head speaks in metres, px.", low=1.0, high=10000.0
+    )
+
+
+class Encoder(nn.Module):
+    """ResNet-like; features at strides 4, 8, 16, 32."""
+
+    def __init__(self, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(3, widths[0] // 2, 3, 2), conv_bn(widths[0] // 2, widths[0], 3, 2))
+        stages, inputs = [], widths[0]
+        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
+            first = BasicBlock(inputs, width, 1 if i == 0 else 2)
+            stages.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(count - 1))))
+            inputs = width
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        x, features = self.stem(image), []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """Top-down path from stride 32 to stride 4 that sees where each cell looks (ray directions)."""
+
+    def __init__(self, encoder: tuple[int, int, int, int], context: int, width: int, fine: int) -> None:
+        super().__init__()
+        self.top = nn.Conv2d(context, width, 1)
+        self.lateral16 = nn.Conv2d(encoder[2], width, 1)
+        self.rays16 = nn.Conv2d(2, width, 1, bias=False)
+        self.fuse16 = conv_bn(width, width)
+        self.lateral8 = nn.Conv2d(encoder[1], width, 1)
+        self.rays8 = nn.Conv2d(2, width, 1, bias=False)
+        self.fuse8 = conv_bn(width, width)
+        self.narrow = nn.Conv2d(width, fine, 1)
+        self.lateral4 = nn.Conv2d(encoder[0], fine, 1)
+        self.fuse4 = conv_bn(fine, fine)
+
+    def forward(
+        self, features: list[Tensor], context: Tensor, rays16: Tensor, rays8: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features at stride 8 [B,width,.,.] and stride 4 [B,fine,.,.]."""
+        x = upsample(self.top(context)) + self.lateral16(features[2]) + self.rays16(rays16)
+        x = self.fuse16(x)
+        x = upsample(x) + self.lateral8(features[1]) + self.rays8(rays8)
+        x8 = self.fuse8(x)
+        return x8, self.fuse4(upsample(self.narrow(x8)) + self.lateral4(features[0]))
+
+
+class MotionBranch(nn.Module):
+    """Offset to the previous frame and whether a cell moves over ground, from two frames' features."""
+
+    def __init__(self, state: int, instance: int) -> None:
+        super().__init__()
+        rx, ry = CORRELATION_RADIUS
+        self.coarse = nn.Sequential(conv_bn((2 * rx + 1) * (2 * ry + 1) + state, 96), conv_bn(96, 64))
+        self.fine = nn.Sequential(conv_bn(64 + 2 * state + instance, 64), conv_bn(64, 48))
+        self.head = nn.Conv2d(48, 3, 1)
+
+    def forward(self, current: Tensor, previous: Tensor, instance: Tensor) -> Tensor:
+        """[B,3,H/8,W/8]: motion x, motion y (units of MOTION_UNIT_PX), logit of moving.
+
+        Args:
+            current, previous: [B,state,H/8,W/8] remembered features.
+            instance: [B,instance,H/8,W/8] features of the instance decoder.
+        """
+        current16, previous16 = F.avg_pool2d(current, 2), F.avg_pool2d(previous, 2)
+        cost = correlation(unit_length(current16), unit_length(previous16), *CORRELATION_RADIUS)
+        coarse = self.coarse(torch.cat((cost, current16), 1))
+        return self.head(self.fine(torch.cat((upsample(coarse), current, previous, instance), 1)))
+
+
+class Lite(nn.Module):
+    """The network; weights start at random with heads that begin near their priors."""
+
+    name = "lite"
+
+    def __init__(self, config: LiteConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or LiteConfig()
+        width, decoder, fine = config.width, config.decoder_width, config.fine_width
+        widths = (width, 2 * width, 4 * width, 6 * width)
+        self.encoder = Encoder(widths, (1, 2, 2, 2))
+        self.context = Context(widths[3], config.context_width)
+        self.semantic = Decoder(widths, config.context_width, decoder, fine)
+        self.instance = Decoder(widths, config.context_width, decoder, fine)
+        self.depth = Decoder(widths, config.context_width, decoder, fine)
+        self.remember = nn.Conv2d(widths[1], config.state_width, 1)
+        self.motion = MotionBranch(config.state_width, decoder)
+        self.class_head = nn.Conv2d(fine, config.classes, 1)
+        self.instance_head = nn.Conv2d(fine, 3 + config.embedding, 1)
+        self.depth_head = nn.Conv2d(fine, 1, 1)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        init_convolutions(self)
+        for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
+            nn.init.normal_(head.weight, std=0.01)
+        with torch.no_grad():
+            nn.init.normal_(self.instance_head.weight[3:], std=0.1)
+            # One cell in a hundred is near a centre, one in ten moves (the prior of Lin et al. 2017).
+            self.instance_head.bias[0] = -math.log(99)
+            self.motion.head.bias[2] = -math.log(9)
+
+    @property
+    def state_channels(self) -> dict[str, tuple[int, int]]:
+        """Name -> (channels, stride) of the memory between frames."""
+        return {"features": (self.config.state_width, 8)}
+
+    def initial_state(self, image: Tensor) -> dict[str, Tensor]:
+        """The memory before the first frame: zeros, which mean "no previous frame"."""
+        b, _, h, w = image.shape
+        return {k: image.new_zeros(b, c, h // s, w // s) for k, (c, s) in self.state_channels.items()}
+
+    def forward(
+        self, image: Tensor, intrinsics: Tensor, state: dict[str, Tensor] | None = None
+    ) -> RawPrediction:
+        """One frame.
+
+        Args:
+            image: [B,3,H,W] RGB 0..255, H and W multiples of 32.
+            intrinsics: [B,4] fx, fy, cx, cy in pixels of this image.
+            state: ``state`` of the previous frame's prediction; None or zeros for a first frame
+                (single items of a batch may be zeroed).
+        """
+        height, width = image.shape[2:]
+        previous = (self.initial_state(image) if state is None else state)["features"]
+        rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))
+        features = self.encoder((image - self.mean) / self.std)
+        context = self.context(features[3])
+        _, semantic = self.semantic(features, context, rays16, rays8)
+        instance8, instance = self.instance(features, context, rays16, rays8)
+        _, depth = self.depth(features, context, rays16, rays8)
+
+        center, offset, embedding = self.instance_head(instance).split((1, 2, self.config.embedding), 1)
+        remembered = self.remember(features[1])
+        motion, moving = upsample(self.motion(remembered, previous, instance8)).split((2, 1), 1)
+        has_previous = (previous.abs().amax((1, 2, 3), keepdim=True) > 0).to(motion.dtype)
+        # Depth is proportional to focal length for the same appearance, so the head speaks for one
+        # canonical camera; bounding it softly keeps its gradient alive.
+        limit = math.log(MAX_DEPTH_RATIO)
+        canonical = math.log(PRIOR_DEPTH_M) + limit * torch.tanh(self.depth_head(depth) / limit)
+        focal = torch.log(intrinsics[:, 1] / self.config.canonical_focal_px).view(-1, 1, 1, 1)
+        return RawPrediction(
+            class_logits=self.class_head(semantic),
+            center_logits=center,
+            center_offset_px=OFFSET_UNIT_PX * offset,
+            log_depth=canonical + focal,
+            motion_px=MOTION_UNIT_PX * motion * has_previous,
+            moving_logits=moving,
+            embedding=unit_length(embedding),
+            latent=grid_tokens(context, *LATENT_GRID),
+            state={"features": remembered},
+        )
