@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera frames from ROS 1 and ROS 2 bags, read without ROS."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvps_ros.data.calibration import camera_for, camera_from_info
+from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel, Frame
+
+log = logging.getLogger(__name__)
+
+RAW = "sensor_msgs/msg/Image"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
+INFO = "sensor_msgs/msg/CameraInfo"
+
+
+class BagSource:
+    """One camera of a bag: raw or compressed images with their CameraInfo.
+
+    Args:
+        topic: the image topic; None takes the only camera, or the only one with a CameraInfo beside it.
+
+    Raises:
+        InputError: the bag cannot be read, holds no such camera or several, or its camera is not known.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        topic: str | None = None,
+        *,
+        camera: CameraModel | None = None,
+        fov_deg: float | None = None,
+    ) -> None:
+        self._path = path
+        self.name = path.resolve().stem
+        self.unreadable = 0
+        with self._open() as reader:
+            kinds = {name: info.msgtype for name, info in reader.topics.items()}
+            self.topic = _choose_topic(path, reader.topics, topic)
+            self._kind = kinds[self.topic]
+            info_topic = _info_topic(self.topic, kinds)
+            self.frames = reader.topics[self.topic].msgcount
+            seconds = reader.duration * 1e-9
+            image = self._first_image(reader)
+            if camera is None and fov_deg is None and info_topic is not None:
+                camera = self._camera(reader, info_topic)
+        self.rate_hz = (self.frames - 1) / seconds if seconds > 0 and self.frames > 1 else 10.0
+        height, width = image.shape[:2]
+        self.camera = camera_for(f"bag {self.name}", width, height, camera=camera, fov_deg=fov_deg)
+
+    def _open(self) -> closing[Any]:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+
+        # Bags of Humble and older carry no type definitions; the sensor messages have not changed since.
+        reader = AnyReader([self._path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        try:
+            reader.open()
+        except Exception as error:
+            raise InputError(f"cannot read bag {self._path}: {error}") from error
+        return closing(reader)
+
+    def _first_image(self, reader: Any) -> np.ndarray:
+        for message, _ in self._messages(reader, self.topic):
+            try:
+                return self._decode(message)
+            except InputError as error:
+                log.debug("%s", error)
+        raise InputError(f"bag {self._path}: no image on {self.topic} can be decoded")
+
+    def _camera(self, reader: Any, info_topic: str) -> CameraModel:
+        for message, _ in self._messages(reader, info_topic):
+            try:
+                return camera_from_info(message, rectified="image_rect" in self.topic)
+            except InputError as error:
+                raise InputError(
+                    f"bag {self._path}: {info_topic}: {error}; or pass --fov (FOV=) or --camera (CAMERA=)"
+                ) from error
+        raise InputError(f"bag {self._path}: {info_topic} is empty; pass --fov (FOV=) or --camera (CAMERA=)")
+
+    def _messages(self, reader: Any, topic: str) -> Iterator[tuple[Any, int]]:
+        wanted = [c for c in reader.connections if c.topic == topic]
+        try:
+            for connection, time_ns, raw in reader.messages(connections=wanted):
+                yield reader.deserialize(raw, connection.msgtype), time_ns
+        except Exception as error:
+            raise InputError(f"cannot read bag {self._path} further: {error}") from error
+
+    def _decode(self, message: Any) -> np.ndarray:
+        if self._kind == COMPRESSED:
+            return compressed_to_rgb(message.data)
+        return raw_to_rgb(message.data, message.encoding, message.height, message.width, message.step)
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.unreadable = read = 0
+        with self._open() as reader:
+            try:
+                for message, time_ns in self._messages(reader, self.topic):
+                    read += 1
+                    stamp = message.header.stamp
+                    # A driver that sets no stamp leaves zeros; then the recording time is the best there is.
+                    stamp_ns = (stamp.sec * 10**9 + stamp.nanosec) or time_ns
+                    frame_id = message.header.frame_id or "camera"
+                    try:
+                        frame = Frame(self._decode(message), stamp_ns, self.camera, frame_id)
+                    except InputError as error:
+                        self.unreadable += 1
+                        log.warning("%s: left out the image at %.3f s: %s", self.name, stamp_ns * 1e-9, error)
+                    else:
+                        yield frame
+            except InputError as error:
+                log.warning("%s ends early, after %d of %d images: %s", self.name, read, self.frames, error)
+        self.unreadable += self.frames - read
+
+    def truth(self, stamp_ns: int) -> None:
+        return None
+
+
+def _base(topic: str) -> str:
+    """The image topic without the name of its transport."""
+    return topic.removesuffix("/compressed")
+
+
+def _info_topic(topic: str, kinds: dict[str, str | None]) -> str | None:
+    beside = f"{_base(topic).rpartition('/')[0]}/camera_info"
+    if kinds.get(beside) == INFO:
+        return beside
+    infos = [name for name, kind in kinds.items() if kind == INFO]
+    return infos[0] if len(infos) == 1 else None
+
+
+def _choose_topic(path: Path, topics: dict[str, Any], wanted: str | None) -> str:
+    images = {
+        name: info.msgcount
+        for name, info in topics.items()
+        if info.msgtype in (RAW, COMPRESSED) and info.msgcount > 0 and not name.endswith("/compressedDepth")
+    }
+    listing = ", ".join(f"{name} ({count} images)" for name, count in images.items()) or "none"
+    if wanted is not None:
+        if wanted not in images:
+            raise InputError(f"bag {path} has no image topic {wanted}; it has {listing}")
+        return wanted
+    if not images:
+        raise InputError(f"bag {path} holds no images; its topics are {', '.join(topics) or 'none'}")
+    # The same camera may be there raw and compressed: raw is exact.
+    cameras = sorted({_base(n) if _base(n) in images else n for n in images})
+    if len(cameras) > 1:
+        kinds = {name: info.msgtype for name, info in topics.items()}
+        cameras = [n for n in cameras if kinds.get(f"{_base(n).rpartition('/')[0]}/camera_info") == INFO]
+    if len(cameras) != 1:
+        raise InputError(f"bag {path} holds several cameras: {listing}; choose one as {path}:/topic")
+    return cameras[0]

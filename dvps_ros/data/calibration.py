@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Camera calibration files, and the choice of a camera model for an input."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel
+
+log = logging.getLogger(__name__)
+
+
+def load_camera(path: str | Path) -> CameraModel:
+    """Read a camera file.
+
+    Two forms are known: the YAML of ROS's ``camera_info_manager`` (``image_width``, ``camera_matrix``, ...),
+    and JSON with ``width``, ``height``, ``K`` (3x3) and ``distortion`` or ``distortion_plumb_bob``.
+
+    Raises:
+        InputError: the file is missing, is neither form, or holds values that are no camera.
+    """
+    try:
+        text = Path(path).read_text()
+        # YAML is a superset of JSON; json first, because YAML refuses the tabs that JSON allows.
+        data = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read camera file {path}: {error}") from error
+    try:
+        if "camera_matrix" in data:
+            fx, _, cx, _, fy, cy, *_ = data["camera_matrix"]["data"]
+            size = data["image_width"], data["image_height"]
+            distortion = data.get("distortion_coefficients", {}).get("data", ())
+            model = data.get("distortion_model", "plumb_bob")
+        else:
+            (fx, _, cx), (_, fy, cy), _ = data["K"]
+            size = data["width"], data["height"]
+            distortion = data.get("distortion", data.get("distortion_plumb_bob", ()))
+            model = data.get("distortion_model", "plumb_bob")
+        return camera_from_numbers(*size, (fx, fy, cx, cy), distortion, model)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"camera file {path}: expected the YAML of camera_info_manager (image_width, camera_matrix, "
+            f"...) or JSON with width, height, K and distortion; got {type(error).__name__}: {error}"
+        ) from error
+    except InputError as error:
+        raise InputError(f"camera file {path}: {error}") from error
+
+
+def save_camera(path: str | Path, camera: CameraModel) -> None:
+    """Write the JSON form that :func:`load_camera` reads."""
+    data = {
+        "width": camera.width,
+        "height": camera.height,
+        "K": camera.K.tolist(),
+        "distortion_model": camera.distortion_model,
+        "distortion": list(camera.distortion),
+    }
+    Path(path).write_text(json.dumps(data, indent=1))
+
+
+def camera_from_numbers(
+    width: int, height: int, focal_and_center: Sequence[float], distortion: Sequence[float], model: str
+) -> CameraModel:
+    """A camera model; a distortion of zeros only becomes none.
+
+    Args:
+        focal_and_center: fx, fy, cx, cy in pixels.
+    """
+    coefficients = tuple(float(d) for d in distortion)
+    if not any(coefficients):
+        coefficients = ()
+    return CameraModel(
+        int(width), int(height), *(float(v) for v in focal_and_center), coefficients, model or "plumb_bob"
+    )
+
+
+def camera_from_info(info: Any, *, rectified: bool) -> CameraModel:
+    """The camera of a ``sensor_msgs/CameraInfo``, of ROS 1 (fields D, K, P) or ROS 2 (d, k, p).
+
+    Args:
+        rectified: the images are rectified: the projection matrix holds and there is no distortion.
+    """
+    k, d, p = (getattr(info, n) if hasattr(info, n) else getattr(info, n.upper()) for n in "kdp")
+    matrix, columns = (p, 4) if rectified and p[0] > 0 else (k, 3)
+    numbers = matrix[0], matrix[columns + 1], matrix[2], matrix[columns + 2]
+    return camera_from_numbers(
+        info.width, info.height, numbers, () if rectified else d, info.distortion_model
+    )
+
+
+def camera_for(
+    name: str, width: int, height: int, *, camera: CameraModel | None, fov_deg: float | None
+) -> CameraModel:
+    """The camera model of an input that has no calibration of its own.
+
+    A camera file of another size with the same shape (a scaled video) is scaled to the input.
+
+    Raises:
+        InputError: neither a camera nor a field of view is known, or the camera is of another shape.
+    """
+    if camera is None and fov_deg is None:
+        raise InputError(
+            f"{name} has no camera calibration: pass the horizontal field of view in degrees (--fov, FOV=90) "
+            "or a camera file (--camera, CAMERA=camera.yaml)"
+        )
+    if camera is None:
+        return CameraModel.from_fov(width, height, float(fov_deg))  # type: ignore[arg-type]
+    if (camera.width, camera.height) == (width, height):
+        return camera
+    scale = width / camera.width
+    if abs(camera.height * scale - height) > max(1.0, 0.01 * height):
+        raise InputError(
+            f"camera file is for {camera.width}x{camera.height} pixels, but {name} has {width}x{height}: "
+            "pass the calibration of this camera"
+        )
+    log.info("%s: calibration of %dx%d scaled to %dx%d", name, camera.width, camera.height, width, height)
+    # Distortion acts on normalised coordinates, so it does not change with the size.
+    return dataclasses.replace(
+        camera.resized(scale, width, height),
+        distortion=camera.distortion,
+        distortion_model=camera.distortion_model,
+    )
+
+
+def camera_from_kitti(calibration: Mapping[str, Sequence[float]], index: int) -> CameraModel:
+    """The rectified camera ``index`` of a KITTI raw ``calib_cam_to_cam.txt`` parsed to lists of numbers."""
+    p = calibration[f"P_rect_{index:02d}"]
+    width, height = calibration[f"S_rect_{index:02d}"]
+    return CameraModel(int(width), int(height), p[0], p[5], p[2], p[6])

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files as a sequence of camera frames."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.data.pixels import compressed_to_rgb
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel, Frame, Sample
+
+log = logging.getLogger(__name__)
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+DEFAULT_RATE_HZ = 10.0
+"""Of inputs that carry no time."""
+
+
+class ImageSequence:
+    """Image files with a stamp each; those that cannot be read or have another size are left out, counted.
+
+    Args:
+        truth: reads what is known about the frame of an image file.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        paths: Sequence[Path],
+        stamps_ns: Sequence[int],
+        camera: CameraModel,
+        *,
+        frame_id: str = "camera",
+        truth: Callable[[Path], Sample] | None = None,
+    ) -> None:
+        self.name = name
+        self.frames = len(paths)
+        self.camera = camera
+        self.unreadable = 0
+        self._path_of = dict(zip(stamps_ns, paths, strict=True))
+        self._frame_id = frame_id
+        self._truth = truth
+        seconds = (stamps_ns[-1] - stamps_ns[0]) * 1e-9
+        self.rate_hz = (len(paths) - 1) / seconds if seconds > 0 else DEFAULT_RATE_HZ
+
+    def __iter__(self) -> Iterator[Frame]:
+        self.unreadable = 0
+        for stamp_ns, path in self._path_of.items():
+            try:
+                yield Frame(read_image(path), stamp_ns, self.camera, self._frame_id)
+            except InputError as error:
+                self.unreadable += 1
+                log.warning("%s: left out %s: %s", self.name, path.name, error)
+
+    def truth(self, stamp_ns: int) -> Sample | None:
+        path = self._path_of.get(stamp_ns)
+        return self._truth(path) if self._truth is not None and path is not None else None
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 [H,W,3] RGB.
+
+    Raises:
+        InputError: the file cannot be opened, is cut off or is not an image.
+    """
+    try:
+        return compressed_to_rgb(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read image {path}: {error}") from error
+
+
+def natural_order(path: Path) -> list[tuple[int, int | str]]:
+    """Sort key under which ``frame10`` comes after ``frame9``."""
+    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images of a folder in natural order.
+
+    Raises:
+        InputError: there are none.
+    """
+    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    if not paths:
+        raise InputError(f"folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return paths
+
+
+def first_readable(paths: Sequence[Path]) -> np.ndarray:
+    for path in paths:
+        try:
+            return read_image(path)
+        except InputError as error:
+            log.debug("%s", error)
+    raise InputError(f"none of the {len(paths)} images in {paths[0].parent} can be read")

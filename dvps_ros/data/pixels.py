@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bytes of a camera message or image file to RGB: pure functions, no ROS.
+
+The encodings are those of ``sensor_msgs/image_encodings``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+
+from dvps_ros.errors import InputError
+
+# Encoding -> (bytes per pixel, OpenCV conversion to RGB; None where the bytes are RGB already).
+# 8UC3 says nothing about the order of its channels; drivers that use it hand over OpenCV images: BGR.
+# OpenCV names a Bayer pattern by its second row's second and third pixel, ROS by the first two pixels.
+ENCODINGS: dict[str, tuple[int, int | None]] = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "8UC1": (1, cv2.COLOR_GRAY2RGB),
+    "8UC3": (3, cv2.COLOR_BGR2RGB),
+    "8UC4": (4, cv2.COLOR_BGRA2RGB),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUY2),
+    "bayer_rggb8": (1, cv2.COLOR_BayerBG2RGB),
+    "bayer_bggr8": (1, cv2.COLOR_BayerRG2RGB),
+    "bayer_gbrg8": (1, cv2.COLOR_BayerGR2RGB),
+    "bayer_grbg8": (1, cv2.COLOR_BayerGB2RGB),
+}
+
+
+def raw_to_rgb(data: Any, encoding: str, height: int, width: int, step: int) -> np.ndarray:
+    """The pixels of an uncompressed image message.
+
+    Args:
+        data: buffer of ``height * step`` bytes; each row starts at a multiple of ``step`` and may be padded.
+
+    Returns:
+        uint8 [H,W,3] RGB; a view of ``data`` for rgb8 without padding, else its own memory.
+
+    Raises:
+        InputError: unknown encoding, empty image, or step and size that do not fit the data.
+    """
+    if encoding not in ENCODINGS:
+        raise InputError(f"image encoding {encoding!r} is not known; expected one of {', '.join(ENCODINGS)}")
+    if height <= 0 or width <= 0:
+        raise InputError(f"image is empty: got {width}x{height} pixels")
+    bytes_per_pixel, conversion = ENCODINGS[encoding]
+    row = width * bytes_per_pixel
+    if step < row:
+        raise InputError(
+            f"image step: expected {row} bytes or more for {width} pixels {encoding}, got {step}"
+        )
+    flat = np.frombuffer(data, np.uint8)
+    if flat.size < height * step:
+        raise InputError(f"image data: expected {height} rows of {step} bytes, got {flat.size} bytes")
+    pixels = flat[: height * step].reshape(height, step)[:, :row].reshape(height, width, bytes_per_pixel)
+    if conversion is None:
+        return pixels
+    return cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
+
+
+def compressed_to_rgb(data: Any) -> np.ndarray:
+    """A JPEG, PNG, BMP, TIFF or WebP in memory as uint8 [H,W,3] RGB.
+
+    Raises:
+        InputError: the bytes are empty, cut off or not an image.
+    """
+    flat = np.frombuffer(data, np.uint8)
+    if flat.size == 0:
+        raise InputError("compressed image is empty (0 bytes)")
+    # The decoder fills the missing part of a cut JPEG with grey and calls it a success.
+    if flat[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in flat[-64:].tobytes():
+        raise InputError(f"JPEG image is cut off: no end marker in its {flat.size} bytes")
+    bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR)
+    if bgr is None:
+        raise InputError(f"cannot decode an image of {flat.size} bytes: no JPEG, PNG, BMP, TIFF or WebP")
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One way to read any driving input: ``open_source(spec)`` gives stamped frames and, where known, truth."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+
+from dvps_ros.data.bags import BagSource
+from dvps_ros.data.calibration import camera_for, load_camera
+from dvps_ros.data.images import DEFAULT_RATE_HZ, ImageSequence, first_readable, image_files
+from dvps_ros.data.kitti_drive import kitti_drive
+from dvps_ros.data.scene import open_scene
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel, Frame, Sample
+
+log = logging.getLogger(__name__)
+
+VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".hevc", ".h264"}
+BAG_SUFFIXES = {".bag", ".mcap", ".db3"}
+WORLD_SIZE = (960, 480)
+WORLD_FOV_DEG = 82.0
+
+
+class FrameSource(Protocol):
+    """A finite sequence of camera frames of one size, in order of time. May be iterated more than once."""
+
+    name: str
+    """Short, for people."""
+    frames: int | None
+    """How many frames, None when it cannot be known beforehand; a damaged input may end earlier."""
+    rate_hz: float
+    camera: CameraModel
+    unreadable: int
+    """Frames of the last iteration that were left out because they could not be read."""
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def truth(self, stamp_ns: int) -> Sample | None:
+        """What is known about the frame of this stamp (a clip of one frame), or None."""
+        ...
+
+
+def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float | None = None) -> FrameSource:
+    """Open an input.
+
+    Args:
+        spec: a video file; a folder of images (calibrated by ``camera.json`` or ``camera.yaml`` in it, or
+            not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
+            ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; ``world:SEED`` or
+            ``world:SEED:FRAMES`` for the synthetic world.
+        camera: calibration that goes before the input's own.
+        fov_deg: horizontal field of view of an input without calibration, degrees.
+
+    Raises:
+        InputError: there is no such input, it cannot be read, or its camera is not known.
+    """
+    if spec.startswith("world:"):
+        return WorldSource(spec, camera=camera, fov_deg=fov_deg)
+    path, _, topic = spec.partition(":/")
+    place = Path(path).expanduser()
+    suffix = place.suffix.lower()
+    if not place.exists():
+        raise InputError(f"there is no input {path}: expected a video, folder of images, bag or world:SEED")
+    if suffix in BAG_SUFFIXES or (place / "metadata.yaml").is_file():
+        return BagSource(place, f"/{topic}" if topic else None, camera=camera, fov_deg=fov_deg)
+    if topic:
+        raise InputError(f"{spec}: a topic can only be given for a bag, and {path} is none")
+    if place.is_dir():
+        if (place / "image_02").is_dir():
+            return kitti_drive(place, camera=camera)
+        if (place / "scene.json").is_file():
+            return open_scene(place)
+        return image_folder(place, camera=camera, fov_deg=fov_deg)
+    if suffix in VIDEO_SUFFIXES:
+        return VideoSource(place, camera=camera, fov_deg=fov_deg)
+    raise InputError(
+        f"cannot tell what {path} is: expected a video ({', '.join(sorted(VIDEO_SUFFIXES))}), "
+        f"a bag ({', '.join(sorted(BAG_SUFFIXES))}, or a rosbag2 folder) or a folder of images"
+    )
+
+
+class VideoSource:
+    """A video file; stamps count from zero at its frame rate."""
+
+    def __init__(self, path: Path, *, camera: CameraModel | None, fov_deg: float | None) -> None:
+        self._path = path
+        capture = self._open()
+        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
+        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        readable, _ = capture.read()
+        capture.release()
+        if not readable or width <= 0 or height <= 0:
+            raise InputError(f"cannot read video {path}: it holds no frame that can be decoded")
+        self.name = path.name
+        self.frames = count if count > 0 else None
+        self.rate_hz = rate if 0 < rate < 1000 else DEFAULT_RATE_HZ
+        self.camera = camera_for(self.name, width, height, camera=camera, fov_deg=fov_deg)
+        self.unreadable = 0
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self._path))
+        if not capture.isOpened():
+            raise InputError(f"cannot read video {self._path}: it is damaged, or of an unknown format")
+        return capture
+
+    def __iter__(self) -> Iterator[Frame]:
+        capture = self._open()
+        self.unreadable = index = 0
+        try:
+            while True:
+                ok, bgr = capture.read()
+                if not ok:
+                    break
+                stamp_ns = round(index * 1e9 / self.rate_hz)
+                yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp_ns, self.camera)
+                index += 1
+        finally:
+            capture.release()
+        if self.frames is not None and index < self.frames:
+            self.unreadable = self.frames - index
+            log.warning("%s ends early: %d of %d frames could be read", self.name, index, self.frames)
+
+    def truth(self, stamp_ns: int) -> None:
+        return None
+
+
+def image_folder(folder: Path, *, camera: CameraModel | None, fov_deg: float | None) -> ImageSequence:
+    """Images in natural order at 10 Hz; ``camera.json`` or ``camera.yaml`` in the folder calibrates them."""
+    paths = image_files(folder)
+    if camera is None and fov_deg is None:
+        own = (folder / "camera.json", folder / "camera.yaml")
+        camera = next((load_camera(file) for file in own if file.is_file()), None)
+    height, width = first_readable(paths).shape[:2]
+    name = folder.resolve().name
+    stamps_ns = [round(i * 1e9 / DEFAULT_RATE_HZ) for i in range(len(paths))]
+    return ImageSequence(
+        name, paths, stamps_ns, camera_for(name, width, height, camera=camera, fov_deg=fov_deg)
+    )
+
+
+class WorldSource:
+    """The synthetic street world, rendered while it is read: the same specification gives the same frames."""
+
+    def __init__(self, spec: str, *, camera: CameraModel | None, fov_deg: float | None) -> None:
+        numbers = spec.split(":")[1:]
+        if not 1 <= len(numbers) <= 2 or not all(n.isdigit() for n in numbers):
+            raise InputError(f"synthetic world: expected world:SEED or world:SEED:FRAMES, got {spec}")
+        self.name = spec
+        self.frames = int(numbers[1]) if len(numbers) == 2 else 150
+        self.rate_hz = DEFAULT_RATE_HZ
+        self.camera = camera or CameraModel.from_fov(*WORLD_SIZE, fov_deg or WORLD_FOV_DEG)
+        self.unreadable = 0
+        self._seed = int(numbers[0])
+        self._last: tuple[int, Sample] | None = None
+
+    def clips(self) -> Iterator[Sample]:
+        """The truth of each frame, in order."""
+        from dvps_ros.data.world import World, WorldConfig
+
+        world = World(WorldConfig(seed=self._seed))
+        yield from itertools.islice(world.frames(self.camera, rate_hz=self.rate_hz), self.frames)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for index, clip in enumerate(self.clips()):
+            stamp_ns = round(index * 1e9 / self.rate_hz)
+            self._last = stamp_ns, clip
+            yield Frame(clip.images[0], stamp_ns, self.camera, "camera_optical")
+
+    def truth(self, stamp_ns: int) -> Sample | None:
+        """Only of the frame that was yielded last: the world keeps no past."""
+        return self._last[1] if self._last is not None and self._last[0] == stamp_ns else None

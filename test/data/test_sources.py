@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs: each test writes its own small video, folder, bag or drive and reads it back by value."""
+
+import json
+import os
+from itertools import islice
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dvps_ros.data.calibration import load_camera, save_camera
+from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
+from dvps_ros.data.scene import write_scene
+from dvps_ros.data.sources import open_source
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel, Sample
+
+W, H = 64, 48
+
+
+def picture(index: int) -> np.ndarray:
+    """A smooth RGB picture that differs from frame to frame and survives lossy coding."""
+    image = np.zeros((H, W, 3), np.uint8)
+    image[:, : W // 2] = (40 + 20 * index, 80, 200)
+    image[:, W // 2 :] = (200, 30 + 15 * index, 60)
+    return image
+
+
+def write_images(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    for index, name in enumerate(names):
+        cv2.imwrite(str(folder / name), cv2.cvtColor(picture(index), cv2.COLOR_RGB2BGR))
+    return folder
+
+
+def write_video(path: Path, frames: int, rate_hz: float = 25.0) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate_hz, (W, H))
+    for index in range(frames):
+        writer.write(cv2.cvtColor(picture(index), cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path
+
+
+# Pixels
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pixel"),
+    [
+        ("rgb8", (10, 20, 30)),
+        ("bgr8", (30, 20, 10)),
+        ("rgba8", (10, 20, 30, 255)),
+        ("bgra8", (30, 20, 10, 255)),
+        ("8UC3", (30, 20, 10)),
+    ],
+)
+def test_colour_encodings_give_rgb_also_with_padded_rows(encoding: str, pixel: tuple[int, ...]) -> None:
+    row = bytes(pixel) * 3 + b"\xee\xee"
+    rgb = raw_to_rgb(row * 2, encoding, 2, 3, len(row))
+    assert rgb.shape == (2, 3, 3)
+    assert (rgb == (10, 20, 30)).all()
+
+
+def test_mono_is_repeated() -> None:
+    assert raw_to_rgb(bytes([7, 9]), "mono8", 1, 2, 2).tolist() == [[[7, 7, 7], [9, 9, 9]]]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [("uyvy", (1, 0, 2, 0)), ("yuv422", (1, 0, 2, 0)), ("yuyv", (0, 1, 0, 2)), ("yuv422_yuy2", (0, 1, 0, 2))],
+)
+def test_yuv422_order(encoding: str, order: tuple[int, ...]) -> None:
+    # A saturated red in BT.601 video range: Y 81, U 90, V 240.
+    values = (81, 90, 240)
+    pair = bytes(values[i] for i in order)
+    rgb = raw_to_rgb(pair * 4, encoding, 2, 4, 8)
+    assert np.abs(rgb.astype(int) - (254, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_bayer_pattern_starts_at_the_first_pixel(pattern: str) -> None:
+    colour = {"r": 200, "g": 100, "b": 50}
+    tile = np.array([colour[c] for c in pattern], np.uint8).reshape(2, 2)
+    mosaic = np.tile(tile, (4, 4))
+    rgb = raw_to_rgb(mosaic.tobytes(), f"bayer_{pattern}8", 8, 8, 8)
+    assert (rgb[2:-2, 2:-2] == (200, 100, 50)).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((b"\0" * 12, "32FC1", 2, 2, 6), "encoding '32FC1' is not known"),
+        ((b"", "rgb8", 0, 0, 0), "empty"),
+        ((b"\0" * 12, "rgb8", 2, 2, 5), "image step: expected 6"),
+        ((b"\0" * 11, "rgb8", 2, 2, 6), "image data: expected 2 rows of 6 bytes, got 11"),
+    ],
+)
+def test_raw_pixels_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        raw_to_rgb(*arguments)
+
+
+def test_compressed_pixels() -> None:
+    bgr = cv2.cvtColor(picture(1), cv2.COLOR_RGB2BGR)
+    png, jpeg = cv2.imencode(".png", bgr)[1].tobytes(), cv2.imencode(".jpg", bgr)[1].tobytes()
+    assert (compressed_to_rgb(png) == picture(1)).all()
+    assert np.abs(compressed_to_rgb(jpeg).astype(int) - picture(1)).mean() < 4
+    with pytest.raises(InputError, match="cut off"):
+        compressed_to_rgb(jpeg[: len(jpeg) // 2])
+    with pytest.raises(InputError, match="0 bytes"):
+        compressed_to_rgb(b"")
+    with pytest.raises(InputError, match="no JPEG"):
+        compressed_to_rgb(b"not a picture")
+
+
+# Calibration
+
+
+def test_camera_info_manager_yaml(tmp_path: Path) -> None:
+    file = tmp_path / "camera.yaml"
+    file.write_text(
+        "image_width: 640\nimage_height: 480\ncamera_name: left\n"
+        "camera_matrix: {rows: 3, cols: 3, data: [500.5, 0, 320.25, 0, 501.5, 240.75, 0, 0, 1]}\n"
+        "distortion_model: plumb_bob\n"
+        "distortion_coefficients: {rows: 1, cols: 5, data: [-0.3, 0.1, 0.01, -0.01, 0]}\n"
+    )
+    assert load_camera(file) == CameraModel(
+        640, 480, 500.5, 501.5, 320.25, 240.75, (-0.3, 0.1, 0.01, -0.01, 0.0)
+    )
+
+
+def test_camera_json_round_trip(tmp_path: Path) -> None:
+    camera = CameraModel(640, 480, 500.5, 501.5, 320.25, 240.75, (0.1, 0.2, 0.3, 0.4), "equidistant")
+    save_camera(tmp_path / "c.json", camera)
+    assert load_camera(tmp_path / "c.json") == camera
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1, 2]", '{"width": 3}', '{"width": 3, "height": 2, "K": "no"}'])
+def test_bad_camera_file_is_one_sentence_with_its_path(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.json").write_text(text)
+    with pytest.raises(InputError, match="bad.json"):
+        load_camera(tmp_path / "bad.json")
+
+
+def test_uncalibrated_input_says_what_to_pass(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["0.png"])
+    with pytest.raises(InputError, match=r"clip has no camera calibration.*FOV=.*CAMERA="):
+        open_source(str(folder))
+
+
+def test_camera_of_a_scaled_video_is_scaled(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["0.png"])
+    twice = CameraModel(2 * W, 2 * H, 100.0, 102.0, 63.5, 47.5, (-0.2, 0.1, 0, 0, 0.3))
+    camera = open_source(str(folder), camera=twice).camera
+    assert camera == CameraModel(W, H, 50.0, 51.0, 31.5, 23.5, (-0.2, 0.1, 0, 0, 0.3))
+    with pytest.raises(InputError, match="calibration of this camera"):
+        open_source(str(folder), camera=CameraModel(W, W, 50, 50, 32, 32))
+
+
+# Folders and videos
+
+
+def test_folder_in_natural_order_with_stamps(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["f1.png", "f2.png", "f10.png"])
+    source = open_source(str(folder), fov_deg=90.0)
+    frames = list(source)
+    assert (source.name, source.frames, source.rate_hz) == ("clip", 3, 10.0)
+    assert [f.stamp_ns for f in frames] == [0, 100_000_000, 200_000_000]
+    for index, frame in enumerate(frames):
+        assert (frame.image == picture(index)).all()
+    assert source.camera.fx == pytest.approx(W / 2)
+    assert source.truth(0) is None
+    assert len(list(islice(source, 2))) == 2
+
+
+def test_folder_leaves_out_and_counts_what_cannot_be_read(tmp_path: Path, caplog) -> None:
+    folder = write_images(tmp_path / "clip", ["0.jpg", "1.jpg", "2.jpg", "3.png"])
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "1.jpg").write_bytes(whole[: len(whole) // 2])
+    cv2.imwrite(str(folder / "2.jpg"), np.zeros((8, 8, 3), np.uint8))
+    source = open_source(str(folder), fov_deg=90.0)
+    assert [f.stamp_ns for f in source] == [0, 300_000_000]
+    assert source.unreadable == 2
+    assert "1.jpg: JPEG image is cut off" in caplog.text
+    assert "2.jpg: frame image: expected uint8 [48x64x3], got uint8 [8x8x3]" in caplog.text
+
+
+def test_folder_uses_the_calibration_in_it(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["0.png"])
+    save_camera(folder / "camera.json", CameraModel(W, H, 40.0, 41.0, 31.0, 23.0))
+    assert open_source(str(folder)).camera.fy == 41.0
+
+
+def test_video_frames_and_stamps(tmp_path: Path) -> None:
+    source = open_source(str(write_video(tmp_path / "clip.mp4", 5)), fov_deg=60.0)
+    frames = list(source)
+    assert (source.frames, source.rate_hz, source.unreadable) == (5, 25.0, 0)
+    assert [f.stamp_ns for f in frames] == [0, 40_000_000, 80_000_000, 120_000_000, 160_000_000]
+    for index, frame in enumerate(frames):
+        assert np.abs(frame.image.astype(int) - picture(index)).mean() < 6
+    assert len(list(source)) == 5, "a source can be read again"
+
+
+def test_video_that_ends_early_warns_and_counts(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25.0, (W, H))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        writer.write(rng.integers(0, 255, (H, W, 3), np.uint8))
+    writer.release()
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    source = open_source(str(path), fov_deg=60.0)
+    read = len(list(source))
+    assert 0 < read < 20
+    if source.frames is not None:
+        assert source.unreadable == source.frames - read
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("clip.mp4", b"no video", "cannot read video"),
+        ("clip.mcap", b"no bag", "cannot read bag"),
+        ("clip.bag", b"no bag", "cannot read bag"),
+        ("clip.db3", b"no bag", "cannot read bag"),
+        ("clip.xyz", b"", "cannot tell what"),
+    ],
+)
+def test_unreadable_inputs_are_one_sentence(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        open_source(str(tmp_path / name), fov_deg=90.0)
+
+
+def test_missing_and_empty_inputs(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there is no input"):
+        open_source(str(tmp_path / "nowhere"))
+    with pytest.raises(InputError, match="holds no images"):
+        open_source(str(tmp_path), fov_deg=90.0)
+    with pytest.raises(InputError, match="expected world:SEED"):
+        open_source("world:blue")
+
+
+# Scenes and drives
+
+
+def scene_clip(frames: int) -> Sample:
+    rng = np.random.default_rng(3)
+    depth = rng.uniform(1.0, 80.0, (frames, H, W)).astype(np.float32)
+    depth[:, :4] = 0.0
+    return Sample(
+        np.stack([picture(i) for i in range(frames)]),
+        np.tile(np.array([[50, 50, 31.5, 23.5]], np.float32), (frames, 1)),
+        "made",
+        class_map=rng.integers(0, 19, (frames, H, W)).astype(np.uint8),
+        instance_map=rng.integers(0, 400, (frames, H, W)).astype(np.int32),
+        depth_m=depth,
+    )
+
+
+def test_scene_round_trip_by_value(tmp_path: Path) -> None:
+    clip, camera = scene_clip(3), CameraModel(W, H, 50.0, 50.0, 31.5, 23.5)
+    write_scene(tmp_path / "scene", [clip], camera, name="street", rate_hz=20.0)
+    source = open_source(str(tmp_path / "scene"))
+    frames = list(source)
+    assert (source.name, source.frames, source.camera) == ("street", 3, camera)
+    assert [f.stamp_ns for f in frames] == [0, 50_000_000, 100_000_000]
+    for index, frame in enumerate(frames):
+        truth = source.truth(frame.stamp_ns)
+        assert (frame.image == clip.images[index]).all() and (truth.images[0] == clip.images[index]).all()
+        assert (truth.class_map[0] == clip.class_map[index]).all()
+        assert (truth.instance_map[0] == clip.instance_map[index]).all()
+        assert np.abs(truth.depth_m[0] - clip.depth_m[index]).max() <= 0.5 / 256
+        assert (truth.depth_m[0, :4] == 0).all()
+    assert source.truth(7) is None
+
+
+def test_kitti_drive_in_its_original_layout(tmp_path: Path) -> None:
+    drive = tmp_path / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    write_images(drive / "image_02" / "data", ["0000000000.png", "0000000001.png"])
+    (drive / "image_02" / "timestamps.txt").write_text(
+        "2011-09-26 13:02:25.964389445\n2011-09-26 13:02:26.064389445\n"
+    )
+    (drive.parent / "calib_cam_to_cam.txt").write_text(
+        "calib_time: 09-Jan-2012 13:57:47\n"
+        f"S_rect_02: {W}.0e+00 {H}.0e+00\n"
+        "P_rect_02: 7.2e+01 0 3.1e+01 4.5e+01 0 7.3e+01 2.2e+01 0.2 0 0 1 0.003\n"
+    )
+    source = open_source(str(drive))
+    frames = list(source)
+    assert source.camera == CameraModel(W, H, 72.0, 73.0, 31.0, 22.0)
+    assert [f.stamp_ns for f in frames] == [1317042145964389445, 1317042146064389445]
+    assert source.rate_hz == pytest.approx(10.0)
+    assert (frames[1].image == picture(1)).all()
+    (drive.parent / "calib_cam_to_cam.txt").unlink()
+    with pytest.raises(InputError, match="calib_cam_to_cam.txt"):
+        open_source(str(drive))
+
+
+@pytest.fixture
+def real() -> Path:
+    if not os.environ.get("DVPS_DATA"):
+        pytest.skip("DVPS_DATA is not set")
+    return Path(os.environ["DVPS_DATA"])
+
+
+def test_real_kitti_drive(real: Path) -> None:
+    source = open_source(str(real / "kitti_0005"))
+    first = next(iter(source))
+    truth = source.truth(first.stamp_ns)
+    assert source.frames == 154 and first.image.shape == (375, 1242, 3)
+    assert first.stamp_ns == 1317042272345808896
+    assert json.loads((real / "kitti_0005" / "camera_02.json").read_text())["K"][0][0] == source.camera.fx
+    assert 10_000 < np.count_nonzero(truth.depth_m) < 40_000
+    assert truth.class_map is None and set(np.unique(truth.instance_map)) >= {-1, 1, 2}
+
+
+def test_real_bag_equals_the_drive(real: Path) -> None:
+    drive, bag = open_source(str(real / "kitti_0005")), open_source(str(real / "bags" / "kitti_0005_mcap"))
+    assert bag.frames == 100 and bag.camera == drive.camera
+    for ours, theirs in zip(islice(bag, 3), drive, strict=False):
+        assert ours.stamp_ns == theirs.stamp_ns and (ours.image == theirs.image).all()
+
+
+def test_real_ros1_bag(real: Path) -> None:
+    source = open_source(str(real / "bags" / "recorded_raspicam.bag"))
+    (frame,) = source
+    assert frame.image.shape == (960, 1280, 3) and frame.frame_id == "raspicam"
+    assert source.camera.fx == pytest.approx(1014.3431) and source.camera.is_distorted

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags: written here with rosbags in each format, read back by value."""
+
+import sqlite3
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from rosbags.rosbag1 import Writer as Writer1
+from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import Writer as Writer2
+from rosbags.typesys import Stores, get_typestore
+
+from dvps_ros.data.sources import open_source
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel
+
+W, H = 32, 24
+START_NS = 1_700_000_000_000_000_000
+CAMERA = CameraModel(W, H, 30.0, 31.0, 15.0, 11.0, (-0.1, 0.01, 0.0, 0.0, 0.0))
+
+
+def picture(index: int) -> np.ndarray:
+    return np.random.default_rng(index).integers(0, 256, (H, W, 3)).astype(np.uint8)
+
+
+class Bag:
+    """Messages of one camera, in the vocabulary of a type store."""
+
+    def __init__(self, ros1: bool) -> None:
+        self.store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
+        self.ros1 = ros1
+
+    def make(self, name: str, **fields: object) -> object:
+        return self.store.types[name](**fields)
+
+    def header(self, stamp_ns: int) -> object:
+        stamp = self.make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        extra = {"seq": 0} if self.ros1 else {}
+        return self.make("std_msgs/msg/Header", stamp=stamp, frame_id="front_optical", **extra)
+
+    def image(self, index: int, stamp_ns: int) -> object:
+        return self.make(
+            "sensor_msgs/msg/Image",
+            header=self.header(stamp_ns),
+            height=H,
+            width=W,
+            encoding="bgr8",
+            is_bigendian=0,
+            step=W * 3,
+            data=picture(index)[..., ::-1].reshape(-1),
+        )
+
+    def compressed(self, index: int, stamp_ns: int) -> object:
+        data = cv2.imencode(".png", picture(index)[..., ::-1])[1].reshape(-1)
+        return self.make(
+            "sensor_msgs/msg/CompressedImage", header=self.header(stamp_ns), format="png", data=data
+        )
+
+    def info(self, stamp_ns: int, fx: float = CAMERA.fx) -> object:
+        numbers = {
+            "d": np.array(CAMERA.distortion),
+            "k": np.array([fx, 0, CAMERA.cx, 0, CAMERA.fy, CAMERA.cy, 0, 0, 1.0]),
+            "r": np.eye(3).reshape(-1),
+            "p": np.array([28.0, 0, 14.0, 0, 0, 29.0, 10.0, 0, 0, 0, 1.0, 0]),
+        }
+        if self.ros1:
+            numbers = {key.upper(): value for key, value in numbers.items()}
+        roi = self.make(
+            "sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False
+        )
+        return self.make(
+            "sensor_msgs/msg/CameraInfo",
+            header=self.header(stamp_ns),
+            height=H,
+            width=W,
+            distortion_model="plumb_bob",
+            binning_x=0,
+            binning_y=0,
+            roi=roi,
+            **numbers,
+        )
+
+    def serialize(self, message: object) -> bytes:
+        kind = message.__msgtype__
+        return (
+            self.store.serialize_ros1(message, kind) if self.ros1 else self.store.serialize_cdr(message, kind)
+        )
+
+    def write(self, path: Path, topics: dict[str, list], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
+        """Topics to lists of messages; message i of a topic is recorded at 0.1 i seconds."""
+        writer = Writer1(path) if self.ros1 else Writer2(path, version=9, storage_plugin=plugin)
+        with writer:
+            for topic, messages in topics.items():
+                connection = writer.add_connection(topic, messages[0].__msgtype__, typestore=self.store)
+                for index, message in enumerate(messages):
+                    writer.write(connection, START_NS + index * 10**8, self.serialize(message))
+        return path
+
+
+def stamps(count: int) -> list[int]:
+    return [START_NS + 5 + index * 10**8 for index in range(count)]
+
+
+def check(spec: Path | str, count: int = 3) -> None:
+    source = open_source(str(spec))
+    frames = list(source)
+    assert source.frames == count and source.rate_hz == pytest.approx(10.0, rel=1e-6)
+    assert source.camera == CAMERA and source.unreadable == 0
+    assert [f.stamp_ns for f in frames] == stamps(count)
+    assert {f.frame_id for f in frames} == {"front_optical"}
+    for index, frame in enumerate(frames):
+        assert (frame.image == picture(index)).all()
+
+
+def camera_topics(bag: Bag, kind: str, count: int = 3) -> dict[str, list]:
+    suffix = "/compressed" if kind == "compressed" else ""
+    return {
+        f"/front/image_raw{suffix}": [getattr(bag, kind)(i, s) for i, s in enumerate(stamps(count))],
+        "/front/camera_info": [bag.info(s) for s in stamps(count)],
+    }
+
+
+@pytest.mark.parametrize("kind", ["image", "compressed"])
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+def test_ros2_bag_round_trip(tmp_path: Path, plugin: StoragePlugin, kind: str) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, kind), plugin)
+    check(folder)
+    (file,) = (p for p in folder.iterdir() if p.suffix in (".mcap", ".db3"))
+    check(file)
+
+
+@pytest.mark.parametrize("kind", ["image", "compressed"])
+def test_ros1_bag_round_trip(tmp_path: Path, kind: str) -> None:
+    bag = Bag(ros1=True)
+    check(bag.write(tmp_path / "drive.bag", camera_topics(bag, kind)))
+
+
+def test_raw_goes_before_compressed_of_the_same_camera(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, "image") | camera_topics(bag, "compressed"))
+    assert open_source(str(folder)).topic == "/front/image_raw"
+    check(f"{folder}:/front/image_raw/compressed")
+
+
+def test_rectified_topic_takes_the_projection_matrix(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = {"/front/image_rect": [bag.image(0, START_NS)], "/front/camera_info": [bag.info(START_NS)]}
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    assert source.camera == CameraModel(W, H, 28.0, 29.0, 14.0, 10.0)
+
+
+def test_several_cameras_are_listed(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "image")
+    topics |= {
+        "/rear/image_raw": [bag.image(9, START_NS)],
+        "/rear/camera_info": [bag.info(START_NS)],
+    }
+    folder = bag.write(tmp_path / "drive", topics)
+    with pytest.raises(
+        InputError, match=r"several cameras: .*/front/image_raw \(3 images\), /rear/image_raw"
+    ):
+        open_source(str(folder))
+    (frame,) = open_source(f"{folder}:/rear/image_raw")
+    assert (frame.image == picture(9)).all()
+    with pytest.raises(InputError, match="no image topic /left"):
+        open_source(f"{folder}:/left")
+
+
+def test_an_image_without_camera_info_is_not_taken_for_the_camera(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "image") | {"/perception/overlay": [bag.image(9, START_NS)]}
+    check(bag.write(tmp_path / "drive", topics))
+
+
+def test_bag_without_images(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", {"/front/camera_info": [bag.info(START_NS)]})
+    with pytest.raises(InputError, match="holds no images; its topics are /front/camera_info"):
+        open_source(str(folder))
+
+
+def test_bag_with_an_uncalibrated_camera(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "image") | {"/front/camera_info": [bag.info(START_NS, fx=0.0)]}
+    folder = bag.write(tmp_path / "drive", topics)
+    with pytest.raises(InputError, match=r"/front/camera_info: .*positive focal lengths.*FOV="):
+        open_source(str(folder))
+    assert open_source(str(folder), fov_deg=90.0).camera.fx == pytest.approx(W / 2)
+    alone = bag.write(tmp_path / "alone", {"/front/image_raw": [bag.image(0, START_NS)]})
+    with pytest.raises(InputError, match=r"no camera calibration.*FOV="):
+        open_source(str(alone))
+
+
+def test_images_that_cannot_be_decoded_are_left_out(tmp_path: Path, caplog) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "compressed")
+    topics["/front/image_raw/compressed"][1].data = np.frombuffer(b"no picture", np.uint8)
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    assert [f.stamp_ns for f in source] == [stamps(3)[0], stamps(3)[2]]
+    assert source.unreadable == 1 and "left out the image at" in caplog.text
+
+
+def test_image_without_stamp_takes_the_time_of_recording(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "image")
+    topics["/front/image_raw"] = [bag.image(i, 0) for i in range(3)]
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    assert [f.stamp_ns for f in source] == [START_NS + i * 10**8 for i in range(3)]
+
+
+@pytest.mark.parametrize("part", [0.3, 0.9])
+def test_cut_mcap_is_one_sentence(tmp_path: Path, part: float) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, "image", 10))
+    (file,) = folder.glob("*.mcap")
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * part)])
+    with pytest.raises(InputError, match="cannot read bag"):
+        list(open_source(str(folder)))
+
+
+def test_damaged_database_ends_early_or_is_refused(tmp_path: Path, caplog) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, "image", 10), StoragePlugin.SQLITE3)
+    (file,) = folder.glob("*.db3")
+    with sqlite3.connect(file) as database:
+        database.execute("update messages set data = x'0001' where id = 5")
+    source = open_source(str(folder))
+    read = len(list(source))
+    assert read == 4 and source.unreadable == 6
+    assert "ends early, after 4 of 10 images" in caplog.text
