@@ -162,7 +162,9 @@ class Lite(nn.Module):
         for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
             nn.init.normal_(head.weight, std=0.01)
         with torch.no_grad():
+            # Identity vectors are of unit length, so they must not start at zero.
             nn.init.normal_(self.instance_head.weight[3:], std=0.1)
+            nn.init.normal_(self.instance_head.bias[3:], std=0.1)
             # One cell in a hundred is near a centre, one in ten moves (the prior of Lin et al. 2017).
             self.instance_head.bias[0] = -math.log(99)
             self.motion.head.bias[2] = -math.log(9)
