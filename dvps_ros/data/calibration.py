@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel
 
 log = logging.getLogger(__name__)
+
+DISTORTION_MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 
 
 def load_camera(path: str | Path) -> CameraModel:
@@ -85,14 +88,44 @@ def camera_from_numbers(
 def camera_from_info(info: Any, *, rectified: bool) -> CameraModel:
     """The camera of a ``sensor_msgs/CameraInfo``, of ROS 1 (fields D, K, P) or ROS 2 (d, k, p).
 
+    Region of interest and binning are taken into account: the camera is that of the image as published.
+
     Args:
         rectified: the images are rectified: the projection matrix holds and there is no distortion.
+
+    Raises:
+        InputError: zero focal length (uncalibrated), no size, numbers not finite, or an unknown distortion.
     """
     k, d, p = (getattr(info, n) if hasattr(info, n) else getattr(info, n.upper()) for n in "kdp")
     matrix, columns = (p, 4) if rectified and p[0] > 0 else (k, 3)
-    numbers = matrix[0], matrix[columns + 1], matrix[2], matrix[columns + 2]
+    fx, fy, cx, cy = (float(matrix[i]) for i in (0, columns + 1, 2, columns + 2))
+    if not all(math.isfinite(v) for v in (fx, fy, cx, cy, *d)):
+        raise InputError(
+            f"camera_info: expected finite numbers, got fx, fy, cx, cy = {fx}, {fy}, {cx}, {cy} "
+            f"and distortion {[float(v) for v in d]}"
+        )
+    if fx <= 0 or fy <= 0:
+        raise InputError(
+            f"camera_info: expected positive focal lengths, got fx={fx}, fy={fy}: it is not calibrated"
+        )
+    if info.width == 0 or info.height == 0:
+        raise InputError(f"camera_info: expected the size of the image, got {info.width}x{info.height}")
+    distorted = not rectified and any(d)
+    if distorted and info.distortion_model not in DISTORTION_MODELS:
+        raise InputError(
+            f"camera_info: unknown distortion model {info.distortion_model!r}; "
+            f"expected one of {', '.join(DISTORTION_MODELS)}"
+        )
+    roi, bin_x, bin_y = info.roi, max(1, info.binning_x), max(1, info.binning_y)
+    width, height = (roi.width, roi.height) if roi.width and roi.height else (info.width, info.height)
+    # Integer coordinates are pixel centres, so the image begins at -0.5.
+    center = (cx - roi.x_offset + 0.5) / bin_x - 0.5, (cy - roi.y_offset + 0.5) / bin_y - 0.5
     return camera_from_numbers(
-        info.width, info.height, numbers, () if rectified else d, info.distortion_model
+        width // bin_x,
+        height // bin_y,
+        (fx / bin_x, fy / bin_y, *center),
+        d if distorted else (),
+        info.distortion_model,
     )
 
 

@@ -40,7 +40,7 @@ def raw_to_rgb(data: Any, encoding: str, height: int, width: int, step: int) -> 
     """The pixels of an uncompressed image message.
 
     Args:
-        data: buffer of ``height * step`` bytes; each row starts at a multiple of ``step`` and may be padded.
+        data: ``height * step`` bytes; each row starts at a multiple of ``step`` and may be padded.
 
     Returns:
         uint8 [H,W,3] RGB; a view of ``data`` for rgb8 without padding, else its own memory.
@@ -50,36 +50,47 @@ def raw_to_rgb(data: Any, encoding: str, height: int, width: int, step: int) -> 
     """
     if encoding not in ENCODINGS:
         raise InputError(f"image encoding {encoding!r} is not known; expected one of {', '.join(ENCODINGS)}")
-    if height <= 0 or width <= 0:
-        raise InputError(f"image is empty: got {width}x{height} pixels")
+    if height <= 0 or width <= 0 or len(data) == 0:
+        raise InputError(f"image is empty: got {width}x{height} pixels and {len(data)} bytes")
     bytes_per_pixel, conversion = ENCODINGS[encoding]
     row = width * bytes_per_pixel
     if step < row:
         raise InputError(
             f"image step: expected {row} bytes or more for {width} pixels {encoding}, got {step}"
         )
+    if len(data) != height * step:
+        raise InputError(
+            f"image data: expected {height} rows of {step} bytes, got {len(data)} bytes in all"
+        )
+    if (bytes_per_pixel == 2 and width % 2) or (encoding.startswith("bayer") and min(width, height) < 2):
+        raise InputError(f"image size: {encoding} comes in pairs of pixels, got {width}x{height}")
     flat = np.frombuffer(data, np.uint8)
-    if flat.size < height * step:
-        raise InputError(f"image data: expected {height} rows of {step} bytes, got {flat.size} bytes")
-    pixels = flat[: height * step].reshape(height, step)[:, :row].reshape(height, width, bytes_per_pixel)
-    if conversion is None:
-        return pixels
-    return cv2.cvtColor(np.ascontiguousarray(pixels), conversion)
+    rows = np.ascontiguousarray(flat.reshape(height, step)[:, :row])
+    pixels = rows.reshape(height, width, bytes_per_pixel)
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+# First bytes -> (name, last bytes). The decoders fill the missing part of a cut file with grey.
+_COMPLETE = {
+    b"\xff\xd8": ("JPEG", b"\xff\xd9"),
+    b"\x89PNG\r\n\x1a\n": ("PNG", b"IEND\xaeB`\x82"),
+}
 
 
 def compressed_to_rgb(data: Any) -> np.ndarray:
-    """A JPEG, PNG, BMP, TIFF or WebP in memory as uint8 [H,W,3] RGB.
+    """A JPEG, PNG, BMP, TIFF or WebP in memory as uint8 [H,W,3] RGB; a JPEG is not turned by its EXIF data.
 
     Raises:
         InputError: the bytes are empty, cut off or not an image.
     """
-    flat = np.frombuffer(data, np.uint8)
-    if flat.size == 0:
+    if len(data) == 0:
         raise InputError("compressed image is empty (0 bytes)")
-    # The decoder fills the missing part of a cut JPEG with grey and calls it a success.
-    if flat[:2].tobytes() == b"\xff\xd8" and b"\xff\xd9" not in flat[-64:].tobytes():
-        raise InputError(f"JPEG image is cut off: no end marker in its {flat.size} bytes")
-    bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR)
+    flat = np.frombuffer(data, np.uint8)
+    head, tail = flat[:8].tobytes(), flat[-64:].tobytes()
+    for start, (name, end) in _COMPLETE.items():
+        if head.startswith(start) and end not in tail:
+            raise InputError(f"{name} image is cut off: no end marker in its {flat.size} bytes")
+    bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if bgr is None:
         raise InputError(f"cannot decode an image of {flat.size} bytes: no JPEG, PNG, BMP, TIFF or WebP")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
