@@ -166,12 +166,12 @@ class EngineConfig:
     backend: str = option(
         "auto",
         "Inference engine; auto measures the installed ones at the first start and remembers the fastest.",
-        choices=("auto", "openvino", "onnxruntime", "tensorrt", "pytorch"),
+        choices=("auto", "openvino", "onnxruntime"),
     )
     precision: str = option(
         "auto",
-        "Arithmetic of the engine; auto takes bf16 where the processor has matrix units for it, else fp32.",
-        choices=("auto", "fp32", "bf16", "fp16", "int8"),
+        "Arithmetic of the engine; auto lets the measurement choose among those the processor has.",
+        choices=("auto", "fp32", "bf16"),
     )
     threads: int = option(0, "Processor threads of the engine; 0 takes all cores.", low=0, high=256)
     verify: bool = option(
