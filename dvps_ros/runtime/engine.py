@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model folder opened on a backend: camera bytes in, network output out, memory kept between frames."""
+
+from __future__ import annotations
+
+import json
+import logging
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.config import EngineConfig
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.runtime import machine, verify
+from dvps_ros.runtime.backends import BACKENDS, Backend, installed
+from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files, find_model, load_manifest
+from dvps_ros.types import NetworkOutput, check_array
+
+log = logging.getLogger(__name__)
+
+REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
+OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
+MEASURE_ROUNDS = 5
+MEASURE_LIMIT_S = 2.0
+
+
+class Engine:
+    """One graph of a model on one backend. Not thread-safe: one thread at a time.
+
+    ``state_*`` outputs of a frame are inputs of the next: they stay in two sets of buffers that swap,
+    so nothing is copied. :meth:`run` returns views of these buffers: valid until the run after next.
+    """
+
+    def __init__(self, manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
+        self.manifest = manifest
+        self.height, self.width = graph.height, graph.width
+        self.stride = manifest.stride
+        self.description = f"{manifest.name} {manifest.version} at {graph.size} on {backend.description}"
+        _check_interface(manifest, graph, backend)
+        self._backend = backend
+        self._states = tuple(s.name for s in manifest.state)
+        self._results = [
+            {name: np.zeros(shape, dtype) for name, (dtype, shape) in backend.outputs.items()}
+            for _ in range(2)
+        ]
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path,
+        config: EngineConfig,
+        *,
+        camera_size: tuple[int, int] | None = None,
+        cache_dir: Path | None = None,
+    ) -> Engine:
+        """Load a model, prove its files and its values, and choose size, backend and precision.
+
+        Args:
+            model: a name or folder, see :func:`~dvps_ros.runtime.manifest.find_model`.
+            camera_size: (width, height) that size "auto" fits; None takes the model's first graph.
+            cache_dir: for compiled graphs and measured choices; by default machine.cache_dir().
+
+        Raises:
+            EngineError: the model or the backend cannot be used, or the engine's values are wrong.
+        """
+        model_dir = find_model(model)
+        manifest = load_manifest(model_dir)
+        if manifest.fusion != "graph":
+            raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
+        graph = choose_graph(manifest, config.size, camera_size)
+        check_files(model_dir, manifest, graph)
+        golden = verify.load_golden(model_dir / graph.golden)
+        engine = _Opener(model_dir, manifest, graph, golden, config, cache_dir or machine.cache_dir()).open()
+        log.info("engine: %s", engine.description)
+        return engine
+
+    def run(self, image: np.ndarray, intrinsics: np.ndarray) -> NetworkOutput:
+        """One frame.
+
+        Args:
+            image: uint8 [H,W,3] RGB at the network's size.
+            intrinsics: float32 [4] fx, fy, cx, cy of that image.
+
+        Raises:
+            InputError: another shape or dtype, or intrinsics that are not finite; the memory is untouched.
+            EngineError: the backend failed.
+        """
+        check_array("network image", image, np.uint8, (self.height, self.width, 3))
+        check_array("network intrinsics", intrinsics, np.float32, (4,))
+        if not np.isfinite(intrinsics).all():
+            raise InputError(f"network intrinsics: expected finite numbers, got {intrinsics.tolist()}")
+        last, now = self._results
+        feeds = {"image": image, "intrinsics": intrinsics}
+        feeds = {name: np.ascontiguousarray(array)[None] for name, array in feeds.items()}
+        feeds |= {name: last[f"next_{name}"] for name in self._states}
+        self._backend.run(feeds, now)
+        self._results.reverse()
+        return NetworkOutput(**{n: now[n][0] for n in (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS) if n in now})
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """Every output of the last run as the graph has it: ``next_state_*`` and leading axes included."""
+        return dict(self._results[0])
+
+    def reset(self) -> None:
+        """Forget the past: the next frame has no previous one."""
+        for name in self._states:
+            self._results[0][f"next_{name}"].fill(0)
+
+    def close(self) -> None:
+        self._backend.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def choose_graph(manifest: Manifest, size: str, camera_size: tuple[int, int] | None) -> GraphFile:
+    """The graph of a size ``HxW``, or for "auto" the one whose input a camera image fills best.
+
+    Of graphs that fit equally well the one that the manifest lists first wins.
+
+    Raises:
+        EngineError: the model ships no such size.
+    """
+    if size != "auto":
+        return manifest.graph_of(size)
+    if camera_size is None:
+        return manifest.graphs[0]
+    camera_aspect = camera_size[0] / camera_size[1]
+
+    def filled(graph: GraphFile) -> float:
+        aspects = camera_aspect, graph.width / graph.height
+        return min(aspects) / max(aspects)
+
+    return max(manifest.graphs, key=filled)
+
+
+def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
+    """Refuse a graph whose tensors are not those that contract and manifest promise."""
+    h, w = graph.height // manifest.stride, graph.width // manifest.stride
+    slots, u8, f32 = manifest.segment_slots, np.dtype(np.uint8), np.dtype(np.float32)
+    state = {s.name: (f32, s.sizes(graph.height, graph.width)) for s in manifest.state}
+    inputs = {"image": (u8, (1, graph.height, graph.width, 3)), "intrinsics": (f32, (1, 4))} | state
+    outputs = {
+        "class_map": (u8, (1, h, w)),
+        "segment_map": (u8, (1, h, w)),
+        "depth_m": (f32, (1, h, w)),
+        "segments": (f32, (1, slots, len(manifest.segment_columns))),
+        "embedding": (f32, (1, slots, manifest.embedding_size)),
+        "confidence": (u8, (1, h, w)),
+        "class_logits": (f32, (1, len(manifest.label_space), h, w)),
+        "nearest": (u8, (1, h, w)),
+        "latent": (f32, (1, *manifest.latent_shape)),
+    } | {f"next_{name}": spec for name, spec in state.items()}
+    absent = {n for n in OPTIONAL_OUTPUTS if n not in backend.outputs}
+    for kind, expected, found in (
+        ("input", inputs, backend.inputs),
+        ("output", {n: spec for n, spec in outputs.items() if n not in absent}, backend.outputs),
+    ):
+        for name in sorted(expected.keys() | found.keys()):
+            want, got = expected.get(name), found.get(name)
+            if want != got:
+                raise EngineError(
+                    f"{graph.file}, {kind} {name}: the manifest promises {_spec(want)}, the graph has "
+                    f"{_spec(got)}; graph and manifest are not of one export"
+                )
+
+
+def _spec(spec: tuple[np.dtype, tuple[int, ...]] | None) -> str:
+    return "nothing" if spec is None else f"{spec[0]} {list(spec[1])}"
+
+
+class _Opener:
+    """Chooses backend and precision, and lets no engine out whose golden frames fail."""
+
+    def __init__(
+        self,
+        model_dir: Path,
+        manifest: Manifest,
+        graph: GraphFile,
+        golden: verify.Golden,
+        config: EngineConfig,
+        cache_dir: Path,
+    ) -> None:
+        self.model_dir, self.manifest, self.graph, self.golden = model_dir, manifest, graph, golden
+        self.config = config
+        self.threads = config.threads or machine.cpu_count()
+        self.fingerprint = f"{graph.sha256[:16]}-{manifest.weights.sha256[:16]}"
+        self.blobs = cache_dir / self.fingerprint
+        self.memory = cache_dir / "engine_choices.json"
+
+    def open(self) -> Engine:
+        candidates = self._candidates()
+        if len(candidates) == 1:
+            return self._load(*candidates[0])
+        choices = _read_choices(self.memory)
+        key = self._key(candidates)
+        remembered = choices.get(key, {})
+        choice = (remembered.get("backend"), remembered.get("precision"))
+        if choice in candidates:
+            try:
+                return self._load(*choice)
+            except EngineError as error:
+                log.warning("the remembered engine %s %s cannot be used, measuring again: %s", *choice, error)
+        engine, choices[key] = self._measure(candidates)
+        machine.keep(self.memory, (json.dumps(choices, indent=1) + "\n").encode())
+        return engine
+
+    def _candidates(self) -> list[tuple[str, str]]:
+        """(backend, precision) pairs that the configuration allows and this machine has."""
+        if self.config.backend == "auto":
+            backends = installed()
+            if not backends:
+                raise EngineError(f"no inference engine is installed; pip install {' or '.join(BACKENDS)}")
+        else:
+            backends = {self.config.backend: BACKENDS[self.config.backend]}
+            backends[self.config.backend].version()
+        pairs = [(name, p) for name, backend in backends.items() for p in backend.precisions()]
+        fits = [pair for pair in pairs if self.config.precision in ("auto", pair[1])]
+        if not fits:
+            have = ", ".join(f"{name} {precision}" for name, precision in pairs)
+            raise EngineError(f"no engine computes in {self.config.precision} here; there is {have}")
+        return fits
+
+    def _key(self, candidates: list[tuple[str, str]]) -> str:
+        versions = ", ".join(f"{name} {BACKENDS[name].version()} {p}" for name, p in candidates)
+        where = f"cpu {machine.cpu_fingerprint()}, {self.threads} threads"
+        return f"{self.manifest.name} {self.graph.size} {self.fingerprint}; {where}; {versions}"
+
+    def _load(self, backend: str, precision: str) -> Engine:
+        opened = BACKENDS[backend].open(self.model_dir / self.graph.file, precision, self.threads, self.blobs)
+        try:
+            engine = Engine(self.manifest, self.graph, opened)
+            if self.config.verify:
+                verify.check(engine, self.golden, precision)
+        except BaseException:
+            opened.close()
+            raise
+        return engine
+
+    def _measure(self, candidates: list[tuple[str, str]]) -> tuple[Engine, dict]:
+        """The fastest of the engines that load and verify, timed in turns on the golden frame."""
+        engines: dict[tuple[str, str], Engine] = {}
+        refused: list[EngineError] = []
+        for backend, precision in candidates:
+            try:
+                engines[backend, precision] = self._load(backend, precision)
+            except EngineError as error:
+                log.warning("engine %s %s is left out: %s", backend, precision, error)
+                refused.append(error)
+        if not engines:
+            raise refused[0]
+        median_ms = measure(engines, self.golden)
+        best = min(engines, key=median_ms.__getitem__)
+        for choice, engine in engines.items():
+            if choice != best:
+                engine.close()
+        engines[best].reset()
+        shown = {f"{name} {precision}": round(ms, 2) for (name, precision), ms in median_ms.items()}
+        log.info("engine measured, milliseconds: %s", shown)
+        return engines[best], {"backend": best[0], "precision": best[1], "median_ms": shown}
+
+
+def measure(engines: dict, golden: verify.Golden) -> dict:
+    """Median milliseconds of each engine, run in turns so that other load hits all alike."""
+    times_ms: dict = {key: [] for key in engines}
+    deadline = time.perf_counter() + MEASURE_LIMIT_S
+    for turn in range(MEASURE_ROUNDS + 1):
+        if turn > 1 and time.perf_counter() > deadline:
+            break
+        for key, engine in engines.items():
+            start = time.perf_counter()
+            engine.run(golden.images[1], golden.intrinsics)
+            times_ms[key].append((time.perf_counter() - start) * 1e3)
+    return {key: statistics.median(times[1:]) for key, times in times_ms.items()}  # the first warms up
+
+
+def _read_choices(path: Path) -> dict[str, dict]:
+    try:
+        choices = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("cannot read remembered engines %s, measuring again: %s", path, error)
+        return {}
+    if not isinstance(choices, dict) or not all(isinstance(v, dict) for v in choices.values()):
+        log.warning("remembered engines %s is not what this package writes, measuring again", path)
+        return {}
+    return choices

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the engines need to know about the machine, and what they keep on it between starts."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import platform
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+
+def cpu_count() -> int:
+    """Processors that this process may use (a container's limit on them included)."""
+    return len(os.sched_getaffinity(0))
+
+
+def cpu_info() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo, key to value; empty where there is no such file."""
+    try:
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+    except OSError:
+        return {}
+    return {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first.splitlines())}
+
+
+def cpu_fingerprint() -> str:
+    """Short hash of what decides which code runs fast here: processor, its instructions, their number."""
+    info = cpu_info()
+    keys = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
+    what = [info.get(k, "") for k in keys] + [platform.machine(), str(cpu_count())]
+    return hashlib.sha256("|".join(what).encode()).hexdigest()[:12]
+
+
+def cache_dir() -> Path:
+    """``$XDG_CACHE_HOME/dvps_ros``, by default ``~/.cache/dvps_ros``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "dvps_ros"
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Write a cache file whole or not at all; where that fails (full or read-only disk), only warn."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(content)
+        os.replace(part, path)
+    except OSError as error:
+        log.warning("cannot keep %s for the next start, which will be slower: %s", path, error)
+        with contextlib.suppress(OSError):
+            part.unlink()

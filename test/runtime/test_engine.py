@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny_model import build, classifier, paint
+
+from dvps_ros.config import EngineConfig
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.runtime.backends import BACKENDS, installed
+from dvps_ros.runtime.engine import Engine, choose_graph
+from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
+
+CHOICES = [(name, precision) for name, b in installed().items() for precision in b.precisions()]
+INTRINSICS = np.array([128, 128, 63.5, 31.5], np.float32)
+
+
+@pytest.fixture
+def model(tiny_model, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(tiny_model, tmp_path / "model")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "cache"
+
+
+def edit_manifest(folder, edit):
+    data = json.loads((folder / MANIFEST).read_text())
+    edit(data)
+    (folder / MANIFEST).write_text(json.dumps(data))
+
+
+def trust(folder):
+    """Make the manifest believe the files as they are, as if they had been exported so."""
+
+    def edit(data):
+        data["weights"]["sha256"] = hash_file(folder / data["weights"]["file"])
+        for graph in data["graphs"]:
+            graph["sha256"] = hash_file(folder / graph["file"])
+            graph["golden_sha256"] = hash_file(folder / graph["golden"])
+
+    edit_manifest(folder, edit)
+
+
+def config(backend="onnxruntime", precision="fp32", **changes):
+    return EngineConfig(backend=backend, precision=precision, threads=1, **changes)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_values_by_hand(tiny_model, cache, choice):
+    with Engine.open(tiny_model, config(*choice), cache_dir=cache) as engine:
+        assert (engine.height, engine.width) == (64, 128)
+        out = engine.run(paint(64, 128, car_x=32), INTRINSICS)
+        car = np.s_[8:12, 8:16]
+        assert (out.class_map[:8] == 10).all() and (out.class_map[car] == 13).all()
+        assert (out.segment_map[car] == 2).all() and (out.segment_map != 255).sum() == 32
+        assert (out.nearest == 2).all()  # the car is the only segment: nearest to every pixel
+        # Stride-4 row 12 is at input row 49.5, 18 px below the horizon: 1.5 * 128 / 18.
+        np.testing.assert_allclose(out.depth_m[12], 1.5 * 128 / 18, rtol=0.01)
+        np.testing.assert_allclose(out.segments[2, :7], [13, 0.88, 32, 47.5, 39.5, 0, 0], rtol=0.01)
+        np.testing.assert_array_equal(out.embedding[2], np.eye(8, dtype=np.float32)[2])
+        # Second frame: the car was 8 px to the left before.
+        out = engine.run(paint(64, 128, car_x=40), INTRINSICS)
+        np.testing.assert_allclose(out.segments[2, 3:7], [55.5, 39.5, -8, 0], rtol=0.01, atol=0.01)
+        assert out.segments[2, 8] == 1
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_reset_forgets_and_results_live_for_one_more_run(tiny_model, cache, choice):
+    with Engine.open(tiny_model, config(*choice), cache_dir=cache) as engine:
+        first = engine.run(paint(64, 128, car_x=32), INTRINSICS)
+        copy = first.class_logits.copy()
+        moved = engine.run(paint(64, 128, car_x=40), INTRINSICS)
+        np.testing.assert_array_equal(first.class_logits, copy)
+        assert moved.segments[2, 5] == -8
+        engine.reset()
+        again = engine.run(paint(64, 128, car_x=40), INTRINSICS)
+        assert again.segments[2, 5] == 0
+
+
+def test_bad_input_leaves_memory_alone(tiny_model, cache):
+    with Engine.open(tiny_model, config(), cache_dir=cache) as engine:
+        engine.run(paint(64, 128, car_x=32), INTRINSICS)
+        with pytest.raises(InputError, match=r"expected uint8 \[64x128x3\], got uint8 \[96x96x3\]"):
+            engine.run(paint(96, 96), INTRINSICS)
+        with pytest.raises(InputError, match="expected finite numbers"):
+            engine.run(paint(64, 128), np.array([128, np.nan, 63.5, 31.5], np.float32))
+        assert engine.run(paint(64, 128, car_x=40), INTRINSICS).segments[2, 5] == -8
+
+
+def test_size_that_the_camera_fills_best(tiny_model):
+    manifest = load_manifest(tiny_model)
+    assert choose_graph(manifest, "auto", (1242, 375)).size == "64x128"
+    assert choose_graph(manifest, "auto", (640, 480)).size == "96x96"
+    assert choose_graph(manifest, "auto", None).size == "64x128"
+    assert choose_graph(manifest, "96x96", (1242, 375)).size == "96x96"
+    with pytest.raises(EngineError, match="it ships 64x128, 96x96"):
+        choose_graph(manifest, "1x1", None)
+    twice = replace(manifest, graphs=(*manifest.graphs, replace(manifest.graphs[0], height=128, width=256)))
+    assert choose_graph(twice, "auto", (2048, 1024)).size == "64x128"  # equal shapes: the first
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_refuses_wrong_weights(model, cache, choice):
+    weights = np.fromfile(model / "weights.bin", np.float32)
+    (weights * np.random.default_rng(0).uniform(0.8, 1.2, weights.size).astype(np.float32)).tofile(
+        model / "weights.bin"
+    )
+    with pytest.raises(EngineError, match="weights.bin is truncated or of another export"):
+        Engine.open(model, config(*choice), cache_dir=cache)
+    trust(model)
+    with pytest.raises(EngineError, match=r"computes wrong values(.|\n)*class_logits .*FAILS"):
+        Engine.open(model, config(*choice), cache_dir=cache)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("fault", ["swapped channels", "wrong normalisation"])
+def test_refuses_an_engine_that_sees_other_colors(model, cache, choice, fault):
+    weight, bias = classifier()
+    weight = weight[:, ::-1] if fault == "swapped channels" else weight / 1.2
+    (model / "weights.bin").write_bytes(b"".join(v.astype(np.float32).tobytes() for v in (weight, bias)))
+    trust(model)
+    with pytest.raises(EngineError, match=r"computes wrong values(.|\n)*FAILS"):
+        Engine.open(model, config(*choice), cache_dir=cache)
+    Engine.open(model, config(*choice, verify=False), cache_dir=cache).close()
+
+
+def test_refuses_broken_graphs(model, cache):
+    path = model / "64x128.onnx"
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"not a graph at all"):
+        path.write_bytes(content)
+        with pytest.raises(EngineError, match="64x128.onnx is truncated or of another export"):
+            Engine.open(model, config(), cache_dir=cache)
+        trust(model)
+        for choice in CHOICES:
+            with pytest.raises(EngineError, match="cannot load .*64x128.onnx"):
+                Engine.open(model, config(*choice), cache_dir=cache)
+    path.unlink()
+    with pytest.raises(EngineError, match="cannot read model file .*64x128.onnx: No such file"):
+        Engine.open(model, config(), cache_dir=cache)
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_refuses_a_graph_of_another_interface(model, cache, choice):
+    (model / "64x128.onnx").write_bytes(build(96, 96, classifier()).SerializeToString())
+    trust(model)
+    with pytest.raises(EngineError, match=r"input image: the manifest promises uint8 \[1, 64, 128, 3\]"):
+        Engine.open(model, config(*choice), cache_dir=cache)
+
+
+def test_refuses_another_label_space_and_contract(model, cache):
+    def drop_class(data):
+        data["label_space"]["classes"].pop()
+
+    edit_manifest(model, drop_class)
+    with pytest.raises(EngineError, match=r"class_logits: the manifest promises float32 \[1, 18, 16, 32\]"):
+        Engine.open(model, config(), cache_dir=cache)
+    edit_manifest(model, lambda data: data.update(contract=2))
+    with pytest.raises(EngineError, match="contract version: expected 1, got 2"):
+        Engine.open(model, config(), cache_dir=cache)
+
+
+def test_refuses_host_fusion_and_broken_golden(model, cache):
+    golden = model / "64x128.golden.npz"
+    golden.write_bytes(golden.read_bytes()[:1000])
+    trust(model)
+    with pytest.raises(EngineError, match="cannot read golden frames"):
+        Engine.open(model, config(), cache_dir=cache)
+    edit_manifest(model, lambda data: data.update(fusion="host"))
+    with pytest.raises(EngineError, match="expected fusion in the graph"):
+        Engine.open(model, config(), cache_dir=cache)
+
+
+def test_refuses_golden_frames_of_another_size_or_output(model, cache):
+    shutil.copy(model / "96x96.golden.npz", model / "64x128.golden.npz")
+    trust(model)
+    with pytest.raises(EngineError, match=r"do not fit: network image: expected uint8 \[64x128x3\]"):
+        Engine.open(model, config(), cache_dir=cache)
+    with np.load(model / "96x96.golden.npz") as file:
+        arrays = {k: file[k] for k in file.files if k != "out_latent"}
+    np.savez(model / "64x128.golden.npz", **arrays)
+    trust(model)
+    with pytest.raises(EngineError, match=r"not in both graph and file: \['latent'\]"):
+        Engine.open(model, config(), cache_dir=cache)
+
+
+def test_auto_measures_once_and_remembers(tiny_model, cache, caplog):
+    caplog.set_level(logging.INFO)
+    auto = config("auto", "auto")
+    Engine.open(tiny_model, auto, cache_dir=cache).close()
+    assert "engine measured" in caplog.text
+    (entry,) = json.loads((cache / "engine_choices.json").read_text()).values()
+    assert sorted(entry["median_ms"]) == sorted(" ".join(c) for c in CHOICES)
+    caplog.clear()
+    with Engine.open(tiny_model, auto, cache_dir=cache) as engine:
+        assert entry["backend"] in engine.description and entry["precision"] in engine.description
+    assert "engine measured" not in caplog.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", '{"backend": '])
+def test_auto_measures_again_when_its_memory_is_damaged(tiny_model, cache, caplog, content):
+    caplog.set_level(logging.INFO)
+    cache.mkdir()
+    (cache / "engine_choices.json").write_text(content)
+    Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache).close()
+    assert "measuring again" in caplog.text and "engine measured" in caplog.text
+    assert len(json.loads((cache / "engine_choices.json").read_text())) == 1
+
+
+def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
+    class Wrong(BACKENDS["openvino"].open):
+        def run(self, feeds, results):
+            super().run(feeds, results)
+            results["class_logits"] *= 1.2
+
+    for name in BACKENDS:
+        if name != "onnxruntime":
+            monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], open=Wrong))
+    with Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache) as engine:
+        assert "onnxruntime" in engine.description
+    assert "is left out" in caplog.text
+
+
+def test_a_read_only_cache_is_only_a_warning(tiny_model, tmp_path, caplog):
+    (tmp_path / "file").write_text("")  # a file where the cache folder should be
+    Engine.open(tiny_model, config("auto", "auto"), cache_dir=tmp_path / "file").close()
+    assert "engine_choices.json for the next start" in caplog.text
+
+
+@pytest.mark.skipif("openvino" not in installed(), reason="openvino is not installed")
+@pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-1] + b"\0\1"])
+def test_damaged_compiled_graph_is_made_again(tiny_model, cache, caplog, damage):
+    ask = config("openvino", "fp32")
+    Engine.open(tiny_model, ask, cache_dir=cache).close()
+    (blob,) = cache.rglob("*.blob")
+    whole = blob.read_bytes()
+    blob.write_bytes(damage(whole))
+    with Engine.open(tiny_model, ask, cache_dir=cache) as engine:
+        assert engine.run(paint(64, 128, car_x=32), INTRINSICS).segments[2, 2] == 32
+    assert "damaged, compiling again" in caplog.text
+    assert len(blob.read_bytes()) == len(whole)
+    caplog.clear()
+    Engine.open(tiny_model, ask, cache_dir=cache).close()
+    assert not caplog.text
+
+
+@pytest.mark.parametrize("name", list(BACKENDS))
+def test_a_missing_library_is_named(tiny_model, cache, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(EngineError, match=f"backend {name}: pip install {name}"):
+        Engine.open(tiny_model, config(name), cache_dir=cache)
+    with Engine.open(tiny_model, config("auto", "fp32"), cache_dir=cache) as engine:
+        assert name not in engine.description
+    for other in BACKENDS:
+        monkeypatch.setitem(sys.modules, other, None)
+    with pytest.raises(EngineError, match="no inference engine is installed"):
+        Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache)
+
+
+def test_a_precision_that_is_not_there(tiny_model, cache):
+    with pytest.raises(EngineError, match="no engine computes in bf16 here; there is onnxruntime fp32"):
+        Engine.open(tiny_model, config("onnxruntime", "bf16"), cache_dir=cache)
