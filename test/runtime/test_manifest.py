@@ -52,7 +52,7 @@ def test_state_sizes():
         ({"stride": "4"}, "manifest.stride: expected int"),
         ({"stride": True}, "manifest.stride: expected int"),
         ({"sky_class": 19}, "sky_class"),
-        ({"label_space": {"name": "x"}}, "label space needs exactly"),
+        ({"label_space": {"name": "x"}}, "label space"),
         ({"segment_columns": ["class_id"]}, "segment_columns"),
         ({"graphs": []}, "at least one graph"),
         ({"fusion": "maybe"}, "fusion"),
