@@ -23,11 +23,12 @@ from dvps_ros.networks.parts import (
     correlation,
     grid_tokens,
     init_convolutions,
+    patches,
     ray_map,
     unit_length,
     upsample,
 )
-from dvps_ros.networks.prediction import RawPrediction
+from dvps_ros.networks.prediction import STRIDE, RawPrediction
 
 IMAGE_MEAN = (123.7, 116.3, 103.5)
 IMAGE_STD = (58.4, 57.1, 57.4)
@@ -66,11 +67,11 @@ class LiteConfig:
 
 
 class Encoder(nn.Module):
-    """ResNet-like; features at strides 4, 8, 16, 32."""
+    """ResNet-like, on 4x4 pixel patches [B,48,H/4,W/4]; features at strides 4, 8, 16, 32."""
 
     def __init__(self, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]) -> None:
         super().__init__()
-        self.stem = nn.Sequential(conv_bn(3, widths[0] // 2, 3, 2), conv_bn(widths[0] // 2, widths[0], 3, 2))
+        self.stem = conv_bn(3 * STRIDE * STRIDE, widths[0])
         stages, inputs = [], widths[0]
         for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             first = BasicBlock(inputs, width, 1 if i == 0 else 2)
@@ -78,8 +79,8 @@ class Encoder(nn.Module):
             inputs = width
         self.stages = nn.ModuleList(stages)
 
-    def forward(self, image: Tensor) -> list[Tensor]:
-        x, features = self.stem(image), []
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, features = self.stem(x), []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
@@ -156,8 +157,8 @@ class Lite(nn.Module):
         self.class_head = nn.Conv2d(fine, config.classes, 1)
         self.instance_head = nn.Conv2d(fine, 3 + config.embedding, 1)
         self.depth_head = nn.Conv2d(fine, 1, 1)
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN * STRIDE**2), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD * STRIDE**2), persistent=False)
         init_convolutions(self)
         for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
             nn.init.normal_(head.weight, std=0.01)
@@ -193,7 +194,8 @@ class Lite(nn.Module):
         height, width = image.shape[2:]
         previous = (self.initial_state(image) if state is None else state)["features"]
         rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))
-        features = self.encoder((image - self.mean) / self.std)
+        pixels = (patches(image, STRIDE) - self.mean) / self.std
+        features = self.encoder(pixels.permute(0, 3, 1, 2))
         context = self.context(features[3])
         _, semantic = self.semantic(features, context, rays16, rays8)
         instance8, instance = self.instance(features, context, rays16, rays8)

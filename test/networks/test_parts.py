@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dvps_ros.networks.parts import correlation, grid_tokens, pool_matrix, ray_map, upsample
+from dvps_ros.networks.parts import correlation, grid_tokens, patches, pool_matrix, ray_map, upsample
 
 
 def test_correlation_equals_the_loop() -> None:
@@ -57,3 +57,11 @@ def test_grid_tokens_are_the_means_of_blocks() -> None:
     tokens = grid_tokens(x, 2, 3)
     assert tokens.shape == (1, 6, 2)
     assert torch.allclose(tokens[0, 4], x[0, :, 2:4, 2:4].mean((1, 2)), atol=1e-6)
+
+
+def test_patches_hold_every_pixel_where_promised() -> None:
+    x = torch.arange(2 * 3 * 4 * 6, dtype=torch.float32).view(2, 3, 4, 6)
+    p = patches(x, 2)
+    assert p.shape == (2, 2, 3, 12)
+    assert p[1, 0, 2, (1 * 2 + 0) * 3 + 2] == x[1, 2, 0 * 2 + 1, 2 * 2 + 0]
+    assert torch.equal(p.permute(0, 3, 1, 2).sum((1, 2, 3)), x.sum((1, 2, 3)))
