@@ -1,0 +1,322 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the tracked objects are in space, how large they are, and how they move.
+
+The place of an object is the robust centre of its visible surface, smoothed by a Kalman filter of
+constant velocity: in the world where the camera's pose is known (velocity over ground), else in the
+camera's frame (velocity relative to the camera).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numba
+import numpy as np
+
+from dvps_ros.geometry.camera import Fit
+from dvps_ros.geometry.pose import check_pose, inverse, transform
+from dvps_ros.panoptic.track import Track, Tracks
+from dvps_ros.types import Motion, TrackedInstance, check_array
+
+_DEPTH_NOISE, _LATERAL_NOISE = 0.04, 0.01
+"""Standard deviation of an object's place along and across the line of sight, share of the distance."""
+_SURFACE_NOISE_M = 0.15
+"""And in every direction: what is visible is not always the same part of the object."""
+_ACCELERATION = 2.0
+"""Standard deviation of the acceleration, m/s^2 lasting one second."""
+_FIRST_SPEED_MPS = 10.0
+"""Standard deviation of the velocity at the first sight."""
+_GATE = 16.3
+"""Squared Mahalanobis distance (3 degrees of freedom, 99.9 %) beyond which a measurement counts less."""
+_MOVING_MPS, _STATIC_MPS = 6.0, 0.4
+"""Standard deviation of the velocity over ground of what moves, and (as depth drifts) of what does not."""
+_EVIDENCE_MEMORY_S = 0.3
+"""Smoothing time of the evidence for motion."""
+_EVIDENCE_LIMIT, _EVIDENCE_SWITCH = 3.0, 0.7
+"""Log-odds: most that one source may claim in one frame; and those that change the verdict."""
+_MIN_POINTS = 3
+"""Of a surface that has a centre."""
+
+
+@dataclass
+class _State:
+    """What is known of one track."""
+
+    mean: np.ndarray
+    """float64 [6]: centre and velocity in the filter's frame."""
+    covariance: np.ndarray
+    """float64 [6,6]."""
+    extent_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    evidence: float = 0.0
+    """Log-odds that it moves over ground."""
+    motion: Motion = Motion.UNKNOWN
+
+
+class ObjectStates:
+    """Three-dimensional states of the tracker's objects."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all objects."""
+        self._states: dict[int, _State] = {}
+        self._stamp_ns: int | None = None
+        self._in_world = False
+
+    def update(
+        self,
+        stamp_ns: int,
+        tracks: Tracks,
+        points_m: np.ndarray,
+        segment_map: np.ndarray,
+        fit: Fit,
+        world_from_camera: np.ndarray | None = None,
+    ) -> tuple[TrackedInstance, ...]:
+        """States of all seen and remembered objects, by id, in this camera frame.
+
+        Args:
+            stamp_ns: of the frame.
+            tracks: what the tracker said of this frame.
+            points_m: float32 [h,w,3]: points of the segment map's pixels, NaN where there is none.
+            segment_map: uint8 [h,w]: row of each pixel, 255 for none.
+            fit: how the camera image lies in the network's input.
+            world_from_camera: float64 [4,4] pose of the camera; None where unknown.
+
+        Raises:
+            InputError: an array has another dtype or shape, or the pose is not a rigid motion.
+        """
+        check_array("segment_map", segment_map, np.uint8, (None, None))
+        check_array("points_m", points_m, np.float32, (*segment_map.shape, 3))
+        pose = np.eye(4) if world_from_camera is None else world_from_camera
+        check_pose("world_from_camera", pose)
+        in_world = world_from_camera is not None
+        if in_world != self._in_world or (self._stamp_ns is not None and stamp_ns < self._stamp_ns):
+            self.reset()
+        elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
+        self._stamp_ns, self._in_world = stamp_ns, in_world
+
+        box, center, extent = _surfaces(points_m, segment_map)
+        self._predict({t.track_id for t in tracks.live}, elapsed_s)
+        self._correct([t for t in tracks.live if t.row >= 0], center, extent, pose)
+        for track in tracks.live:
+            if track.row >= 0 and track.track_id in self._states:
+                self._judge(self._states[track.track_id], track.moving, elapsed_s)
+
+        camera_from_world = inverse(pose)
+        stride = fit.width / segment_map.shape[1]
+        return tuple(
+            self._instance(stamp_ns, t, box[t.row] * stride, t.area * stride**2, fit, camera_from_world)
+            for t in tracks.live
+        )
+
+    def _predict(self, live: set[int], elapsed_s: float) -> None:
+        self._states = {i: s for i, s in self._states.items() if i in live}
+        states = list(self._states.values())
+        if states:
+            _store(states, *predict(*_stack(states), elapsed_s))
+
+    def _correct(
+        self, seen: list[Track], center_m: np.ndarray, extent_m: np.ndarray, world_from_camera: np.ndarray
+    ) -> None:
+        """Bring the measured surfaces (by row, in the camera's frame) into the states, or start them."""
+        seen = [t for t in seen if np.isfinite(center_m[t.row, 0])]
+        if not seen:
+            return
+        measured = center_m[[t.row for t in seen]]
+        rotation = world_from_camera[:3, :3]
+        places = transform(world_from_camera, measured)
+        noises = rotation @ measurement_noise(measured) @ rotation.T
+        old = [i for i, t in enumerate(seen) if t.track_id in self._states]
+        if old:
+            states = [self._states[seen[i].track_id] for i in old]
+            _store(states, *correct(*_stack(states), places[old], noises[old]))
+        for track, place, noise in zip(seen, places, noises, strict=True):
+            if track.track_id not in self._states:
+                covariance = np.zeros((6, 6))
+                covariance[:3, :3] = noise
+                covariance[3:, 3:] = _FIRST_SPEED_MPS**2 * np.eye(3)
+                self._states[track.track_id] = _State(np.append(place, np.zeros(3)), covariance)
+            self._states[track.track_id].extent_m = extent_m[track.row]
+
+    def _judge(self, state: _State, moving: float, elapsed_s: float) -> None:
+        """Moving or not: the network's word and, where the pose is known, the velocity over ground."""
+        p = min(max(moving, 1e-3), 1 - 1e-3)
+        claim = _limited(math.log(p / (1 - p)))
+        if self._in_world:
+            claim += _limited(_motion_log_odds(state.mean[3:], state.covariance[3:, 3:]))
+        memory = math.exp(-elapsed_s / _EVIDENCE_MEMORY_S)
+        state.evidence = memory * state.evidence + (1 - memory) * claim
+        if state.evidence > _EVIDENCE_SWITCH:
+            state.motion = Motion.MOVING
+        elif state.evidence < -_EVIDENCE_SWITCH:
+            state.motion = Motion.STATIC
+
+    def _instance(
+        self,
+        stamp_ns: int,
+        track: Track,
+        box: np.ndarray,
+        area_input_px: float,
+        fit: Fit,
+        camera_from_world: np.ndarray,
+    ) -> TrackedInstance:
+        rotation = camera_from_world[:3, :3]
+        state = self._states.get(track.track_id)
+        if state is None:
+            centroid = velocity = np.full(3, np.nan)
+            extent, covariance, motion = np.zeros(3), np.diag(np.full(6, np.inf)), Motion.UNKNOWN
+        else:
+            centroid = transform(camera_from_world, state.mean[:3])
+            velocity = rotation @ state.mean[3:]
+            both = np.kron(np.eye(2), rotation)
+            extent, covariance, motion = state.extent_m, both @ state.covariance @ both.T, state.motion
+        box_px, area_px = (0.0, 0.0, 0.0, 0.0), 0
+        if track.row >= 0:
+            x, y = fit.to_camera_edge(box[[0, 2]], box[[1, 3]])
+            box_px = (float(x[0]), float(y[0]), float(x[1] - x[0]), float(y[1] - y[0]))
+            area_px = round(area_input_px / fit.scale**2)
+        return TrackedInstance(
+            track_id=track.track_id,
+            class_id=track.class_id,
+            score=track.score,
+            state=track.state,
+            box_px=box_px,
+            area_px=area_px,
+            centroid_m=centroid,
+            extent_m=extent,
+            velocity_mps=velocity,
+            covariance=covariance,
+            age_s=(stamp_ns - track.first_ns) * 1e-9,
+            unseen_s=(stamp_ns - track.last_ns) * 1e-9,
+            motion=motion,
+        )
+
+
+def _stack(states: list[_State]) -> tuple[np.ndarray, np.ndarray]:
+    return np.stack([s.mean for s in states]), np.stack([s.covariance for s in states])
+
+
+def _store(states: list[_State], means: np.ndarray, covariances: np.ndarray) -> None:
+    for state, mean, covariance in zip(states, means, covariances, strict=True):
+        state.mean, state.covariance = mean, covariance
+
+
+def predict(mean: np.ndarray, covariance: np.ndarray, elapsed_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Constant velocity over elapsed_s seconds, with white acceleration.
+
+    Args:
+        mean: float64 [n,6].
+        covariance: float64 [n,6,6].
+    """
+    t, eye = elapsed_s, np.eye(3)
+    step = np.block([[eye, t * eye], [0 * eye, eye]])
+    noise = _ACCELERATION**2 * np.block([[t**3 / 3 * eye, t**2 / 2 * eye], [t**2 / 2 * eye, t * eye]])
+    return mean @ step.T, step @ covariance @ step.T + noise
+
+
+def correct(
+    mean: np.ndarray, covariance: np.ndarray, place_m: np.ndarray, noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Kalman update by a measured place; one that is far off has its noise raised until it is plausible.
+
+    Args:
+        mean: float64 [n,6].
+        covariance: float64 [n,6,6].
+        place_m: float64 [n,3].
+        noise: float64 [n,3,3], its covariance.
+    """
+    surprise = place_m - mean[:, :3]
+    expected = covariance[:, :3, :3] + noise
+    distance = np.einsum("ni,ni->n", surprise, np.linalg.solve(expected, surprise[..., None])[..., 0])
+    expected = expected + (np.maximum(distance / _GATE, 1) - 1)[:, None, None] * expected
+    gain = np.swapaxes(np.linalg.solve(expected, covariance[:, :3, :]), 1, 2)
+    mean = mean + (gain @ surprise[..., None])[..., 0]
+    covariance = covariance - gain @ covariance[:, :3, :]
+    return mean, (covariance + np.swapaxes(covariance, 1, 2)) / 2
+
+
+def measurement_noise(place_m: np.ndarray) -> np.ndarray:
+    """Covariance float64 [n,3,3] of measured places [n,3] in the camera frame: long along the ray."""
+    distance = np.linalg.norm(place_m, axis=1)[:, None, None]
+    ray = place_m[:, :, None] / np.maximum(distance, 1e-6)
+    along = ray @ np.swapaxes(ray, 1, 2)
+    across = np.eye(3) - along
+    shares = _DEPTH_NOISE**2 * along + _LATERAL_NOISE**2 * across
+    return distance**2 * shares + _SURFACE_NOISE_M**2 * np.eye(3)
+
+
+def _motion_log_odds(velocity: np.ndarray, covariance: np.ndarray) -> float:
+    """ln p(v | moving) - ln p(v | static) for zero-mean Gaussians of the two spreads; 0 if v is unknown."""
+    moving = covariance + _MOVING_MPS**2 * np.eye(3)
+    static = covariance + _STATIC_MPS**2 * np.eye(3)
+    fit = velocity @ (np.linalg.solve(static, velocity) - np.linalg.solve(moving, velocity))
+    return 0.5 * float(fit - np.log(np.linalg.det(moving) / np.linalg.det(static)))
+
+
+def _limited(log_odds: float) -> float:
+    return min(max(log_odds, -_EVIDENCE_LIMIT), _EVIDENCE_LIMIT)
+
+
+@numba.njit(cache=True, nogil=True)
+def _surfaces(points_m, segment_map):
+    """Box, robust centre and size of the visible surface of each row of the segment table.
+
+    The centre is the median of the points whose depth is near the median depth (background that bleeds
+    into the mask is not); the size is from the 5th to the 95th percentile of these points, axis by axis.
+
+    Returns:
+        float64 [256,4]: left, top, right, bottom borders, in map pixels.
+        float64 [256,3]: centre, metres; NaN if fewer than _MIN_POINTS points are known.
+        float64 [256,3]: size, metres.
+    """
+    height, width = segment_map.shape
+    box = np.zeros((256, 4))
+    box[:, 0], box[:, 1] = width, height
+    first = np.zeros(257, np.int64)
+    for y in range(height):
+        for x in range(width):
+            row = segment_map[y, x]
+            if row == 255:
+                continue
+            box[row, 0] = min(box[row, 0], x)
+            box[row, 1] = min(box[row, 1], y)
+            box[row, 2] = max(box[row, 2], x + 1)
+            box[row, 3] = max(box[row, 3], y + 1)
+            if np.isfinite(points_m[y, x, 2]):
+                first[row + 1] += 1
+    first = np.cumsum(first)
+    points = np.empty((first[256], 3))
+    filled = first.copy()
+    for y in range(height):
+        for x in range(width):
+            row = segment_map[y, x]
+            if row != 255 and np.isfinite(points_m[y, x, 2]):
+                points[filled[row]] = points_m[y, x]
+                filled[row] += 1
+
+    center = np.full((256, 3), np.nan)
+    extent = np.zeros((256, 3))
+    for row in range(255):
+        mine = points[first[row] : first[row + 1]]
+        if len(mine) < _MIN_POINTS:
+            continue
+        middle = np.median(mine[:, 2])
+        away = np.abs(mine[:, 2] - middle)
+        # Three standard deviations of a normal spread, and never less than depth noise itself.
+        near = mine[away <= max(4.45 * np.median(away), 0.05 * middle)]
+        for axis in range(3):
+            values = np.sort(near[:, axis])
+            center[row, axis] = _quantile(values, 0.5)
+            extent[row, axis] = _quantile(values, 0.95) - _quantile(values, 0.05)
+    return box, center, extent
+
+
+@numba.njit(cache=True, nogil=True)
+def _quantile(ordered, share):
+    """Linear between the neighbours, as numpy's default."""
+    place = share * (len(ordered) - 1)
+    i = int(place)
+    j = min(i + 1, len(ordered) - 1)
+    return ordered[i] + (place - i) * (ordered[j] - ordered[i])

@@ -1,0 +1,401 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stable identities for the segments of a stream, frame by frame, without looking ahead.
+
+First the segments, shifted by the motion that the network saw, are laid over the masks of the
+previous frame. What finds no partner there is compared with the remembered objects: by the place
+where they should be by now, and by identity vector. Both steps are one optimal assignment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from dvps_ros.config import TrackerConfig
+from dvps_ros.errors import InputError
+from dvps_ros.labels import CITYSCAPES, MAX_INSTANCE, NO_INSTANCE, LabelSpace
+from dvps_ros.types import TrackState, check_array
+
+NO_ROW = 255
+"""Value of ``segment_map`` on pixels of no segment."""
+CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = range(9)
+"""Columns of the segment table (docs/graph_contract.md)."""
+
+_CONFUSABLE = ({"car", "truck", "bus", "train"}, {"person", "rider"}, {"motorcycle", "bicycle"})
+"""Classes that a network confuses on one and the same object; they must not cost it its identity."""
+_SIMILARITY_WEIGHT, _PATH_WEIGHT = 0.3, 0.3
+"""Of the identity vectors, and of a motion that differs from the object's own so far by its size; beside
+the mask overlap (0..1) in the first step."""
+_SAME_PLACE = 0.5
+"""Overlap with the expected mask of a remembered object that revives it whatever its identity vector."""
+_REACH, _REACH_PER_S = 1.0, 2.0
+"""How far from its expected place an object may come back, in its own sizes: at once, and more a second."""
+_AREA_RATIO = 6.0
+"""An object that comes back is at most so many times larger or smaller."""
+_VECTOR_MEMORY = 0.9
+"""Share of the old identity vector in the running mean."""
+_VELOCITY_MEMORY = 0.5
+"""Share of the old image velocity in the running mean."""
+_LONGEST_GAP_S = 2.0
+"""Longer without a frame, and the last one says nothing about this one."""
+
+
+@dataclass
+class Track:
+    """One object over time. Pixels are those of the network's input."""
+
+    track_id: int
+    first_ns: int
+    last_ns: int
+    """Stamps of the first and the last sight."""
+    hits: int
+    """Frames in which it was seen."""
+    state: TrackState
+    votes: np.ndarray
+    """float64 [256]: sum of scores by class."""
+    score: float
+    moving: float
+    """Probability that it moves over ground. This and what follows: when last seen."""
+    row: int
+    """Row in this frame's segment table; -1 when not seen in it."""
+    area: int
+    """Mask, stride-4 pixels."""
+    center_px: np.ndarray
+    """float64 [2]: of the mask."""
+    velocity_px_s: np.ndarray
+    """float64 [2]: in the image, running mean."""
+    embedding: np.ndarray
+    """float32 [D]: identity vector, running mean, unit length."""
+    mask: tuple[np.ndarray, np.ndarray] | None = None
+    """Rows and columns of its stride-4 pixels; kept only while it is lost."""
+
+    @property
+    def class_id(self) -> int:
+        """Majority vote over its life."""
+        return int(self.votes.argmax())
+
+    def travel_px(self, stamp_ns: int) -> np.ndarray:
+        """float64 [2]: how far it should have moved in the image since it was last seen."""
+        return self.velocity_px_s * ((stamp_ns - self.last_ns) * 1e-9)
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The tracker's answer for one frame."""
+
+    stamp_ns: int
+    row_track: np.ndarray
+    """uint16 [256]: track id of each row of the segment table; 0 for rows without (and for 255)."""
+    live: tuple[Track, ...]
+    """Seen and remembered objects, by id. The next update changes them in place."""
+
+
+@dataclass(frozen=True)
+class _Segments:
+    """The rows of a frame's table that are in use (n of them) and have pixels."""
+
+    rows: np.ndarray
+    class_id: np.ndarray
+    score: np.ndarray
+    moving: np.ndarray
+    area: np.ndarray
+    center_px: np.ndarray
+    motion_px: np.ndarray
+    embedding: np.ndarray
+
+
+class Tracker:
+    """Online association of segments.
+
+    Args:
+        config: thresholds and times.
+        input_size: width, height of the network's input, px.
+        stride: of the segment map.
+        label_space: names the classes, to know which are easily confused.
+    """
+
+    def __init__(
+        self,
+        config: TrackerConfig,
+        input_size: tuple[int, int],
+        stride: int = 4,
+        *,
+        label_space: LabelSpace = CITYSCAPES,
+    ) -> None:
+        self._config = config
+        self._stride = stride
+        self._shape = (input_size[1] // stride, input_size[0] // stride)
+        self._same_kind = _same_kind(label_space)
+        self._last_id = NO_INSTANCE
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all objects, as at a cut or a jump in time. Ids go on counting."""
+        self._tracks: dict[int, Track] = {}
+        self._stamp_ns: int | None = None
+        self._previous_map = np.full(self._shape, NO_ROW, np.uint8)
+
+    def update(
+        self, stamp_ns: int, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray
+    ) -> Tracks:
+        """Give each segment of a frame its identity.
+
+        A stamp before the last one (a bag that starts again) or long after it forgets all objects first.
+
+        Args:
+            stamp_ns: of the frame.
+            segments: float32 [K,9], the table of docs/graph_contract.md.
+            segment_map: uint8 [h,w]: row of each pixel, 255 for none.
+            embedding: float32 [K,D] identity vectors.
+
+        Raises:
+            InputError: an array has another dtype or shape.
+        """
+        check_array("segments", segments, np.float32, (None, MOVING + 1))
+        check_array("segment_map", segment_map, np.uint8, self._shape)
+        check_array("embedding", embedding, np.float32, (len(segments), None))
+        if len(segments) > NO_ROW:
+            raise InputError(f"segments: expected at most {NO_ROW} rows, got {len(segments)}")
+        elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
+        if not 0 <= elapsed_s <= max(_LONGEST_GAP_S, self._config.memory_s):
+            self.reset()
+            elapsed_s = 0.0
+        self._forget(stamp_ns)
+        seen = self._measure(segments, segment_map, embedding)
+
+        tracks = list(self._tracks.values())
+        partner = np.full(len(seen.rows), -1)
+        recent = np.flatnonzero([t.row >= 0 for t in tracks])
+        self._assign(
+            partner, recent, self._score_recent(stamp_ns, seen, segment_map, [tracks[j] for j in recent])
+        )
+        by_motion = partner >= 0
+        rest = np.setdiff1d(np.arange(len(tracks)), partner)
+        self._keep_masks([tracks[j] for j in rest])
+        self._assign(
+            partner, rest, self._score_remembered(stamp_ns, seen, segment_map, [tracks[j] for j in rest])
+        )
+
+        for track in tracks:
+            track.row = -1
+        row_track = np.zeros(256, np.uint16)
+        for i, row in enumerate(seen.rows):
+            if partner[i] >= 0:
+                track = tracks[partner[i]]
+                self._continue(track, stamp_ns, seen, i, elapsed_s, bool(by_motion[i]))
+            elif seen.score[i] >= self._config.min_score:
+                track = self._start(stamp_ns, seen, i, elapsed_s)
+            else:
+                continue
+            row_track[row] = track.track_id
+        for track in tracks:
+            if track.row < 0:
+                track.state = TrackState.LOST
+        self._previous_map = segment_map.copy()
+        self._stamp_ns = stamp_ns
+        return Tracks(stamp_ns, row_track, tuple(self._tracks[i] for i in sorted(self._tracks)))
+
+    def _forget(self, stamp_ns: int) -> None:
+        """Drop what was unseen too long: sooner if it was hardly ever seen."""
+        for track in list(self._tracks.values()):
+            memory_s = self._config.memory_s * min(1.0, track.hits / self._config.confirm_hits)
+            if track.row < 0 and (stamp_ns - track.last_ns) * 1e-9 > memory_s:
+                del self._tracks[track.track_id]
+
+    def _measure(self, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray) -> _Segments:
+        area, center = _moments(segment_map, len(segments))
+        rows = np.flatnonzero((segments[:, SCORE] > 0) & (area > 0))
+        table = np.nan_to_num(segments[rows].astype(np.float64), posinf=0.0, neginf=0.0)
+        return _Segments(
+            rows,
+            table[:, CLASS].astype(np.uint8),
+            table[:, SCORE],
+            table[:, MOVING],
+            area[rows],
+            (center[rows] + 0.5) * self._stride - 0.5,
+            table[:, MOTION_DX : MOTION_DY + 1],
+            np.nan_to_num(embedding[rows]),
+        )
+
+    def _alike(self, seen: _Segments, tracks: list[Track]) -> tuple[np.ndarray, np.ndarray]:
+        """Cosine of identity vectors and "may be the same kind of thing": float, bool [n, tracks]."""
+        similarity = seen.embedding @ np.array([t.embedding for t in tracks]).T
+        return similarity, self._same_kind[seen.class_id[:, None], [t.class_id for t in tracks]]
+
+    def _score_recent(
+        self, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
+    ) -> np.ndarray:
+        """float64 [n, tracks] for those seen in the previous frame; NaN where it cannot be."""
+        if not tracks or not len(seen.rows):
+            return np.full((len(seen.rows), len(tracks)), np.nan)
+        index = np.full(256, -1, np.int16)
+        index[[t.row for t in tracks]] = np.arange(len(tracks))
+        iou = self._overlap(seen, segment_map, seen.motion_px, index[self._previous_map], tracks)
+        similarity, same_kind = self._alike(seen, tracks)
+        travel = np.array([t.travel_px(stamp_ns) for t in tracks])
+        size = np.sqrt(seen.area)[:, None] * self._stride
+        detour = np.linalg.norm(-seen.motion_px[:, None] - travel, axis=2) / size
+        score = iou + _SIMILARITY_WEIGHT * similarity - _PATH_WEIGHT * np.minimum(detour, 1)
+        return np.where(same_kind & (iou >= self._config.min_iou), score, np.nan)
+
+    def _score_remembered(
+        self, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
+    ) -> np.ndarray:
+        """float64 [n, tracks] for those without a partner yet; NaN where it cannot be."""
+        if not tracks or not len(seen.rows):
+            return np.full((len(seen.rows), len(tracks)), np.nan)
+        travel = np.array([t.travel_px(stamp_ns) for t in tracks])
+        expected = np.full(self._shape, -1, np.int16)
+        for j in sorted(range(len(tracks)), key=lambda j: tracks[j].last_ns):
+            self._paint(expected, tracks[j], travel[j], j)
+        iou = self._overlap(seen, segment_map, np.zeros_like(seen.motion_px), expected, tracks)
+        similarity, same_kind = self._alike(seen, tracks)
+
+        area = np.array([t.area for t in tracks], np.float64)
+        larger, smaller = np.maximum(seen.area[:, None], area), np.minimum(seen.area[:, None], area)
+        unseen_s = np.array([(stamp_ns - t.last_ns) * 1e-9 for t in tracks])
+        reach = np.sqrt(larger) * self._stride * (_REACH + _REACH_PER_S * unseen_s)
+        places = np.array([t.center_px for t in tracks]) + travel
+        distance = np.linalg.norm(seen.center_px[:, None] - places, axis=2)
+        fits = (similarity >= self._config.min_similarity) | (iou >= _SAME_PLACE)
+        fits &= same_kind & (distance <= reach) & (larger <= _AREA_RATIO * smaller)
+        return np.where(fits, similarity + iou - distance / reach, np.nan)
+
+    def _overlap(
+        self,
+        seen: _Segments,
+        segment_map: np.ndarray,
+        shift_px: np.ndarray,
+        index_map: np.ndarray,
+        tracks: list[Track],
+    ) -> np.ndarray:
+        """Intersection over union, float64 [n, tracks], of shifted segments with a map of track indices."""
+        slot = np.full(256, -1, np.int16)
+        slot[seen.rows] = np.arange(len(seen.rows))
+        shift = np.rint(shift_px / self._stride).clip(-10_000, 10_000).astype(np.int64)
+        common = _intersections(segment_map, slot, shift, index_map, len(tracks))
+        union = seen.area[:, None] + np.array([t.area for t in tracks]) - common
+        return common / union
+
+    def _paint(self, index_map: np.ndarray, track: Track, travel_px: np.ndarray, index: int) -> None:
+        assert track.mask is not None
+        shift = np.rint(travel_px / self._stride).astype(np.int64)
+        y, x = track.mask[0] + shift[1], track.mask[1] + shift[0]
+        inside = (y >= 0) & (y < self._shape[0]) & (x >= 0) & (x < self._shape[1])
+        index_map[y[inside], x[inside]] = index
+
+    def _keep_masks(self, lost: list[Track]) -> None:
+        for track in lost:
+            if track.row >= 0:
+                track.mask = np.nonzero(self._previous_map == track.row)
+
+    def _assign(self, partner: np.ndarray, candidates: np.ndarray, score: np.ndarray) -> None:
+        """Give free segments the candidates that make the sum of scores largest; in place."""
+        free = np.flatnonzero(partner < 0)
+        # What cannot be brings nothing, so that one sure pair wins over two doubtful ones.
+        gain = np.where(np.isnan(score[free]), 0.0, np.maximum(score[free], 1e-3))
+        i, j = linear_sum_assignment(gain, maximize=True)
+        good = gain[i, j] > 0
+        partner[free[i[good]]] = candidates[j[good]]
+
+    def _start(self, stamp_ns: int, seen: _Segments, i: int, elapsed_s: float) -> Track:
+        track = Track(
+            track_id=self._free_id(),
+            first_ns=stamp_ns,
+            last_ns=stamp_ns,
+            hits=0,
+            state=TrackState.TENTATIVE,
+            votes=np.zeros(256),
+            score=0.0,
+            moving=0.0,
+            row=-1,
+            area=0,
+            center_px=seen.center_px[i],
+            velocity_px_s=-seen.motion_px[i] / elapsed_s if elapsed_s > 0 else np.zeros(2),
+            embedding=seen.embedding[i],
+        )
+        self._tracks[track.track_id] = track
+        self._see(track, stamp_ns, seen, i)
+        return track
+
+    def _continue(
+        self, track: Track, stamp_ns: int, seen: _Segments, i: int, elapsed_s: float, by_motion: bool
+    ) -> None:
+        """The motion offset is trusted where it led to the partner; else the centre's own path is taken."""
+        if by_motion:
+            step, duration_s = -seen.motion_px[i], elapsed_s
+        else:
+            step, duration_s = seen.center_px[i] - track.center_px, (stamp_ns - track.last_ns) * 1e-9
+        if duration_s > 0:
+            track.velocity_px_s = (
+                _VELOCITY_MEMORY * track.velocity_px_s + (1 - _VELOCITY_MEMORY) * step / duration_s
+            )
+        mean = _VECTOR_MEMORY * track.embedding + (1 - _VECTOR_MEMORY) * seen.embedding[i]
+        track.embedding = (mean / max(float(np.linalg.norm(mean)), 1e-9)).astype(np.float32)
+        self._see(track, stamp_ns, seen, i)
+
+    def _see(self, track: Track, stamp_ns: int, seen: _Segments, i: int) -> None:
+        track.last_ns = stamp_ns
+        track.hits += 1
+        confirmed = track.hits >= self._config.confirm_hits
+        track.state = TrackState.CONFIRMED if confirmed else TrackState.TENTATIVE
+        track.votes[seen.class_id[i]] += seen.score[i]
+        track.score, track.moving = float(seen.score[i]), float(seen.moving[i])
+        track.row, track.area = int(seen.rows[i]), int(seen.area[i])
+        track.center_px = seen.center_px[i]
+        track.mask = None
+
+    def _free_id(self) -> int:
+        """The next id in turn that no seen or remembered object has."""
+        while True:
+            self._last_id = self._last_id % MAX_INSTANCE + 1
+            if self._last_id not in self._tracks:
+                return self._last_id
+
+
+def _same_kind(space: LabelSpace) -> np.ndarray:
+    """bool [256,256]: whether two classes can be one object."""
+    table = np.eye(256, dtype=bool)
+    for names in _CONFUSABLE:
+        ids = [c.id for c in space.classes if c.name in names]
+        table[np.ix_(ids, ids)] = True
+    return table
+
+
+@numba.njit(cache=True, nogil=True)
+def _moments(segment_map, count):
+    """Area int64 [count] and mean x, y float64 [count,2] of each row's pixels."""
+    area = np.zeros(count, np.int64)
+    center = np.zeros((count, 2), np.float64)
+    for y in range(segment_map.shape[0]):
+        for x in range(segment_map.shape[1]):
+            row = segment_map[y, x]
+            if row < count:
+                area[row] += 1
+                center[row, 0] += x
+                center[row, 1] += y
+    for row in range(count):
+        if area[row] > 0:
+            center[row] /= area[row]
+    return area, center
+
+
+@numba.njit(cache=True, nogil=True)
+def _intersections(segment_map, slot, shift, index_map, count):
+    """Common pixels, int64 [n,count], of the segments, moved by shift (dx, dy), and the indexed masks."""
+    common = np.zeros((shift.shape[0], count), np.int64)
+    height, width = segment_map.shape
+    for y in range(height):
+        for x in range(width):
+            i = slot[segment_map[y, x]]
+            if i < 0:
+                continue
+            from_x, from_y = x + shift[i, 0], y + shift[i, 1]
+            if 0 <= from_x < width and 0 <= from_y < height:
+                j = index_map[from_y, from_x]
+                if j >= 0:
+                    common[i, j] += 1
+    return common

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+from scene import BICYCLE, CAR, HEIGHT, PERSON, RIDER, TENTH, TRUCK, WIDTH, Box, frame, vector
+
+from dvps_ros.config import TrackerConfig
+from dvps_ros.errors import InputError
+from dvps_ros.panoptic.track import Tracker, _intersections, _moments
+from dvps_ros.types import TrackState
+
+
+def tracker(**changes) -> Tracker:
+    return Tracker(TrackerConfig(**changes), (WIDTH, HEIGHT))
+
+
+def drive(t: Tracker, frames, start=0, step=TENTH):
+    """Track ids of each frame's boxes, in order; 0 for none."""
+    ids = []
+    for i, boxes in enumerate(frames):
+        tracks = t.update(start + i * step, *frame(*boxes))
+        ids.append([int(tracks.row_track[row]) for row in range(len(boxes))])
+    return ids, tracks
+
+
+def states(tracks):
+    return {t.track_id: t.state for t in tracks.live}
+
+
+def test_kernels_equal_the_slow_loop():
+    rng = np.random.default_rng(0)
+    segment_map = rng.choice([0, 1, 2, 3, 255], (24, 32)).astype(np.uint8)
+    area, center = _moments(segment_map, 5)
+    for row in range(4):
+        y, x = np.nonzero(segment_map == row)
+        assert area[row] == len(x)
+        np.testing.assert_allclose(center[row], [x.mean(), y.mean()])
+    assert area[4] == 0 and (center[4] == 0).all()
+
+    slot = np.full(256, -1, np.int16)
+    slot[[0, 1, 3]] = [0, 1, 2]
+    index_map = rng.integers(-1, 4, (24, 32)).astype(np.int16)
+    shift = np.array([[0, 0], [3, -2], [-40, 1]])
+    common = _intersections(segment_map, slot, shift, index_map, 4)
+    for i, row in enumerate([0, 1, 3]):
+        y, x = np.nonzero(segment_map == row)
+        y, x = y + shift[i, 1], x + shift[i, 0]
+        inside = (x >= 0) & (x < 32) & (y >= 0) & (y < 24)
+        hits = index_map[y[inside], x[inside]]
+        np.testing.assert_array_equal(common[i], [(hits == j).sum() for j in range(4)])
+
+
+def test_standing_objects_keep_their_ids_whatever_their_row():
+    a, b = Box(2, 2, 6, 5, 0), Box(20, 10, 5, 8, 1)
+    ids, tracks = drive(tracker(), [[a, b], [b, a], [a, b]])
+    assert ids == [[1, 2], [2, 1], [1, 2]]
+    assert tracks.row_track[255] == 0 and tracks.row_track.dtype == np.uint16
+    assert states(tracks) == {1: TrackState.CONFIRMED, 2: TrackState.CONFIRMED}
+
+
+def test_confirmation_takes_three_sightings():
+    t = tracker()
+    seen = [states(t.update(i * TENTH, *frame(Box(2, 2, 6, 5, 0))))[1] for i in range(4)]
+    assert seen == [TrackState.TENTATIVE] * 2 + [TrackState.CONFIRMED] * 2
+
+
+def test_fast_objects_are_followed_by_their_motion():
+    # 8 cells a frame, 5 wide: the masks of successive frames do not overlap at all.
+    ids, _ = drive(tracker(), [[Box(8 * i, 4, 5, 5, 0, (8, 0))] for i in range(4)])
+    assert ids == [[1]] * 4
+
+
+def test_motion_settles_who_is_who_when_looks_do_not():
+    # Two equal cars pass each other; in the third frame the second hides the first.
+    frames = [[Box(4 + 4 * i, 4, 4, 8, 0, (4, 0)), Box(20 - 4 * i, 4, 4, 8, 0, (-4, 0))] for i in range(4)]
+    assert drive(tracker(), frames)[0] == [[1, 2], [1, 2], [0, 2], [1, 2]]
+
+
+def test_one_assignment_for_all_resists_the_greedy_swap():
+    # IoU of the first with A 4/8, with B 2/10; of the second with A 3/9. The best pair alone would take
+    # A from the second and leave it without.
+    before = [Box(6, 4, 6, 4, 0), Box(12, 4, 6, 4, 0)]
+    now = [Box(8, 4, 6, 4, 0), Box(3, 4, 6, 4, 0)]
+    assert drive(tracker(min_iou=0.1), [before, now])[0] == [[1, 2], [2, 1]]
+
+
+def test_one_sure_pair_wins_over_two_doubtful_ones():
+    # The first is A (IoU 3/5); it must not become B (IoU 1/9) only to let the newcomer have A (IoU 1/9).
+    before = [Box(8, 4, 4, 4, 0), Box(12, 4, 6, 4, 0)]
+    now = [Box(9, 4, 4, 4, 0), Box(3, 4, 6, 4, 0)]
+    ids, _ = drive(tracker(min_iou=0.05), [before, now])
+    assert ids[1][0] == 1
+
+
+def test_occlusion_and_return():
+    # A car passes behind a truck and is unseen for five frames.
+    truck = Box(12, 2, 8, 10, 1, class_id=TRUCK)
+    frames = []
+    for i in range(16):
+        frames.append([Box(2 * i, 5, 4, 4, 0, (2, 0)), truck])
+    ids, tracks = drive(tracker(), frames)
+    cars = [row[0] for row in ids]
+    assert set(cars) == {0, 1} and cars[0] == cars[-1] == 1
+    assert 0 in cars[5:10]
+    assert {row[1] for row in ids} == {2}
+    assert len(tracks.live) == 2
+
+
+def test_a_lost_object_is_remembered_then_forgotten():
+    t = tracker(memory_s=0.5)
+    drive(t, [[Box(2, 2, 6, 5, 0)]] * 3)
+    ids, tracks = drive(t, [[]] * 5, start=3 * TENTH)
+    assert states(tracks) == {1: TrackState.LOST} and tracks.live[0].row == -1
+    tracks = t.update(8 * TENTH, *frame())
+    assert tracks.live == ()
+    ids, _ = drive(t, [[Box(2, 2, 6, 5, 0)]], start=9 * TENTH)
+    assert ids == [[2]]
+
+
+def test_what_was_hardly_seen_is_forgotten_sooner():
+    t = tracker(memory_s=0.9)
+    drive(t, [[Box(2, 2, 6, 5, 0)]])
+    assert len(t.update(3 * TENTH, *frame()).live) == 1
+    assert len(t.update(4 * TENTH, *frame()).live) == 0
+
+
+def test_another_object_at_the_place_of_a_lost_one_is_new():
+    t = tracker()
+    drive(t, [[Box(4, 4, 6, 5, 0)]] * 3)
+    drive(t, [[]] * 3, start=3 * TENTH)
+    ids, _ = drive(t, [[Box(8, 4, 6, 5, 3)]], start=6 * TENTH)  # IoU 2/10, another look
+    assert ids == [[2]]
+
+
+def test_a_twin_elsewhere_does_not_revive_a_lost_object():
+    t = tracker()
+    drive(t, [[Box(1, 1, 4, 4, 0)]] * 3)
+    drive(t, [[]], start=3 * TENTH)
+    ids, _ = drive(t, [[Box(26, 18, 4, 4, 0)]], start=4 * TENTH)
+    assert ids == [[2]]
+
+
+def test_a_mask_that_flickers_needs_no_look():
+    t = tracker()
+    drive(t, [[Box(4, 4, 6, 5, 0)]] * 3)
+    drive(t, [[]], start=3 * TENTH)
+    ids, _ = drive(t, [[Box(4, 4, 6, 5, 7)]], start=4 * TENTH)
+    assert ids == [[1]]
+
+
+def test_the_lost_object_is_looked_for_where_it_went():
+    # Unseen from 0.3 to 0.6 s; it moved on at 2 cells a frame. Its look is useless.
+    t = tracker()
+    drive(t, [[Box(2 * i, 4, 6, 5, 0, (2, 0))] for i in range(3)])
+    drive(t, [[]] * 3, start=3 * TENTH)
+    ids, _ = drive(t, [[Box(12, 4, 6, 5, 7, (2, 0))]], start=6 * TENTH)
+    assert ids == [[1]]
+
+
+def test_entry_and_exit():
+    frames = [[Box(26 + 2 * i, 4, 6, 5, 0, (2, 0))] for i in range(3)]
+    frames += [[Box(-4 + 2 * i, 12, 6, 5, 1, (2, 0))] for i in range(4)]
+    ids, tracks = drive(tracker(), frames)
+    assert ids == [[1]] * 3 + [[2]] * 4
+
+
+@pytest.mark.parametrize(("one", "other"), [(CAR, TRUCK), (PERSON, RIDER)])
+def test_a_class_flip_breaks_nothing_and_is_outvoted(one, other):
+    classes = [one, one, other, one, other, one]
+    ids, tracks = drive(tracker(), [[Box(4, 4, 6, 5, 0, class_id=c)] for c in classes])
+    assert ids == [[1]] * 6
+    assert tracks.live[0].class_id == one
+
+
+def test_a_person_does_not_become_the_bicycle():
+    ids, _ = drive(tracker(), [[Box(4, 4, 6, 5, 0, class_id=c)] for c in (PERSON, BICYCLE)])
+    assert ids == [[1], [2]]
+
+
+def test_weak_segments_start_nothing_but_continue():
+    t = tracker(min_score=0.3)
+    ids, tracks = drive(t, [[Box(4, 4, 6, 5, 0, score=0.2)]])
+    assert ids == [[0]] and tracks.live == ()
+    ids, _ = drive(t, [[Box(4, 4, 6, 5, 0, score=s)] for s in (0.5, 0.1, 0.1)], start=TENTH)
+    assert ids == [[1]] * 3
+
+
+def test_more_objects_than_slots_keep_what_is_seen():
+    # Nine boxes for eight slots: every frame another one is missing.
+    boxes = [Box(3 * i, 2, 3, 6, i) for i in range(9)]
+    t, seen = tracker(), {}
+    for i in range(18):
+        shown = [b for j, b in enumerate(boxes) if j != i % 9]
+        tracks = t.update(i * TENTH, *frame(*shown))
+        for row, b in enumerate(shown):
+            seen.setdefault(b.who, set()).add(int(tracks.row_track[row]))
+    assert all(len(ids) == 1 for ids in seen.values()) and len(set.union(*seen.values())) == 9
+
+
+def test_empty_frames_and_unused_rows():
+    t = tracker()
+    tracks = t.update(0, *frame())
+    assert tracks.live == () and not tracks.row_track.any()
+    segments, segment_map, embedding = frame(Box(4, 4, 6, 5, 0))
+    segments[3] = [CAR, 0.9, 5, 0, 0, 0, 0, 10, 0]  # in use, but every pixel of it is gone
+    segment_map[0, 0] = 6  # a pixel of a row that is not in use
+    tracks = t.update(TENTH, segments, segment_map, embedding)
+    assert tracks.row_track.nonzero()[0].tolist() == [0]
+
+
+def test_ids_wrap_and_skip_what_is_remembered():
+    t = tracker()
+    stays = Box(2, 2, 5, 5, 0)
+    drive(t, [[stays]])
+    t._last_id = 65534
+    ids, _ = drive(t, [[stays, Box(20, 2, 5, 5, 1)], [stays, Box(20, 15, 5, 5, 2)]], start=TENTH)
+    assert ids == [[1, 65535], [1, 2]]
+
+
+def test_time_backwards_forgets_and_ids_go_on():
+    t = tracker()
+    drive(t, [[Box(2, 2, 6, 5, 0)]] * 3, start=100 * TENTH)
+    ids, tracks = drive(t, [[Box(2, 2, 6, 5, 0)]])
+    assert ids == [[2]] and len(tracks.live) == 1 and tracks.live[0].hits == 1
+
+
+def test_a_long_gap_forgets():
+    t = tracker()
+    drive(t, [[Box(2, 2, 6, 5, 0)]] * 3)
+    ids, _ = drive(t, [[Box(2, 2, 6, 5, 0)]], start=100 * TENTH)
+    assert ids == [[2]]
+
+
+def test_a_slow_stream_keeps_its_ids():
+    ids, _ = drive(
+        tracker(memory_s=0.1), [[Box(2 + 3 * i, 2, 6, 5, 0, (3, 0))] for i in range(4)], step=10 * TENTH
+    )
+    assert ids == [[1]] * 4
+
+
+def test_a_repeated_stamp_is_harmless():
+    ids, tracks = drive(tracker(), [[Box(2, 2, 6, 5, 0)]] * 3, step=0)
+    assert ids == [[1]] * 3
+    assert np.isfinite(tracks.live[0].velocity_px_s).all()
+
+
+def test_velocity_and_vector_are_running_means():
+    t = tracker()
+    drive(t, [[Box(2, 2, 6, 5, 0)]])
+    _, tracks = drive(t, [[Box(4, 2, 6, 5, 1, (2, 0))]], start=TENTH)
+    track = tracks.live[0]
+    np.testing.assert_allclose(track.velocity_px_s, [0.5 * 8 / 0.1, 0])
+    np.testing.assert_allclose(track.embedding[:2], np.array([0.9, 0.1]) / np.hypot(0.9, 0.1), rtol=1e-5)
+
+
+def test_not_a_number_from_the_network_is_survived():
+    t = tracker()
+    drive(t, [[Box(4, 4, 6, 5, 0)]])
+    segments, segment_map, embedding = frame(Box(4, 4, 6, 5, 0))
+    segments[0, 5:] = np.nan
+    embedding[0] = np.nan
+    tracks = t.update(TENTH, segments, segment_map, embedding)
+    assert tracks.row_track[0] == 1
+    assert np.isfinite(tracks.live[0].embedding).all()
+
+
+def test_the_same_input_gives_the_same_ids():
+    rng = np.random.default_rng(1)
+    frames = [
+        [Box(int(x), int(y), 5, 5, int(w)) for x, y, w in zip(*rng.integers(0, 16, (3, 7)), strict=True)]
+        for _ in range(20)
+    ]
+    assert drive(tracker(), frames)[0] == drive(tracker(), frames)[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"segments": np.zeros((8, 8), np.float32)}, r"segments: expected float32 \[\?x9\]"),
+        ({"segment_map": np.zeros((24, 31), np.uint8)}, r"segment_map: expected uint8 \[24x32\]"),
+        ({"embedding": np.zeros((7, 16), np.float32)}, r"embedding: expected float32 \[8x\?\]"),
+    ],
+)
+def test_wrong_input_is_refused(change, message):
+    arrays = dict(zip(("segments", "segment_map", "embedding"), frame(), strict=True)) | change
+    with pytest.raises(InputError, match=message):
+        tracker().update(0, **arrays)
+
+
+def test_vectors_of_the_scene_are_orthonormal():
+    assert vector(1) @ vector(1) == 1 and vector(1) @ vector(2) == 0
