@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good the maps of a clip are, by whatever truth its source has."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs, id_of
+from dvps_ros.metrics.depth import DepthErrors, DepthProtocol
+from dvps_ros.metrics.pq import PanopticQuality
+from dvps_ros.metrics.stq import SegmentationTrackingQuality
+from dvps_ros.metrics.tracks import IdentityStability, match_objects
+from dvps_ros.metrics.vpq import VideoPanopticQuality
+from dvps_ros.types import PanopticDepth, Sample
+
+DISTANCES_M = ((0, 10), (10, 20), (20, 40), (40, 80))
+LAMBDAS = (0.5, 0.25, 0.1)
+WINDOWS = (1, 2, 3, 4)
+MIN_OBJECT_PX = 200
+"""Smaller objects in dense truth are not asked for: about 14 x 14 pixels."""
+MIN_OBJECT_POINTS = 20
+"""The same for objects that are known by their LiDAR points only."""
+
+
+class ClipQuality:
+    """Scores frames one after the other; keeps counts, no maps.
+
+    Dense truth (classes and ids of every pixel) gives PQ, DVPQ, STQ and objects; sparse truth (depth and ids
+    where LiDAR points fell) gives depth errors and objects, scored on these points only.
+    """
+
+    def __init__(self, label_space: LabelSpace) -> None:
+        self._classes = Classes.of(label_space)
+        self._a_thing = label_space.thing_ids[0]
+        self._pq = PanopticQuality(self._classes)
+        self._dvpq = VideoPanopticQuality(self._classes, WINDOWS, lambdas=LAMBDAS)
+        self._stq = SegmentationTrackingQuality(self._classes)
+        self._objects: IdentityStability | None = None
+        self._all_depth = DepthErrors([DepthProtocol(cap_m=80.0)])
+        self._depth_at = {d: DepthErrors([DepthProtocol(cap_m=80.0)]) for d in DISTANCES_M}
+        self._known_px = self._answered_px = 0
+        self._dense = False
+        self.frames = 0
+        self.timelines: dict[int, list[tuple[int, int]]] = {}
+        """True object id -> (frame stamp, track id; 0 not found) for each frame in which it is to be seen."""
+
+    def update(self, truth: Sample, maps: PanopticDepth, stamp_ns: int, sequence: Hashable = 0) -> None:
+        """Score one frame against the truth of that frame (a clip of one)."""
+        self.frames += 1
+        if truth.depth_m is not None:
+            self._add_depth(truth.depth_m[0], maps.depth_m)
+        if truth.instance_map is None:
+            return
+        dense = truth.class_map is not None
+        instance = truth.instance_map[0]
+        if dense:
+            classes = truth.class_map[0]
+        else:
+            # Sparse truth says where objects are, not which class: any thing class will do, the rest is void.
+            classes = np.where(instance > 0, np.uint8(self._a_thing), np.uint8(VOID))
+        with_depth = dense and truth.depth_m is not None
+        pairs = count_pairs(
+            classes,
+            instance,
+            maps.class_map,
+            maps.track_map,
+            gt_depth=truth.depth_m[0] if with_depth else None,
+            pr_depth=maps.depth_m if with_depth else None,
+            lambdas=LAMBDAS if with_depth else (),
+        )
+        if dense:
+            self._dense = True
+            self._pq.update(pairs)
+            self._stq.update(pairs, sequence)
+            if with_depth:
+                self._dvpq.update(pairs, sequence)
+        self._add_objects(pairs, MIN_OBJECT_PX if dense else MIN_OBJECT_POINTS, stamp_ns, sequence)
+
+    def _add_depth(self, truth: np.ndarray, depth_m: np.ndarray) -> None:
+        known = (truth > 0) & (truth < 80.0)
+        answered = known & np.isfinite(depth_m)
+        self._known_px += int(known.sum())
+        self._answered_px += int(answered.sum())
+        # A pixel without an answer counts in the coverage, not as an error of its whole distance.
+        scored = np.where(answered, truth, 0.0)
+        self._all_depth.update(scored, depth_m)
+        for (near, far), errors in self._depth_at.items():
+            errors.update(np.where((scored >= near) & (scored < far), scored, 0.0), depth_m)
+
+    def _add_objects(self, pairs: PairCounts, least: int, stamp_ns: int, sequence: Hashable) -> None:
+        if self._objects is None:
+            self._objects = IdentityStability(self._classes, min_area_px=least)
+        self._objects.update(pairs, sequence)
+        matches = match_objects(pairs, self._classes, void="masked", min_area_px=least)
+        for true_object, track in zip(matches.gt, matches.found_by, strict=True):
+            line = self.timelines.setdefault(int(id_of(true_object)), [])
+            line.append((stamp_ns, max(0, int(track))))
+
+    def compute(self) -> dict[str, Any]:
+        """Plain data for report.json; only the parts that the truth allows.
+
+        ``depth``: abs_rel, rmse (m), delta1 (means over frames, of pixels with an answer and true depth
+        under 80 m), coverage (share of such pixels with an answer), by_distance. ``pq`` {all, things, stuff},
+        ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
+        there are, found (share of their sightings), ids_kept (share of the found sightings under the
+        object's most frequent track id), id_switches, min_area_px.
+        """
+        result: dict[str, Any] = {"frames": self.frames}
+        if self._known_px:
+            result["depth"] = {
+                **_short(self._all_depth),
+                "coverage": self._answered_px / self._known_px,
+                "by_distance": {
+                    f"{near}-{far} m": _short(errors) for (near, far), errors in self._depth_at.items()
+                },
+            }
+        if self._dense:
+            result["pq"] = {key: self._pq.compute()[key] for key in ("all", "things", "stuff")}
+            result["per_class"] = self._per_class()
+            result["stq"] = self._stq.compute()
+            result["dvpq"] = self._dvpq_table()
+        if self._objects is not None:
+            result["objects"] = self._object_summary(self._objects)
+        return result
+
+    def _per_class(self) -> dict[str, dict[str, Any]]:
+        rows = self._pq.per_class()
+        return {
+            name: {key: rows[key][c] for key in ("pq", "tp", "fp", "fn")}
+            for c, name in enumerate(self._classes.names)
+            if rows["pq"][c] is not None
+        }
+
+    def _dvpq_table(self) -> dict[str, Any]:
+        return {
+            str(k): {str(limit): row["all"] for limit, row in table.items()}
+            for k, table in self._dvpq.compute().items()
+        }
+
+    def _object_summary(self, objects: IdentityStability) -> dict[str, Any]:
+        rows = objects.objects()
+        sightings, found = sum(r.frames for r in rows), sum(r.found for r in rows)
+        return {
+            "objects": len(rows),
+            "objects_found": sum(r.found > 0 for r in rows),
+            "sightings": sightings,
+            "found": found / sightings if sightings else None,
+            "ids_kept": sum(r.kept for r in rows) / found if found else None,
+            "id_switches": sum(r.switches for r in rows),
+            "min_area_px": objects.min_area_px,
+        }
+
+
+def _short(errors: DepthErrors) -> dict[str, Any]:
+    values = errors.compute()["none"]["none"]
+    return {key: values[key] for key in ("abs_rel", "rmse", "delta1", "pixels")}

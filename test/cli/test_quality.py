@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores of a hand-made clip: perfect, worse in one known way each, and with sparse truth."""
+
+import dataclasses
+
+import made_clip as clip
+import numpy as np
+import pytest
+
+from dvps_ros.cli.quality import ClipQuality
+from dvps_ros.labels import CITYSCAPES
+from dvps_ros.types import PanopticDepth, Sample
+
+
+def score(change=lambda index, maps: maps, sparse: bool = False, frames: int = 4) -> dict:
+    quality = ClipQuality(CITYSCAPES)
+    for index in range(frames):
+        sample = clip.truth(index)
+        maps = change(index, clip.perfect_maps(sample))
+        quality.update(sparse_truth(sample) if sparse else sample, maps, index * clip.STEP_NS)
+    return quality.compute() | {"timelines": quality.timelines}
+
+
+def sparse_truth(sample: Sample) -> Sample:
+    """Every third pixel of every third row is known, as LiDAR would; ids only on the car."""
+    known = np.zeros((1, clip.H, clip.W), bool)
+    known[:, ::3, ::3] = True
+    instance = np.where(known & (sample.instance_map > 0), sample.instance_map, -1).astype(np.int32)
+    return dataclasses.replace(
+        sample,
+        class_map=None,
+        instance_map=instance,
+        depth_m=np.where(known, sample.depth_m, 0).astype(np.float32),
+    )
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_perfect(sparse: bool) -> None:
+    result = score(sparse=sparse)
+    assert result["depth"]["abs_rel"] == 0.0 and result["depth"]["coverage"] == 1.0
+    objects = result["objects"]
+    assert (objects["objects"], objects["found"], objects["ids_kept"], objects["id_switches"]) == (
+        1,
+        1.0,
+        1.0,
+        0,
+    )
+    assert result["timelines"] == {clip.CAR_ID: [(i * clip.STEP_NS, 7) for i in range(4)]}
+    if sparse:
+        assert "pq" not in result and objects["sightings"] == 4
+    else:
+        assert result["pq"] == {"all": 1.0, "things": 1.0, "stuff": 1.0}
+        assert result["stq"]["STQ"] == 1.0 and result["dvpq"]["4"]["0.1"] == 1.0
+        assert set(result["per_class"]) == {"road", "sky", "car"}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_changed_id_is_seen(sparse: bool) -> None:
+    def change(index: int, maps: PanopticDepth) -> PanopticDepth:
+        tracks = np.where(maps.track_map == 7, 7 if index < 3 else 8, 0).astype(np.uint16)
+        return dataclasses.replace(maps, track_map=tracks)
+
+    objects = score(change, sparse)["objects"]
+    assert (objects["found"], objects["ids_kept"], objects["id_switches"]) == (1.0, 0.75, 1)
+
+
+def test_a_missing_object_is_seen() -> None:
+    def change(index: int, maps: PanopticDepth) -> PanopticDepth:
+        return dataclasses.replace(
+            maps,
+            class_map=np.where(maps.class_map == clip.CAR, clip.ROAD, maps.class_map).astype(np.uint8),
+            track_map=np.zeros_like(maps.track_map),
+        )
+
+    result = score(change)
+    assert result["pq"]["things"] == 0.0 and result["objects"]["found"] == 0.0
+    assert result["objects"]["ids_kept"] is None
+    assert result["per_class"]["car"] == {"pq": 0.0, "tp": 0, "fp": 0, "fn": 4}
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_depth_ten_percent_too_far(sparse: bool) -> None:
+    result = score(lambda _, maps: dataclasses.replace(maps, depth_m=maps.depth_m * np.float32(1.1)), sparse)
+    assert result["depth"]["abs_rel"] == pytest.approx(0.1, abs=1e-4)
+    assert result["depth"]["by_distance"]["10-20 m"]["abs_rel"] == pytest.approx(0.1, abs=1e-4)
+    assert result["depth"]["delta1"] == 1.0
+
+
+def test_pixels_without_an_answer_lower_the_coverage_only() -> None:
+    def change(index: int, maps: PanopticDepth) -> PanopticDepth:
+        depth = maps.depth_m.copy()
+        depth[:, ::2] = np.nan
+        return dataclasses.replace(maps, depth_m=depth)
+
+    depth = score(change)["depth"]
+    assert depth["abs_rel"] == 0.0 and depth["coverage"] == 0.5

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Result files, read back by value; none is left half-written."""
+
+import builtins
+import csv
+from pathlib import Path
+
+import cv2
+import made_clip as clip
+import numpy as np
+import pytest
+
+from dvps_ros.errors import InputError
+from dvps_ros.labels import CITYSCAPES
+from dvps_ros.viz import files
+
+
+def shade(index: int) -> np.ndarray:
+    return np.full((64, 96, 3), (20 * index, 100, 250 - 20 * index), np.uint8)
+
+
+def test_video_round_trip(tmp_path: Path) -> None:
+    with files.video_file(tmp_path / "v.mp4", 96, 64, 12.5) as video:
+        for index in range(10):
+            video.write(shade(index))
+    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
+    for index in range(10):
+        ok, bgr = capture.read()
+        assert ok and np.abs(bgr[..., ::-1].astype(int) - shade(index)).mean() < 6
+    assert not capture.read()[0]
+
+
+def test_video_without_pyav_is_mpeg4(tmp_path: Path, monkeypatch) -> None:
+    real = builtins.__import__
+
+    def without_av(name, *arguments, **keywords):
+        if name == "av":
+            raise ImportError(name)
+        return real(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", without_av)
+    with files.video_file(tmp_path / "v.mp4", 96, 64, 10.0) as video:
+        video.write(shade(3))
+    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little") in (b"FMP4", b"mp4v")
+    assert np.abs(capture.read()[1][..., ::-1].astype(int) - shade(3)).mean() < 6
+
+
+def test_an_odd_size_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="even size, got 97x64"),
+        files.video_file(tmp_path / "v.mp4", 97, 64, 1),
+    ):
+        pass
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), files.video_file(tmp_path / "v.mp4", 96, 64, 10.0) as video:
+        video.write(shade(0))
+        raise RuntimeError
+    with pytest.raises(KeyboardInterrupt), files.tracks_file(tmp_path / "tracks.csv"):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_old_file_stays_when_the_new_one_fails(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a.txt", "old")
+    with pytest.raises(ZeroDivisionError), files.whole_file(tmp_path / "a.txt") as unfinished:
+        unfinished.write_text("half")
+        raise ZeroDivisionError
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-a.txt").symlink_to("/dev/full")
+    with pytest.raises(InputError, match=r"cannot write .*a.txt: No space left on device"):
+        files.write_text(tmp_path / "a.txt", "text")
+
+
+def test_ply_round_trip(tmp_path: Path) -> None:
+    cloud = clip.result(0).cloud
+    count = files.write_ply(tmp_path / "c.ply", cloud)
+    header, _, body = (tmp_path / "c.ply").read_bytes().partition(b"end_header\n")
+    lines = header.decode().splitlines()
+    assert lines[:2] == ["ply", "format binary_little_endian 1.0"]
+    assert f"element vertex {count}" in lines
+    kinds = {"float": "<f4", "uchar": "u1", "uint": "<u4"}
+    row = [(w[2], kinds[w[1]]) for w in map(str.split, lines) if w[0] == "property"]
+    vertex = np.frombuffer(body, row)
+    points = cloud[np.isfinite(cloud["z"])]
+    assert len(vertex) == count == len(points) < cloud.size
+    for name in ("x", "y", "z", "label", "instance"):
+        assert (vertex[name] == points[name]).all()
+    assert (vertex["red"] == points["rgb"] >> 16).all()
+    assert (vertex["blue"] == points["rgb"] & 255).all()
+
+
+def test_tracks_table(tmp_path: Path) -> None:
+    with files.tracks_file(tmp_path / "t.csv") as table:
+        table.writerows(files.track_rows(clip.result(3), CITYSCAPES))
+    (row,) = csv.DictReader((tmp_path / "t.csv").open())
+    assert row["stamp_s"] == "0.300000000" and row["track_id"] == "7" and row["class"] == "car"
+    assert (row["state"], row["motion"]) == ("confirmed", "moving")
+    assert [float(row[k]) for k in ("box_x_px", "box_width_px", "z_m", "vx_mps")] == [19.0, 20.0, 12.0, 0.5]
