@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command-line options that several sub-commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dvps_ros.config import EngineConfig, PipelineConfig, ScaleConfig, options
+from dvps_ros.types import CameraModel
+
+_DEFAULTS = {o.key: o for o in options(PipelineConfig)}
+
+
+def camera_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--fov`` and ``--camera``: the calibration of an input that brings none."""
+    command = click.option(
+        "--camera",
+        "camera_file",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Camera calibration: YAML of camera_info_manager, or JSON with width, height, K, distortion.",
+    )(command)
+    return click.option(
+        "--fov", "fov_deg", type=float, help="Horizontal field of view in degrees, of an uncalibrated input."
+    )(command)
+
+
+def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--model``, ``--backend`` and ``--camera-height``, with the defaults of the configuration."""
+    for flag, name, key in (
+        ("--camera-height", "camera_height_m", "scale.camera_height_m"),
+        ("--backend", "backend", "engine.backend"),
+        ("--model", "model", "engine.model"),
+    ):
+        option = _DEFAULTS[key]
+        kind = click.Choice(option.choices) if option.choices else option.type
+        command = click.option(
+            flag, name, type=kind, default=option.default, show_default=True, help=option.description
+        )(command)
+    return command
+
+
+def pipeline_config(model: str, backend: str, camera_height_m: float) -> PipelineConfig:
+    """The configuration that :func:`pipeline_options` stand for."""
+    return PipelineConfig(
+        engine=EngineConfig(model=model, backend=backend),
+        scale=ScaleConfig(camera_height_m=camera_height_m),
+    )
+
+
+def given_camera(camera_file: Path | None) -> CameraModel | None:
+    """The camera of ``--camera``, if it was given.
+
+    Raises:
+        InputError: the file is no camera calibration.
+    """
+    from dvps_ros.data.calibration import load_camera
+
+    return load_camera(camera_file) if camera_file is not None else None

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ``dvps run`` and ``dvps demo`` leave behind: video, cloud, tracks and the facts of report.json."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from dvps_ros.data.sources import FrameSource
+from dvps_ros.labels import LabelSpace
+from dvps_ros.runtime.machine import cpu_count, cpu_info
+from dvps_ros.types import FrameResult
+from dvps_ros.viz.files import VideoFile, track_rows, tracks_file, video_file, write_ply, write_text
+
+REPORT_KEYS = (
+    "frames_in frames_processed frames_dropped latency_ms stages_ms rate_hz backend model peak_rss_mib "
+    "quality inputs machine commit"
+).split()
+PICTURES = 6
+"""Still pictures of a clip in its report."""
+
+
+class ClipResults:
+    """Video, tracks table and cloud of a clip, written while its frames pass; a context manager.
+
+    The files get their names when the block ends without an error. The cloud is that of the frame that shows
+    the largest area of tracked objects.
+
+    Args:
+        frames: how many will come, as far as known: decides which become still pictures.
+    """
+
+    def __init__(
+        self, out: Path, label_space: LabelSpace, *, rate_hz: float, frames: int | None, video_name: str
+    ) -> None:
+        self.pictures: list[tuple[int, np.ndarray]] = []
+        """(stamp_ns, mosaic uint8 [H,W,3]) of some frames."""
+        self.frames = 0
+        self.tracks_seen: set[int] = set()
+        self._out = out
+        self._label_space = label_space
+        self._rate_hz = rate_hz
+        self._every = max(1, (frames or 100) // PICTURES)
+        self._video_path = out / video_name
+        self._files = contextlib.ExitStack()
+        self._video: VideoFile | None = None
+        self._best: tuple[int, np.ndarray] = (-1, np.empty(0))
+
+    def __enter__(self) -> ClipResults:
+        self._out.mkdir(parents=True, exist_ok=True)
+        self._tracks = self._files.enter_context(tracks_file(self._out / "tracks.csv"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._best[0] >= 0:
+            write_ply(self._out / "cloud.ply", self._best[1])
+        self._files.__exit__(kind, error, trace)
+
+    def add(self, result: FrameResult) -> None:
+        """Take one frame; ``panoptic`` must be there, ``cloud`` may be."""
+        from dvps_ros.viz.mosaic import mosaic
+
+        image = mosaic(result, self._label_space)
+        if self._video is None:
+            height, width = image.shape[:2]
+            self._video = self._files.enter_context(
+                video_file(self._video_path, width, height, self._rate_hz)
+            )
+        self._video.write(image)
+        self._tracks.writerows(track_rows(result, self._label_space))
+        if self.frames % self._every == self._every // 2:
+            self.pictures.append((result.stamp_ns, image))
+        self.frames += 1
+        self.tracks_seen.update(t.track_id for t in result.instances)
+        if result.cloud is not None:
+            area = int(np.count_nonzero(result.cloud["instance"]))
+            if area > self._best[0]:
+                self._best = area, result.cloud.copy()
+
+
+def spread(milliseconds: Iterable[float]) -> dict[str, float | None]:
+    """p50, p90, p99 and max, rounded to a microsecond; None without values."""
+    values = np.fromiter(milliseconds, np.float64)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return dict.fromkeys(("p50", "p90", "p99", "max"))
+    p50, p90, p99 = np.percentile(values, (50, 90, 99))
+    return {
+        "p50": round(float(p50), 3),
+        "p90": round(float(p90), 3),
+        "p99": round(float(p99), 3),
+        "max": round(float(values.max()), 3),
+    }
+
+
+def stage_table(frames: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """{stage: {p50, p99}} of the stages of many frames, in the order in which they first appear."""
+    columns: dict[str, list[float]] = {}
+    for stages in frames:
+        for name, value in stages.items():
+            columns.setdefault(name, []).append(value)
+    spreads = {name: spread(values) for name, values in columns.items()}
+    return {name: {key: values[key] for key in ("p50", "p99")} for name, values in spreads.items()}
+
+
+def machine_facts() -> dict[str, Any]:
+    """Processor, cores, memory and versions: what a measured number depends on."""
+    import psutil
+
+    info = cpu_info()
+    return {
+        "cpu": info.get("model name", platform.processor() or platform.machine()),
+        "cores": cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str | None:
+    """The git commit of this checkout, ``+changes`` where files differ from it; None outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+
+    try:
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write report.json: plain JSON, numbers that are not numbers become null.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    write_text(path, json.dumps(_plain(report), indent=1) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def input_facts(source: FrameSource, spec: str) -> dict[str, Any]:
+    """What was put in, for report.json."""
+    camera = source.camera
+    return {
+        "spec": spec,
+        "name": source.name,
+        "rate_hz": round(source.rate_hz, 3),
+        "width": camera.width,
+        "height": camera.height,
+        "intrinsics": [round(float(v), 3) for v in camera.vector],
+        "distorted": camera.is_distorted,
+        "unreadable": source.unreadable,
+    }
+
+
+FILES = {
+    "report.html": "this report, for people",
+    "report.json": "the same figures, for programs",
+    "demo.mp4": "camera, panoptic, depth and bird's-eye view side by side",
+    "video.mp4": "camera, panoptic, depth and bird's-eye view side by side",
+    "cloud.ply": "labelled point cloud of the frame with the largest objects",
+    "tracks.csv": "every tracked object in every frame",
+    "bag": "all topics as recorded (MCAP)",
+    "maps": "class, track, depth and confidence maps of each frame (npz)",
+    "scene": "the rendered scene with its truth (PNG)",
+}
+
+
+def left_behind(out: Path) -> list[tuple[str, str]]:
+    """(name, meaning) of the results in ``out``."""
+    return [(name, meaning) for name, meaning in FILES.items() if (out / name).exists()]
+
+
+def console_summary(report: Mapping[str, Any], out: Path) -> str:
+    """The last lines of a run: the figures, and where to look."""
+    latency, quality = report["latency_ms"], report["quality"] or {}
+    lines = [
+        f"{report['frames_processed']} of {report['frames_in']} frames processed "
+        f"at {report['rate_hz']:.1f} Hz, latency p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, "
+        f"peak memory {report['peak_rss_mib']:.0f} MiB",
+        f"{report['model']} on {report['backend']}",
+    ]
+    if "pq" in quality:
+        pq, stq = quality["pq"], quality["stq"]
+        lines.append(
+            f"panoptic quality {pq['all']:.1%} (things {_share(pq['things'])}, stuff {_share(pq['stuff'])}), "
+            f"STQ {_share(stq['STQ'])}"
+        )
+    if "depth" in quality:
+        depth = quality["depth"]
+        lines.append(
+            f"depth error {depth['abs_rel']:.1%} relative, {depth['rmse']:.2f} m RMSE, "
+            f"on {depth['coverage']:.1%} of the pixels with truth"
+        )
+    if quality.get("objects", {}).get("sightings"):
+        objects = quality["objects"]
+        lines.append(
+            f"objects: {objects['objects_found']} of {objects['objects']} found, "
+            f"{_share(objects['found'])} of all sightings; "
+            f"ids kept {_share(objects['ids_kept'])}, {objects['id_switches']} switches"
+        )
+    lines.append("look at:")
+    width = max(len(name) for name in FILES)
+    lines += [f"  {out / name!s:<{len(str(out)) + width + 1}}  {text}" for name, text in left_behind(out)]
+    return "\n".join(lines)
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1%}"

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps run``: the node's pipeline on a recorded input, without ROS."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import resource
+import time
+from pathlib import Path
+
+import click
+
+from dvps_ros.cli.options import camera_options, given_camera, pipeline_config, pipeline_options
+
+log = logging.getLogger(__name__)
+
+
+@click.command(
+    epilog="Examples:  dvps run drive.mp4 --fov 70   |   dvps run bag.mcap --camera-height 1.65   |   "
+    "dvps run 2011_09_26_drive_0005_sync --save-maps"
+)
+@click.argument("input_spec", metavar="INPUT")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/run"),
+    show_default=True,
+    help="Folder for the results.",
+)
+@pipeline_options
+@camera_options
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option(
+    "--save-maps",
+    is_flag=True,
+    help="Write each frame's maps to maps/<stamp in ns>.npz, exactly as computed.",
+)
+def command(
+    input_spec: str,
+    out: Path,
+    model: str,
+    backend: str,
+    camera_height_m: float,
+    fov_deg: float | None,
+    camera_file: Path | None,
+    max_frames: int | None,
+    save_maps: bool,
+) -> None:
+    """Process INPUT: a video file, a folder of images, a ROS 1 or ROS 2 bag, a KITTI raw drive or world:SEED.
+
+    Writes video.mp4, tracks.csv, cloud.ply, report.json and report.html, and with truth says how good it is.
+    """
+    from tqdm import tqdm
+
+    from dvps_ros.cli import results
+    from dvps_ros.cli.quality import ClipQuality
+    from dvps_ros.data.sources import open_source
+    from dvps_ros.errors import InputError
+    from dvps_ros.runtime.pipeline import DvpsPipeline
+    from dvps_ros.viz.report import write_html
+
+    source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
+    total = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
+    pipeline = DvpsPipeline.open(pipeline_config(model, backend, camera_height_m), source.camera)
+    label_space = pipeline.engine.manifest.label_space
+    quality = ClipQuality(label_space)
+    stages: list[dict[str, float]] = []
+    latency_ms: list[float] = []
+    failed = 0
+    clip = results.ClipResults(out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4")
+    if save_maps:
+        (out / "maps").mkdir(parents=True, exist_ok=True)
+    with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
+        for frame in itertools.islice(source, max_frames):
+            begin = time.perf_counter()
+            try:
+                result = pipeline.process(frame)
+            except InputError as error:
+                failed += 1
+                log.warning("%s: frame at %.3f s: %s", source.name, frame.stamp_ns * 1e-9, error)
+                continue
+            latency_ms.append((time.perf_counter() - begin) * 1e3)
+            stages.append(result.stages_ms)
+            clip.add(result)
+            if save_maps:
+                write_maps(out / "maps" / f"{frame.stamp_ns}.npz", result.panoptic)
+            truth = source.truth(frame.stamp_ns)
+            if truth is not None and not source.camera.is_distorted:
+                quality.update(truth, result.panoptic, frame.stamp_ns)
+            bar.update()
+    if not latency_ms:
+        raise InputError(f"{source.name}: none of its frames could be processed")
+    report = {
+        "frames_in": len(latency_ms) + failed + source.unreadable,
+        "frames_processed": len(latency_ms),
+        "frames_dropped": failed + source.unreadable,
+        "latency_ms": results.spread(latency_ms),
+        "stages_ms": results.stage_table(stages),
+        "rate_hz": 1e3 * len(latency_ms) / sum(latency_ms),
+        "backend": pipeline.engine.description,
+        "model": pipeline.engine.manifest.name,
+        "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "quality": quality.compute() if quality.frames else None,
+        "inputs": results.input_facts(source, input_spec),
+        "machine": results.machine_facts(),
+        "commit": results.commit(),
+    }
+    results.write_report(out / "report.json", report)
+    write_html(
+        out / "report.html",
+        report,
+        title=f"dvps run: {source.name}",
+        pictures=clip.pictures,
+        latency_ms=latency_ms,
+        latency_meaning="from the decoded frame to all its results",
+        timelines=quality.timelines,
+        files=results.left_behind(out),
+    )
+    click.echo(results.console_summary(report, out))
+
+
+def write_maps(path: Path, maps) -> None:  # type: ignore[no-untyped-def]
+    """The maps of a frame as npz: class_map u8, track_map u16, depth_m f32, confidence u8, each [H,W]."""
+    import numpy as np
+
+    from dvps_ros.viz.files import whole_file
+
+    with whole_file(path) as unfinished:
+        np.savez_compressed(
+            unfinished,
+            class_map=maps.class_map,
+            track_map=maps.track_map,
+            depth_m=maps.depth_m,
+            confidence=maps.confidence,
+        )
