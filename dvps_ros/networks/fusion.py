@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fusion inside the exported graph: ``dvps_ros.panoptic.fuse`` in operators that every runtime has.
+
+Fixed shapes, no data-dependent operator, no plugin. Heads are float32 on entry; class ids, rows and
+counts stay exact when a runtime lowers matrix products to bf16 or fp16.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dvps_ros.networks.prediction import STRIDE, RawPrediction
+from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, NO_SEGMENT, TIE_STEP, FusionConfig
+
+BLOCK = 256
+"""Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""
+FAR = 1e12
+"""Squared distance added to rows that are no candidates."""
+
+
+class Fusion(nn.Module):
+    """Groups a prediction's pixels into segments; see :func:`dvps_ros.panoptic.fuse.fuse`."""
+
+    def __init__(self, thing_ids: tuple[int, ...], config: FusionConfig | None = None) -> None:
+        super().__init__()
+        self.thing_ids = thing_ids
+        self.config = config or FusionConfig()
+
+    def forward(self, p: RawPrediction) -> dict[str, Tensor]:
+        """The outputs of docs/graph_contract.md by name, each with leading batch B; without state."""
+        logits, depth = p.class_logits.float(), p.log_depth.float().exp().clamp(*DEPTH_RANGE_M)
+        b, _, h, w = logits.shape
+        classes = logits.argmax(1)
+        probability = 1 / (logits - logits.amax(1, keepdim=True)).exp().sum(1)
+
+        score, center_x, center_y = self._peaks(torch.sigmoid(p.center_logits.float()))
+        candidate = (score >= self.config.min_score).float()
+        row = self._nearest(p.center_offset_px.float(), center_x, center_y, candidate)
+        things = torch.tensor(self.thing_ids, device=logits.device)
+        of_class = (classes.flatten(1)[:, None] == things[:, None]).float()
+        slots = self.config.slots
+        # Pixels of stuff count for one row more, which is thrown away.
+        member = torch.where(of_class.sum(1) > 0, row, slots)
+
+        values = torch.cat(
+            (
+                of_class,
+                p.motion_px.float().flatten(2),
+                depth.flatten(2),
+                torch.sigmoid(p.moving_logits.float()).flatten(2),
+                p.embedding.float().flatten(2),
+            ),
+            1,
+        )
+        votes, motion, depth_sum, moving, identity = self._sums(member, values).split(
+            (len(self.thing_ids), 2, 1, 1, p.embedding.shape[1]), 2
+        )
+        area = votes.sum(2)
+        kept = candidate * (area >= self.config.min_area).float()
+        pixels = area.clamp(min=1)[:, :, None]
+        class_id = things.float()[votes.argmax(2)]
+        table = (class_id, score, area, center_x, center_y)
+        means = torch.cat((motion, depth_sum, moving), 2) / pixels
+        segments = torch.cat((torch.stack(table, 2), means), 2) * kept[:, :, None]
+        identity = identity / pixels
+        identity = identity * torch.rsqrt((identity * identity).sum(2, keepdim=True) + 1e-12)
+
+        index = torch.arange(slots, device=logits.device).float()
+        name_of_row = F.pad(torch.where(kept > 0, index, float(NO_SEGMENT)), (0, 1), value=float(NO_SEGMENT))
+
+        def names(rows: Tensor) -> Tensor:
+            return name_of_row.gather(1, rows).reshape(b, h, w).to(torch.uint8)
+
+        return {
+            "class_map": classes.to(torch.uint8),
+            "segment_map": names(member),
+            "depth_m": depth[:, 0],
+            "segments": segments,
+            "embedding": identity * kept[:, :, None],
+            "confidence": (probability * 255 + 0.5).to(torch.uint8),
+            "class_logits": logits,
+            "nearest": names(row),
+            "latent": p.latent.float(),
+        }
+
+    def _peaks(self, heat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Score and position (input pixels) of the K highest peaks, each [B,K]; score 0 for missing ones."""
+        b, _, h, w = heat.shape
+        later_cells = torch.arange(h * w - 1, -1, -1, device=heat.device).float().reshape(1, 1, h, w)
+        key = HEAT_SCALE * heat + later_cells * TIE_STEP
+        window = self.config.window
+        peak = key == F.max_pool2d(key, window, 1, window // 2)
+        best, index = torch.where(peak, key, 0.0).flatten(1).topk(self.config.slots)
+        index = index.float()
+        y = torch.floor((index + 0.5) / w)
+        middle = (STRIDE - 1) / 2
+        return (best / HEAT_SCALE).clamp(max=1), STRIDE * (index - y * w) + middle, STRIDE * y + middle
+
+    def _nearest(self, offset_px: Tensor, center_x: Tensor, center_y: Tensor, candidate: Tensor) -> Tensor:
+        """Index [B,h*w] of the candidate centre nearest to each cell's vote; any row if there is none."""
+        _, _, h, w = offset_px.shape
+        middle = (STRIDE - 1) / 2
+        x = torch.arange(w, device=offset_px.device).float() * STRIDE + middle
+        y = torch.arange(h, device=offset_px.device).float()[:, None] * STRIDE + middle
+        dx = (x + offset_px[:, 0]).flatten(1)[:, None] - center_x[:, :, None]
+        dy = (y + offset_px[:, 1]).flatten(1)[:, None] - center_y[:, :, None]
+        return (dx * dx + dy * dy + ((1 - candidate) * FAR)[:, :, None]).argmin(1)
+
+    def _sums(self, member: Tensor, values: Tensor) -> Tensor:
+        """[B,K,M]: sums of values [B,M,N] over the cells [B,N] that are members of each row."""
+        b, channels, cells = values.shape
+        block = math.gcd(cells, BLOCK)
+        rows = torch.arange(self.config.slots, device=member.device)
+        one_hot = (member.reshape(b, -1, 1, block) == rows[:, None]).float()
+        return (one_hot @ values.reshape(b, channels, -1, block).permute(0, 2, 3, 1)).sum(1)
