@@ -131,6 +131,22 @@ class Frame:
         check_array("frame image", self.image, np.uint8, (self.camera.height, self.camera.width, 3))
 
 
+OUTPUT_STRIDE = 4
+"""Input pixels of the network per cell of its maps."""
+SEGMENT_COLUMNS = (
+    "class_id",
+    "score",
+    "area",
+    "center_x",
+    "center_y",
+    "motion_dx",
+    "motion_dy",
+    "depth_mean_m",
+    "moving",
+)
+"""Columns of the segment table (docs/graph_contract.md)."""
+
+
 @dataclass(frozen=True)
 class NetworkOutput:
     """What one run of the deployed graph returns, copied to the host (docs/graph_contract.md).

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvps_ros.networks.prediction import STRIDE, RawPrediction
+from dvps_ros.networks.prediction import RawPrediction
 from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, NO_SEGMENT, TIE_STEP, FusionConfig
+from dvps_ros.types import OUTPUT_STRIDE
 
 BLOCK = 256
 """Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""
@@ -97,15 +98,19 @@ class Fusion(nn.Module):
         best, index = torch.where(peak, key, 0.0).flatten(1).topk(self.config.slots)
         index = index.float()
         y = torch.floor((index + 0.5) / w)
-        middle = (STRIDE - 1) / 2
-        return (best / HEAT_SCALE).clamp(max=1), STRIDE * (index - y * w) + middle, STRIDE * y + middle
+        middle = (OUTPUT_STRIDE - 1) / 2
+        return (
+            (best / HEAT_SCALE).clamp(max=1),
+            OUTPUT_STRIDE * (index - y * w) + middle,
+            OUTPUT_STRIDE * y + middle,
+        )
 
     def _nearest(self, offset_px: Tensor, center_x: Tensor, center_y: Tensor, candidate: Tensor) -> Tensor:
         """Index [B,h*w] of the candidate centre nearest to each cell's vote; any row if there is none."""
         _, _, h, w = offset_px.shape
-        middle = (STRIDE - 1) / 2
-        x = torch.arange(w, device=offset_px.device).float() * STRIDE + middle
-        y = torch.arange(h, device=offset_px.device).float()[:, None] * STRIDE + middle
+        middle = (OUTPUT_STRIDE - 1) / 2
+        x = torch.arange(w, device=offset_px.device).float() * OUTPUT_STRIDE + middle
+        y = torch.arange(h, device=offset_px.device).float()[:, None] * OUTPUT_STRIDE + middle
         dx = (x + offset_px[:, 0]).flatten(1)[:, None] - center_x[:, :, None]
         dy = (y + offset_px[:, 1]).flatten(1)[:, None] - center_y[:, :, None]
         return (dx * dx + dy * dy + ((1 - candidate) * FAR)[:, :, None]).argmin(1)

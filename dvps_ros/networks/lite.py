@@ -28,7 +28,8 @@ from dvps_ros.networks.parts import (
     unit_length,
     upsample,
 )
-from dvps_ros.networks.prediction import STRIDE, RawPrediction
+from dvps_ros.networks.prediction import RawPrediction
+from dvps_ros.types import OUTPUT_STRIDE
 
 IMAGE_MEAN = (123.7, 116.3, 103.5)
 IMAGE_STD = (58.4, 57.1, 57.4)
@@ -71,7 +72,7 @@ class Encoder(nn.Module):
 
     def __init__(self, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]) -> None:
         super().__init__()
-        self.stem = conv_bn(3 * STRIDE * STRIDE, widths[0])
+        self.stem = conv_bn(3 * OUTPUT_STRIDE * OUTPUT_STRIDE, widths[0])
         stages, inputs = [], widths[0]
         for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
             first = BasicBlock(inputs, width, 1 if i == 0 else 2)
@@ -157,8 +158,8 @@ class Lite(nn.Module):
         self.class_head = nn.Conv2d(fine, config.classes, 1)
         self.instance_head = nn.Conv2d(fine, 3 + config.embedding, 1)
         self.depth_head = nn.Conv2d(fine, 1, 1)
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN * STRIDE**2), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD * STRIDE**2), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGE_MEAN * OUTPUT_STRIDE**2), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGE_STD * OUTPUT_STRIDE**2), persistent=False)
         init_convolutions(self)
         for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
             nn.init.normal_(head.weight, std=0.01)
@@ -194,7 +195,7 @@ class Lite(nn.Module):
         height, width = image.shape[2:]
         previous = (self.initial_state(image) if state is None else state)["features"]
         rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))
-        pixels = (patches(image, STRIDE) - self.mean) / self.std
+        pixels = (patches(image, OUTPUT_STRIDE) - self.mean) / self.std
         features = self.encoder(pixels.permute(0, 3, 1, 2))
         context = self.context(features[3])
         _, semantic = self.semantic(features, context, rays16, rays8)

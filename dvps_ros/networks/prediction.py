@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-STRIDE = 4
-"""Input pixels per cell of the dense maps."""
-
 
 @dataclass(frozen=True)
 class RawPrediction:

@@ -13,27 +13,14 @@ import numba
 import numpy as np
 
 from dvps_ros.config import option
-from dvps_ros.types import NetworkOutput, check_array
+from dvps_ros.types import OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
 
-STRIDE = 4
-"""Input pixels per cell of the dense maps."""
 NO_SEGMENT = 255
 HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
 """Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
 every runtime finds the same peaks in the same order. Below one half, where these sums stay, float32 keeps
 two of them apart. Scores are so raised by less than 0.01 for maps below 64 thousand cells."""
 DEPTH_RANGE_M = (0.5, 200.0)
-SEGMENT_COLUMNS = (
-    "class_id",
-    "score",
-    "area",
-    "center_x",
-    "center_y",
-    "motion_dx",
-    "motion_dy",
-    "depth_mean_m",
-    "moving",
-)
 
 
 @dataclass(frozen=True)
@@ -123,7 +110,7 @@ def fuse(
         mean(depth_m),
         mean(moving),
     )
-    segments = np.zeros((config.slots, len(columns)), np.float32)
+    segments = np.zeros((config.slots, len(SEGMENT_COLUMNS)), np.float32)
     segments[:count] = np.stack(columns, 1) * kept[:, None]
     identities = np.zeros((config.slots, len(embedding)), np.float32)
     identities[:count] = identity * kept[:, None]
@@ -159,11 +146,11 @@ def _peaks(center_logits: np.ndarray, config: FusionConfig) -> tuple[np.ndarray,
     candidates = np.flatnonzero((key == highest) & (score >= np.float32(config.min_score)))
     order = candidates[np.argsort(-key.ravel()[candidates])][: config.slots]
     y, x = np.divmod(order, w)
-    middle = (STRIDE - 1) / 2
+    middle = (OUTPUT_STRIDE - 1) / 2
     return (
         score.ravel()[order],
-        (STRIDE * x + middle).astype(np.float32),
-        (STRIDE * y + middle).astype(np.float32),
+        (OUTPUT_STRIDE * x + middle).astype(np.float32),
+        (OUTPUT_STRIDE * y + middle).astype(np.float32),
     )
 
 
@@ -174,11 +161,11 @@ def _nearest(
     """Index int64 [h,w] of the centre nearest to each cell's vote, the first of equals; -1 if none."""
     _, h, w = offset_px.shape
     row = np.full((h, w), -1, np.int64)
-    middle = np.float32((STRIDE - 1) / 2)
+    middle = np.float32((OUTPUT_STRIDE - 1) / 2)
     for i in range(h):
         for j in range(w):
-            x = np.float32(STRIDE * j) + middle + offset_px[0, i, j]
-            y = np.float32(STRIDE * i) + middle + offset_px[1, i, j]
+            x = np.float32(OUTPUT_STRIDE * j) + middle + offset_px[0, i, j]
+            y = np.float32(OUTPUT_STRIDE * i) + middle + offset_px[1, i, j]
             best = np.float32(np.inf)
             for k in range(len(center_x)):
                 dx, dy = x - center_x[k], y - center_y[k]

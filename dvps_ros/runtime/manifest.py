@@ -15,20 +15,10 @@ from typing import Any
 
 from dvps_ros.errors import ConfigError, EngineError
 from dvps_ros.labels import LabelSpace
+from dvps_ros.types import SEGMENT_COLUMNS
 
 CONTRACT = 1
 MANIFEST = "manifest.json"
-SEGMENT_COLUMNS = (
-    "class_id",
-    "score",
-    "area",
-    "center_x",
-    "center_y",
-    "motion_dx",
-    "motion_dy",
-    "depth_mean_m",
-    "moving",
-)
 
 
 @dataclass(frozen=True)

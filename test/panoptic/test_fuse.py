@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from dvps_ros.errors import InputError
-from dvps_ros.panoptic.fuse import NO_SEGMENT, SEGMENT_COLUMNS, FusionConfig, fuse
-from dvps_ros.types import NetworkOutput
+from dvps_ros.panoptic.fuse import NO_SEGMENT, FusionConfig, fuse
+from dvps_ros.types import SEGMENT_COLUMNS, NetworkOutput
 
 THINGS = (2, 4)
 COLUMN = {name: i for i, name in enumerate(SEGMENT_COLUMNS)}
