@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation of a :class:`Sample`: image, truth and intrinsics change together.
+
+A crop box is given in whole source pixels and resized to the wanted size, so pixel centres map
+exactly (u' = (u - x + 0.5) s - 0.5) and z-depth stays metres while the focal length scales.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from dvps_ros.config import option
+from dvps_ros.errors import InputError
+from dvps_ros.labels import VOID
+from dvps_ros.types import Sample
+
+
+@dataclass(frozen=True)
+class Box:
+    """A region of the source image in pixels; it may reach beyond the image (filled with "no truth")."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """What a training crop looks like."""
+
+    height: int = option(256, "Height of the crop, pixels.", low=32, high=4096)
+    width: int = option(512, "Width of the crop, pixels.", low=32, high=4096)
+    min_zoom: float = option(0.9, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0)
+    max_zoom: float = option(2.0, "Largest zoom.", low=0.1, high=10.0)
+    aspect: float = option(0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5)
+    flip: float = option(0.5, "Share of mirrored samples.", low=0.0, high=1.0)
+    color: float = option(1.0, "Strength of the photometric changes; 0 leaves the pixels alone.", low=0.0, high=2.0)
+
+
+def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
+    """The region ``box`` of every frame, resized to width x height.
+
+    Images are filtered (area when shrinking, linear when growing), truth takes the nearest pixel.
+    Outside the source: image 0, class void, instance -1, depth 0, flow NaN, moving 255.
+
+    Raises:
+        InputError: the box is empty.
+    """
+    if box.width <= 0 or box.height <= 0:
+        raise InputError(f"{sample.source}: crop box must have a positive size, got {box.width}x{box.height}")
+    source_h, source_w = sample.images.shape[1:3]
+    sx, sy = width / box.width, height / box.height
+    u = box.x + np.floor((np.arange(width) + 0.5) / sx).astype(np.int64)
+    v = box.y + np.floor((np.arange(height) + 0.5) / sy).astype(np.int64)
+    inside_u, inside_v = (u >= 0) & (u < source_w), (v >= 0) & (v < source_h)
+    outside = ~(inside_v[:, None] & inside_u[None, :])
+    padded = bool(outside.any())
+    rows, columns = np.clip(v, 0, source_h - 1), np.clip(u, 0, source_w - 1)
+
+    def nearest(array: np.ndarray | None, fill: float) -> np.ndarray | None:
+        if array is None:
+            return None
+        out = array[:, rows][:, :, columns]
+        if padded:
+            out[:, outside] = fill
+        return out
+
+    flow = nearest(sample.flow_px, np.nan)
+    if flow is not None:
+        flow = flow * np.array([sx, sy], np.float32)
+    k = sample.intrinsics
+    intrinsics = np.stack(
+        [
+            k[:, 0] * sx,
+            k[:, 1] * sy,
+            (k[:, 2] - box.x + 0.5) * sx - 0.5,
+            (k[:, 3] - box.y + 0.5) * sy - 0.5,
+        ],
+        axis=1,
+    ).astype(np.float32)
+    return replace(
+        sample,
+        images=np.stack([_crop_image(image, box, width, height) for image in sample.images]),
+        intrinsics=intrinsics,
+        class_map=nearest(sample.class_map, VOID),
+        coarse_map=nearest(sample.coarse_map, VOID),
+        instance_map=nearest(sample.instance_map, -1),
+        depth_m=nearest(sample.depth_m, 0),
+        flow_px=flow,
+        moving=nearest(sample.moving, 255),
+    )
+
+
+def _crop_image(image: np.ndarray, box: Box, width: int, height: int) -> np.ndarray:
+    h, w = image.shape[:2]
+    x0, y0 = max(box.x, 0), max(box.y, 0)
+    x1, y1 = min(box.x + box.width, w), min(box.y + box.height, h)
+    region = image[y0:y1, x0:x1]
+    if region.shape[:2] != (box.height, box.width):
+        full = np.zeros((box.height, box.width, 3), np.uint8)
+        full[y0 - box.y : y1 - box.y, x0 - box.x : x1 - box.x] = region
+        region = full
+    if (width, height) == (box.width, box.height):
+        return region.copy()
+    shrinks = width < box.width and height < box.height
+    return cv2.resize(region, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def mirror(sample: Sample) -> Sample:
+    """The clip seen in a mirror: u' = W - 1 - u, flow x and steering change sign, poses are mirrored.
+
+    With S = diag(-1, 1, 1, 1) the pose becomes S T S, again a rigid motion.
+    """
+
+    def flip(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else np.ascontiguousarray(array[:, :, ::-1])
+
+    flow = flip(sample.flow_px)
+    if flow is not None:
+        flow[..., 0] *= -1
+    intrinsics = sample.intrinsics.copy()
+    intrinsics[:, 2] = sample.images.shape[2] - 1 - intrinsics[:, 2]
+    poses = sample.world_from_camera
+    if poses is not None:
+        s = np.diag([-1.0, 1.0, 1.0, 1.0])
+        poses = s @ poses @ s
+    return replace(
+        sample,
+        images=flip(sample.images),
+        intrinsics=intrinsics,
+        class_map=flip(sample.class_map),
+        coarse_map=flip(sample.coarse_map),
+        instance_map=flip(sample.instance_map),
+        depth_m=flip(sample.depth_m),
+        flow_px=flow,
+        moving=flip(sample.moving),
+        world_from_camera=poses,
+        steering_rad=None if sample.steering_rad is None else -sample.steering_rad,
+    )
+
+
+def recolor(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> np.ndarray:
+    """Brightness, contrast, gamma, white balance, saturation, blur and noise, equal for all frames.
+
+    Args:
+        images: uint8 [T,H,W,3]; not changed.
+        strength: scales every range; 0 returns the images as they are.
+    """
+    if strength == 0:
+        return images
+    x = np.linspace(0, 1, 256, dtype=np.float32)[:, None]
+    gamma = math.exp(rng.normal(0, 0.25) * strength)
+    contrast = math.exp(rng.normal(0, 0.2) * strength)
+    balance = np.exp(rng.normal(0, 0.08, 3) * strength)
+    offset = rng.normal(0, 0.06) * strength
+    curve = ((x**gamma - 0.5) * contrast + 0.5 + offset) * balance
+    table = np.clip(curve * 255 + 0.5, 0, 255).astype(np.uint8)[None]
+    saturation = float(np.clip(1 + rng.normal(0, 0.3) * strength, 0, 2))
+    sigma = rng.uniform(0.3, 1.5) * strength if rng.random() < 0.25 else 0.0
+    noise = rng.uniform(2, 10) * strength if rng.random() < 0.35 else 0.0
+    out = np.empty_like(images)
+    for t, image in enumerate(images):
+        changed = cv2.LUT(image, table)
+        gray = cv2.cvtColor(cv2.cvtColor(changed, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        changed = cv2.addWeighted(changed, saturation, gray, 1 - saturation, 0)
+        if sigma:
+            changed = cv2.GaussianBlur(changed, (0, 0), sigma)
+        if noise:
+            grain = cv2.randn(np.empty(changed.shape, np.int16), 0, noise)
+            changed = cv2.add(changed, grain, dtype=cv2.CV_8U)
+        out[t] = changed
+    return out
+
+
+def random_box(rng: np.random.Generator, source_w: int, source_h: int, config: AugmentConfig) -> Box:
+    """A crop box of the wanted shape: zoom log-uniform, aspect jittered, place uniform."""
+    fit = min(source_w / config.width, source_h / config.height)
+    zoom = math.exp(rng.uniform(math.log(config.min_zoom), math.log(config.max_zoom)))
+    stretch_x, stretch_y = np.exp(rng.uniform(-config.aspect, config.aspect, 2))
+    w = max(1, round(config.width * fit / zoom * stretch_x))
+    h = max(1, round(config.height * fit / zoom * stretch_y))
+    x_range, y_range = source_w - w, source_h - h
+    # A box larger than the image hangs over it on either side (negative range).
+    x = int(rng.integers(min(x_range, 0), max(x_range, 0) + 1))
+    y = int(rng.integers(min(y_range, 0), max(y_range, 0) + 1))
+    return Box(x, y, w, h)
+
+
+def augment(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Sample:
+    """A random crop, mirror and recolouring of the clip, of size config.width x config.height."""
+    h, w = sample.images.shape[1:3]
+    sample = crop_resize(sample, random_box(rng, w, h, config), config.width, config.height)
+    if rng.random() < config.flip:
+        sample = mirror(sample)
+    return replace(sample, images=recolor(sample.images, rng, config.color))
+
+
+def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, zoom: float = 0.04) -> Sample:
+    """A two-frame clip from one image: the previous frame is a shifted and zoomed view of it.
+
+    The offset to the previous frame is known exactly; it teaches motion on real texture.
+
+    Args:
+        sample: one frame (T = 1).
+        shift: largest shift as a share of the width.
+        zoom: largest relative change of size.
+
+    Raises:
+        InputError: the sample has more than one frame.
+    """
+    if len(sample.images) != 1:
+        raise InputError(f"{sample.source}: expected one frame, got {len(sample.images)}")
+    h, w = sample.images.shape[1:3]
+    s = 1 + rng.uniform(-zoom, zoom)
+    box_w, box_h = max(1, round(w / s)), max(1, round(h / s))
+    x = round((w - box_w) / 2 + rng.uniform(-shift, shift) * w)
+    y = round((h - box_h) / 2 + rng.uniform(-shift, shift) * w / 4)
+    previous = crop_resize(sample, Box(x, y, box_w, box_h), w, h)
+    u, v = np.meshgrid(np.arange(w, dtype=np.float32), np.arange(h, dtype=np.float32))
+    flow = np.full((2, h, w, 2), np.nan, np.float32)
+    flow[1, ..., 0] = (u - x + 0.5) * (w / box_w) - 0.5 - u
+    flow[1, ..., 1] = (v - y + 0.5) * (h / box_h) - 0.5 - v
+
+    def pair(name: str) -> np.ndarray | None:
+        now = getattr(sample, name)
+        return None if now is None else np.concatenate([getattr(previous, name), now])
+
+    return replace(
+        sample,
+        images=pair("images"),
+        intrinsics=pair("intrinsics"),
+        class_map=pair("class_map"),
+        coarse_map=pair("coarse_map"),
+        instance_map=pair("instance_map"),
+        depth_m=pair("depth_m"),
+        flow_px=flow,
+        moving=None,
+        world_from_camera=None,
+        steering_rad=None,
+    )

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Depth losses on the logarithm of z-depth, so that near and far weigh by relative error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from dvps_ros.losses.term import Term
+
+
+def log_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
+    """|ln predicted - ln true| where there is truth.
+
+    Args:
+        log_depth: float [B,1,h,w], ln metres.
+        depth_m: float [B,h,w], 0 = no truth (masked); beyond ``max_depth_m`` masked as well.
+    """
+    valid = (depth_m > 0) & (depth_m <= max_depth_m)
+    return Term((log_depth[:, 0].float() - _safe_log(depth_m, valid)).abs(), valid.float())
+
+
+def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
+    """|e - mean of e over the sample| with e = ln predicted - ln true: the shape of the scene, whatever its scale.
+
+    The L1 form of the scale-invariant error of Eigen et al. 2014 (eq. 3 with lambda = 1).
+    """
+    valid = (depth_m > 0) & (depth_m <= max_depth_m)
+    weight = valid.float()
+    error = torch.where(valid, log_depth[:, 0].float() - _safe_log(depth_m, valid), 0.0)
+    mean = error.sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp_min(1)
+    return Term((error - mean).abs(), weight)
+
+
+def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
+    """|difference of e to the right and lower neighbour|: sharp and straight surfaces (dense truth only counts).
+
+    Gradient matching of Li and Snavely 2018 (MegaDepth, eq. 3) at one scale.
+    """
+    valid = (depth_m > 0) & (depth_m <= max_depth_m)
+    error = log_depth[:, 0].float() - _safe_log(depth_m, valid)
+    value, weight = torch.zeros_like(error), torch.zeros_like(error)
+    value[:, :, :-1] += torch.where(valid[:, :, 1:] & valid[:, :, :-1], (error[:, :, 1:] - error[:, :, :-1]).abs(), 0.0)
+    value[:, :-1] += torch.where(valid[:, 1:] & valid[:, :-1], (error[:, 1:] - error[:, :-1]).abs(), 0.0)
+    weight[:, :-1, :-1] = (valid[:, :-1, :-1] & valid[:, 1:, :-1] & valid[:, :-1, 1:]).float()
+    return Term(value, weight)
+
+
+def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
+    """|gradient of ln depth| exp(-|gradient of the image|), x and y added (Godard et al. 2017, eq. 5).
+
+    The logarithm takes the place of the mean-normalised disparity: both are free of the scale.
+
+    Args:
+        log_depth: float [B,1,h,w].
+        image: float [B,3,h,w], 0..255, at the same size.
+    """
+    d, i = log_depth.float(), image.float() / 255
+    value = torch.zeros_like(d[:, 0])
+    dx = (d[..., :, 1:] - d[..., :, :-1]).abs()[:, 0] * torch.exp(-(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * 10)
+    dy = (d[..., 1:, :] - d[..., :-1, :]).abs()[:, 0] * torch.exp(-(i[..., 1:, :] - i[..., :-1, :]).abs().mean(1) * 10)
+    value[:, :, :-1] += dx
+    value[:, :-1] += dy
+    return Term(value, torch.ones_like(value))
+
+
+def _safe_log(depth_m: Tensor, valid: Tensor) -> Tensor:
+    return torch.log(torch.where(valid, depth_m, torch.ones_like(depth_m)))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every loss function returns: values per element and which of them count."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Term(NamedTuple):
+    """Values of one loss per element; the first axis is the sample.
+
+    Args:
+        value: float [B,...], finite wherever weight > 0.
+        weight: float [B,...], 0 = the element does not count.
+        count: what the weighted sum is divided by; the sum of the weights when None.
+    """
+
+    value: Tensor
+    weight: Tensor
+    count: Tensor | None = None
+
+    def mean(self) -> Tensor:
+        """The weighted mean, a scalar; 0 (with a zero gradient) when nothing counts."""
+        count = self.weight.sum() if self.count is None else self.count
+        # Select before multiplying: 0 * inf of a masked element would be NaN.
+        counted = torch.where(self.weight > 0, self.value * self.weight, torch.zeros_like(self.value))
+        return counted.sum() / count.clamp_min(1e-6)
+
+    def bad_samples(self) -> list[int]:
+        """Indices of samples with a value that counts but is not finite."""
+        bad = (~torch.isfinite(self.value)) & (self.weight > 0)
+        return torch.nonzero(bad.flatten(1).any(1)).flatten().tolist()

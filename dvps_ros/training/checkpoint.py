@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints: weights with everything needed to use them (network, its configuration, labels, recipe, commit)."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from torch import Tensor, nn
+
+from dvps_ros.config import from_mapping
+from dvps_ros.errors import CheckpointError, ConfigError
+from dvps_ros.labels import LabelSpace
+from dvps_ros.networks import NETWORKS
+
+META = "dvps"
+"""Key of the description in a checkpoint file."""
+_PREFIX = "network."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained network, its averaged weights loaded, in evaluation mode."""
+
+    network: nn.Module
+    labels: LabelSpace
+    meta: dict[str, Any]
+    """``network`` (name), ``network_config``, ``labels``, ``recipe``, ``commit``, ``step``, ``minutes``."""
+
+
+def describe(
+    network: str, network_config: Mapping[str, Any], labels: LabelSpace, recipe: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The fixed part of :attr:`Checkpoint.meta`."""
+    return {
+        "network": network,
+        "network_config": dict(network_config),
+        "labels": labels.to_dict(),
+        "recipe": dict(recipe),
+        "commit": source_commit(),
+    }
+
+
+def source_commit() -> str:
+    """Commit of the source tree with ``+`` when it was changed; "unknown" outside a checkout."""
+    folder = Path(__file__).resolve().parent
+    try:
+        run = subprocess.run(
+            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"],
+            capture_output=True, text=True, check=True, timeout=10,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return run.stdout.strip()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The raw content of a checkpoint of this package, on the CPU.
+
+    Raises:
+        CheckpointError: missing, truncated, or written by something else.
+    """
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"checkpoint {path} does not exist") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, BadZipFile, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"checkpoint {path} is truncated or no checkpoint: {reason}") from error
+    if not isinstance(data, dict) or META not in data or "state_dict" not in data:
+        raise CheckpointError(f"checkpoint {path} was not written by `dvps train`: it holds no {META!r} description")
+    return data
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Rebuild the network of a checkpoint with its averaged weights.
+
+    Raises:
+        CheckpointError: unreadable, of an unknown network, or with weights that do not fit it.
+    """
+    data = read_checkpoint(path)
+    meta = data[META]
+    if meta["network"] not in NETWORKS:
+        raise CheckpointError(
+            f"checkpoint {path} is of network {meta['network']!r}; this version knows {', '.join(NETWORKS)}"
+        )
+    build, config_class = NETWORKS[meta["network"]]
+    try:
+        network = build(from_mapping(config_class, meta["network_config"]))
+        labels = LabelSpace.from_dict(meta["labels"])
+    except ConfigError as error:
+        raise CheckpointError(f"checkpoint {path} does not fit this version: {error}") from error
+    load_weights(network, network_weights(data), path)
+    return Checkpoint(network.eval(), labels, meta)
+
+
+def network_weights(data: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The averaged weights of the network in a raw checkpoint."""
+    return {k[len(_PREFIX) :]: v for k, v in data["state_dict"].items() if k.startswith(_PREFIX)}
+
+
+def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load all weights, or refuse.
+
+    Raises:
+        CheckpointError: names or shapes differ.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:3]]
+        raise CheckpointError(f"checkpoint {path} does not fit the network: {' '.join(lines)}") from error

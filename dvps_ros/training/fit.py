@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A training run: data, Lightning trainer, checkpoints that survive a kill, logs and pictures."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from dvps_ros.labels import LabelSpace
+from dvps_ros.training.checkpoint import load_weights, network_weights, read_checkpoint
+from dvps_ros.training.module import LitPerception
+from dvps_ros.training.recipe import Recipe
+from dvps_ros.training.sources import Draw, MixedClips
+from dvps_ros.types import Sample
+
+log = logging.getLogger(__name__)
+LAST = "last.ckpt"
+
+
+class StopOnSignal(Callback):
+    """SIGTERM ends the training after the running step, with a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.asked = path, False
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signal.signal(signal.SIGTERM, self._ask)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        if self.asked:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+def fit(
+    recipe: Recipe, labels: LabelSpace, parts: list[tuple[Draw, int]], held_out: Sequence[tuple[str, Sample]]
+) -> Path:
+    """Train, or go on where the last run with the same ``out`` was stopped.
+
+    Args:
+        parts: (draw, clips in a batch) of each source.
+        held_out: (name of the set, sample) for validation, of sizes that the network takes.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        DvpsError: a loss term is not finite (the last checkpoint is kept).
+        CheckpointError: the checkpoint to start from or to resume cannot be used.
+    """
+    out = Path(recipe.out)
+    out.mkdir(parents=True, exist_ok=True)
+    last = out / LAST
+    pl.seed_everything(recipe.seed)
+    module = LitPerception(recipe, labels)
+    start = 0
+    if last.exists():
+        start = read_checkpoint(last)["global_step"]
+        log.info("resuming %s at step %d", last, start)
+    elif recipe.start_from:
+        load_weights(module.network, network_weights(read_checkpoint(recipe.start_from)), recipe.start_from)
+        log.info("starting from the weights of %s", recipe.start_from)
+    train = DataLoader(
+        MixedClips(parts, recipe, labels, start),
+        batch_size=None,
+        num_workers=recipe.data.workers,
+        prefetch_factor=4 if recipe.data.workers else None,
+        worker_init_fn=_single_thread,
+    )
+    validation = DataLoader(list(held_out), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
+    interactive = sys.stderr.isatty()
+    trainer = pl.Trainer(
+        accelerator="auto",
+        devices=recipe.devices,
+        strategy="ddp" if recipe.devices > 1 else "auto",
+        sync_batchnorm=recipe.devices > 1,
+        precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        max_steps=recipe.schedule.steps,
+        max_epochs=-1,
+        val_check_interval=recipe.validate_every if held_out else None,
+        check_val_every_n_epoch=None if held_out else 1,
+        num_sanity_val_steps=0,
+        gradient_clip_val=recipe.schedule.clip_norm or None,
+        log_every_n_steps=10,
+        logger=CSVLogger(out, name="log", flush_logs_every_n_steps=50),
+        enable_model_summary=False,
+        callbacks=[
+            TQDMProgressBar(refresh_rate=1 if interactive else 50),
+            EMAWeightAveraging(decay=recipe.schedule.ema_decay),
+            ModelCheckpoint(
+                dirpath=out,
+                filename="last",
+                train_time_interval=timedelta(minutes=recipe.checkpoint_minutes),
+                enable_version_counter=False,
+            ),
+            StopOnSignal(last),
+        ],
+    )
+    trainer.fit(module, train, validation if held_out else None, ckpt_path=last if last.exists() else None)
+    return last
+
+
+def _as_is(item: tuple[str, Sample]) -> tuple[str, Sample]:
+    return item
+
+
+def _single_thread(worker: int) -> None:
+    """One thread a worker: the cores belong to the network."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+    os.nice(1)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Lightning module: clips through the network frame by frame, losses, optimiser and schedule."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dvps_ros.config import to_dict
+from dvps_ros.labels import LabelSpace
+from dvps_ros.losses.total import class_weights, total_loss
+from dvps_ros.networks import NETWORKS, RawPrediction
+from dvps_ros.training.batch import Batch, FrameBatch
+from dvps_ros.training.checkpoint import META, describe
+from dvps_ros.training.recipe import Recipe, ScheduleConfig
+from dvps_ros.training.validate import Scores, write_picture
+from dvps_ros.types import Sample
+
+PICTURES = 4
+"""Pictures of each set at every validation."""
+
+
+class LitPerception(pl.LightningModule):
+    """A network with its losses; ``network`` is a key of NETWORKS."""
+
+    def __init__(self, recipe: Recipe, labels: LabelSpace) -> None:
+        super().__init__()
+        build, config_class = NETWORKS[recipe.network]
+        config = config_class(classes=len(labels))
+        self.recipe, self.labels = recipe, labels
+        self.network: nn.Module = build(config).to(memory_format=torch.channels_last)
+        self.description = describe(recipe.network, to_dict(config), labels, to_dict(recipe))
+        self.register_buffer("class_weight", class_weights(labels), persistent=False)
+        self.minutes = 0.0
+        """Time spent in training steps, kept over restarts."""
+        self._step_began = 0.0
+
+    def forward(self, batch: Batch) -> list[RawPrediction]:
+        """Predictions of each time step; the memory of step 0 goes into step 1, first rows first."""
+        predictions: list[RawPrediction] = []
+        state = None
+        for frame in batch:
+            rows = len(frame.image)
+            state = None if state is None else {k: v[:rows] for k, v in state.items()}
+            prediction = self.network(channels_last(frame.image), frame.intrinsics, state)
+            predictions.append(prediction)
+            state = prediction.state
+        return predictions
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        targets = [frame.targets for frame in batch]
+        predictions = self(batch)
+        with torch.autocast(self.device.type, enabled=False):
+            total, means = total_loss(predictions, targets, self.class_weight, self.recipe.loss)
+        self.log("loss", total.detach(), prog_bar=True)
+        self.log_dict(means)
+        return total
+
+    def progress(self) -> float:
+        """Share of the training that is done, by steps or minutes, whichever is further."""
+        return progress(self.global_step, self.minutes, self.recipe.schedule)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        now = time.monotonic()
+        if self._step_began:
+            # A pause (validation, a stopped process) is no training time.
+            self.minutes += min(now - self._step_began, 10.0) / 60
+        self._step_began = now
+        rate = self.recipe.schedule.learning_rate * rate_factor(self.progress(), self.recipe.schedule.warmup)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+        self.log("learning_rate", rate)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        if self.progress() >= 1:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        self._step_began = 0.0
+        self._scores: dict[str, Scores] = {}
+        self.network.eval()
+
+    def validation_step(self, item: tuple[str, Sample], batch_idx: int) -> None:
+        name, sample = item
+        scores = self._scores.setdefault(name, Scores(self.labels))
+        for t, prediction in enumerate(self.predict_clip(sample)):
+            scores.update(sample, t, prediction)
+        if self.trainer.is_global_zero:
+            folder = Path(self.recipe.out) / "pictures"
+            stem = f"{name}_{batch_idx:03d}_step{self.global_step:06d}.jpg"
+            if len(scores.pictures) < PICTURES:
+                scores.pictures.append(stem)
+                write_picture(folder / stem, sample, t, prediction, self.labels)
+
+    def predict_clip(self, sample: Sample) -> Iterator[RawPrediction]:
+        """Predictions of the frames of a clip in order, with memory, float32 on the CPU."""
+        state = None
+        for image, intrinsics in zip(sample.images, sample.intrinsics, strict=True):
+            pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
+            prediction = self.network(channels_last(pixels), torch.from_numpy(intrinsics)[None].to(self.device), state)
+            state = prediction.state
+            yield prediction
+
+    def on_validation_epoch_end(self) -> None:
+        results = {f"{name}/{k}": v for name, s in self._scores.items() for k, v in s.compute().items()}
+        self.log_dict(results, sync_dist=True)
+        if self.trainer.is_global_zero:
+            per_class = {
+                name: {c: round(v, 3) for c, v in zip(s.names, s.iou().tolist(), strict=False)}
+                for name, s in self._scores.items()
+                if len(s.confusion)
+            }
+            line = {"step": self.global_step, "minutes": round(self.minutes, 2), **results, "iou": per_class}
+            with (Path(self.recipe.out) / "validation.jsonl").open("a") as f:
+                f.write(json.dumps(line) + "\n")
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        decayed = [p for p in self.network.parameters() if p.ndim > 1]
+        plain = [p for p in self.network.parameters() if p.ndim <= 1]
+        schedule = self.recipe.schedule
+        groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[META] = self.description | {"step": self.global_step, "minutes": self.minutes}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.minutes = checkpoint[META]["minutes"]
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return [frame.to(device) for frame in batch] if batch and isinstance(batch[0], FrameBatch) else batch
+
+
+def channels_last(image: Tensor) -> Tensor:
+    """uint8 [B,3,H,W] as float32, channels last in memory."""
+    return image.float().contiguous(memory_format=torch.channels_last)
+
+
+def progress(step: int, minutes: float, schedule: ScheduleConfig) -> float:
+    """Share of the training that is done: 0 at the start, 1 or more when steps or minutes are used up."""
+    by_time = minutes / schedule.minutes if schedule.minutes else 0.0
+    return max(step / schedule.steps, by_time)
+
+
+def rate_factor(done: float, warmup: float) -> float:
+    """Factor on the learning rate: linear rise over the share ``warmup``, then half a cosine down to 0."""
+    if done < warmup:
+        return max(done / warmup, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))

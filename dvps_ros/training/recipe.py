@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything a training run can be told; read from YAML, unknown keys are refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dvps_ros.config import group, option
+from dvps_ros.data.transforms import AugmentConfig
+from dvps_ros.losses.total import LossConfig
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Clips of each source in every batch, and where they lie."""
+
+    cache: str = option("out/cache", "Folder of the rendered clips.")
+    clips: int = option(2000, "Clips to render for training.", low=1)
+    render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
+    render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
+    synthetic: int = option(4, "Rendered clips in a batch.", low=0)
+    camvid: int = option(0, "CamVid images in a batch (needs DVPS_DATA).", low=0)
+    idd_lite: int = option(0, "IDD-lite images in a batch (needs DVPS_DATA).", low=0)
+    kitti: int = option(0, "Frame pairs of the KITTI drive in a batch (needs DVPS_DATA).", low=0)
+    panned: float = option(0.3, "Share of single images that become a clip by panning.", low=0.0, high=1.0)
+    workers: int = option(1, "Processes that prepare batches.", low=0, high=64)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """How long and how fast; the learning rate warms up, then falls along a cosine to 0."""
+
+    minutes: float = option(0.0, "Length of the training in minutes of this machine; 0 counts steps only.", low=0.0)
+    steps: int = option(20000, "Most optimiser steps.", low=1)
+    warmup: float = option(0.03, "Share of the training in which the learning rate rises.", low=0.0, high=0.5)
+    learning_rate: float = option(1e-3, "Highest learning rate (AdamW).", low=0.0)
+    weight_decay: float = option(0.02, "Weight decay (AdamW).", low=0.0)
+    clip_norm: float = option(5.0, "Gradients are scaled down to this norm.", low=0.0)
+    ema_decay: float = option(0.998, "Decay of the averaged weights, which are validated and exported.", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run."""
+
+    network: str = option("lite", "Network to train, a name in networks.NETWORKS.")
+    start_from: str = option("", "Checkpoint whose weights the training starts from; empty starts at random.")
+    out: str = option("out/train", "Folder of checkpoints, logs and pictures.")
+    seed: int = option(1, "Seed of weights, order and augmentation.", low=0)
+    precision: str = option("bf16", "Arithmetic of the forward pass.", choices=("bf16", "fp32"))
+    devices: int = option(1, "Devices of a distributed training.", low=1)
+    checkpoint_minutes: float = option(5.0, "Time between checkpoints, minutes.", low=0.01)
+    validate_every: int = option(500, "Steps between validations.", low=1)
+    data: DataConfig = group(DataConfig)
+    augment: AugmentConfig = group(AugmentConfig)
+    loss: LossConfig = group(LossConfig)
+    schedule: ScheduleConfig = group(ScheduleConfig)
