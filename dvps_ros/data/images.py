@@ -42,6 +42,7 @@ class ImageSequence:
         self.frames = len(paths)
         self.camera = camera
         self.unreadable = 0
+        self.stamps_ns = tuple(stamps_ns)
         self._path_of = dict(zip(stamps_ns, paths, strict=True))
         self._frame_id = frame_id
         self._truth = truth

@@ -33,13 +33,19 @@ class Box:
 class AugmentConfig:
     """What a training crop looks like."""
 
-    height: int = option(256, "Height of the crop, pixels.", low=32, high=4096)
-    width: int = option(512, "Width of the crop, pixels.", low=32, high=4096)
-    min_zoom: float = option(0.9, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0)
+    height: int = option(224, "Height of the crop, pixels.", low=32, high=4096)
+    width: int = option(448, "Width of the crop, pixels.", low=32, high=4096)
+    min_zoom: float = option(
+        0.9, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0
+    )
     max_zoom: float = option(2.0, "Largest zoom.", low=0.1, high=10.0)
-    aspect: float = option(0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5)
+    aspect: float = option(
+        0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5
+    )
     flip: float = option(0.5, "Share of mirrored samples.", low=0.0, high=1.0)
-    color: float = option(1.0, "Strength of the photometric changes; 0 leaves the pixels alone.", low=0.0, high=2.0)
+    color: float = option(
+        1.0, "Strength of the photometric changes; 0 leaves the pixels alone.", low=0.0, high=2.0
+    )
 
 
 def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:

@@ -40,7 +40,9 @@ def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     valid = (depth_m > 0) & (depth_m <= max_depth_m)
     error = log_depth[:, 0].float() - _safe_log(depth_m, valid)
     value, weight = torch.zeros_like(error), torch.zeros_like(error)
-    value[:, :, :-1] += torch.where(valid[:, :, 1:] & valid[:, :, :-1], (error[:, :, 1:] - error[:, :, :-1]).abs(), 0.0)
+    value[:, :, :-1] += torch.where(
+        valid[:, :, 1:] & valid[:, :, :-1], (error[:, :, 1:] - error[:, :, :-1]).abs(), 0.0
+    )
     value[:, :-1] += torch.where(valid[:, 1:] & valid[:, :-1], (error[:, 1:] - error[:, :-1]).abs(), 0.0)
     weight[:, :-1, :-1] = (valid[:, :-1, :-1] & valid[:, 1:, :-1] & valid[:, :-1, 1:]).float()
     return Term(value, weight)
@@ -57,8 +59,12 @@ def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
     """
     d, i = log_depth.float(), image.float() / 255
     value = torch.zeros_like(d[:, 0])
-    dx = (d[..., :, 1:] - d[..., :, :-1]).abs()[:, 0] * torch.exp(-(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * 10)
-    dy = (d[..., 1:, :] - d[..., :-1, :]).abs()[:, 0] * torch.exp(-(i[..., 1:, :] - i[..., :-1, :]).abs().mean(1) * 10)
+    dx = (d[..., :, 1:] - d[..., :, :-1]).abs()[:, 0] * torch.exp(
+        -(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * 10
+    )
+    dy = (d[..., 1:, :] - d[..., :-1, :]).abs()[:, 0] * torch.exp(
+        -(i[..., 1:, :] - i[..., :-1, :]).abs().mean(1) * 10
+    )
     value[:, :, :-1] += dx
     value[:, :-1] += dy
     return Term(value, torch.ones_like(value))

@@ -10,7 +10,9 @@ from torch import Tensor
 from dvps_ros.losses.term import Term
 
 
-def center_focal(logits: Tensor, heat: Tensor, valid: Tensor, *, alpha: float = 2.0, beta: float = 4.0) -> Term:
+def center_focal(
+    logits: Tensor, heat: Tensor, valid: Tensor, *, alpha: float = 2.0, beta: float = 4.0
+) -> Term:
     """Penalty-reduced focal loss of the centre heat-map (CenterNet, Zhou et al. 2019, eq. 1).
 
     At a peak (heat = 1): -(1-p)^alpha log p; elsewhere -(1-heat)^beta p^alpha log(1-p); divided by
@@ -63,7 +65,9 @@ def identity_contrast(
     d = current.shape[1]
     pixels = previous.float().permute(0, 2, 3, 1).reshape(-1, d)
     inside = keys_of.flatten() >= 0
-    sums = torch.zeros(len(keys), d, device=current.device).index_add(0, keys_of.flatten()[inside], pixels[inside])
+    sums = torch.zeros(len(keys), d, device=current.device).index_add(
+        0, keys_of.flatten()[inside], pixels[inside]
+    )
     means = F.normalize(sums, dim=1)
     similarity = torch.einsum("bdhw,kd->bkhw", current.float(), means) / temperature
     # Which key, if any, is the object under a pixel of the current frame.

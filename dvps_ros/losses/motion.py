@@ -10,7 +10,9 @@ from torch import Tensor
 from dvps_ros.losses.term import Term
 
 
-def charbonnier(motion_px: Tensor, target_px: Tensor, *, epsilon_px: float = 0.5, limit_px: float = 128.0) -> Term:
+def charbonnier(
+    motion_px: Tensor, target_px: Tensor, *, epsilon_px: float = 0.5, limit_px: float = 128.0
+) -> Term:
     """sqrt(|error|^2 + eps^2) - eps per pixel, in pixels (Charbonnier; 0 for equal inputs).
 
     Args:

@@ -53,7 +53,9 @@ def set_cross_entropy(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Ter
     batch = torch.arange(len(rows), device=rows.device)[:, None, None]
     member = groups[batch, rows].permute(0, 3, 1, 2)
     if bool((known & ~member.any(1)).any()):
-        raise InputError("coarse labels: a label in use stands for no class; give it at least one class or void")
+        raise InputError(
+            "coarse labels: a label in use stands for no class; give it at least one class or void"
+        )
     x = logits.float()
     inside = torch.where(member | ~known[:, None], x, torch.finfo(x.dtype).min)
     return Term(torch.logsumexp(x, 1) - torch.logsumexp(inside, 1), known.float())
@@ -62,4 +64,6 @@ def set_cross_entropy(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Ter
 def _refuse_unknown_ids(labels: Tensor, known: Tensor, classes: int) -> None:
     wrong = known & (labels >= classes)
     if bool(wrong.any()):
-        raise InputError(f"class map: expected ids 0..{classes - 1} or {VOID}, got {int(labels[wrong].max())}")
+        raise InputError(
+            f"class map: expected ids 0..{classes - 1} or {VOID}, got {int(labels[wrong].max())}"
+        )

@@ -61,7 +61,9 @@ def collate(samples: Sequence[Sample], labels: LabelSpace) -> Batch:
 def _frame_batch(samples: list[Sample], t: int, labels: LabelSpace) -> FrameBatch:
     maps = [frame_targets(s, t, labels) for s in samples]
     stacked = {k: torch.from_numpy(np.stack([m[k] for m in maps])) for k in maps[0] if k != "groups"}
-    groups = torch.zeros(len(samples), max(1, *(len(s.coarse_groups) for s in samples)), len(labels), dtype=torch.bool)
+    groups = torch.zeros(
+        len(samples), max(1, *(len(s.coarse_groups) for s in samples)), len(labels), dtype=torch.bool
+    )
     for b, s in enumerate(samples):
         for g, members in enumerate(s.coarse_groups):
             groups[b, g, list(members)] = True
@@ -79,7 +81,9 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
     class_map = _known(sample.class_map, t, (h, w), np.uint8, VOID)
     instance = _known(sample.instance_map, t, (h, w), np.int32, -1)
     depth = _known(sample.depth_m, t, (h, w), np.float32, 0)
-    heat, heat_valid, offset = center_targets(None if sample.instance_map is None else sample.instance_map[t], instance)
+    heat, heat_valid, offset = center_targets(
+        None if sample.instance_map is None else sample.instance_map[t], instance
+    )
     # A thing without an id (crowd) may hide centres: nothing is asked there.
     heat_valid &= ~(labels.is_thing[class_map] & (instance <= 0)) | (heat > 0)
     flow = np.full((2, h, w), np.nan, np.float32)
@@ -97,11 +101,15 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         "dense_depth": np.array(sample.depth_m is not None and float((sample.depth_m[t] > 0).mean()) > 0.25),
         "motion_px": flow,
         "moving": _known(sample.moving, t, (h, w), np.uint8, 255),
-        "image": cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA).transpose(2, 0, 1).astype(np.float32),
+        "image": cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA)
+        .transpose(2, 0, 1)
+        .astype(np.float32),
     }
 
 
-def _known(clip: np.ndarray | None, t: int, shape: tuple[int, int], dtype: type, missing: float) -> np.ndarray:
+def _known(
+    clip: np.ndarray | None, t: int, shape: tuple[int, int], dtype: type, missing: float
+) -> np.ndarray:
     if clip is None:
         return np.full(shape, missing, dtype)
     return _cells(clip[t], clip[t] == missing)
@@ -167,7 +175,12 @@ def center_targets(
 
 def _draw_gaussian(heat: np.ndarray, i: int, j: int, sigma: float) -> None:
     r = int(3 * sigma + 0.5)
-    y0, y1, x0, x1 = max(i - r, 0), min(i + r + 1, heat.shape[0]), max(j - r, 0), min(j + r + 1, heat.shape[1])
+    y0, y1, x0, x1 = (
+        max(i - r, 0),
+        min(i + r + 1, heat.shape[0]),
+        max(j - r, 0),
+        min(j + r + 1, heat.shape[1]),
+    )
     y, x = np.mgrid[y0:y1, x0:x1]
     bump = np.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)).astype(np.float32)
     np.maximum(heat[y0:y1, x0:x1], bump, out=heat[y0:y1, x0:x1])

@@ -74,7 +74,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"checkpoint {path} is truncated or no checkpoint: {reason}") from error
     if not isinstance(data, dict) or META not in data or "state_dict" not in data:
-        raise CheckpointError(f"checkpoint {path} was not written by `dvps train`: it holds no {META!r} description")
+        raise CheckpointError(
+            f"checkpoint {path} was not written by `dvps train`: it holds no {META!r} description"
+        )
     return data
 
 

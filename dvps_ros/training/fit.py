@@ -97,7 +97,6 @@ def fit(
         val_check_interval=recipe.validate_every if held_out else None,
         check_val_every_n_epoch=None if held_out else 1,
         num_sanity_val_steps=0,
-        gradient_clip_val=recipe.schedule.clip_norm or None,
         log_every_n_steps=10,
         logger=CSVLogger(out, name="log", flush_logs_every_n_steps=50),
         enable_model_summary=False,

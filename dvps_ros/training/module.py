@@ -106,7 +106,9 @@ class LitPerception(pl.LightningModule):
         state = None
         for image, intrinsics in zip(sample.images, sample.intrinsics, strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
-            prediction = self.network(channels_last(pixels), torch.from_numpy(intrinsics)[None].to(self.device), state)
+            prediction = self.network(
+                channels_last(pixels), torch.from_numpy(intrinsics)[None].to(self.device), state
+            )
             state = prediction.state
             yield prediction
 
@@ -127,8 +129,19 @@ class LitPerception(pl.LightningModule):
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
         plain = [p for p in self.network.parameters() if p.ndim <= 1]
         schedule = self.recipe.schedule
-        groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": schedule.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
+        # Lightning refuses to clip for a fused optimiser because of loss scaling, which bf16 does not need.
+        if self.recipe.schedule.clip_norm:
+            self.log(
+                "gradient_norm",
+                nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.schedule.clip_norm),
+            )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[META] = self.description | {"step": self.global_step, "minutes": self.minutes}

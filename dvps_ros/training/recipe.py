@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from dvps_ros.config import group, option
+import yaml
+
+from dvps_ros.config import flatten, from_flat, from_yaml, group, option, to_dict
 from dvps_ros.data.transforms import AugmentConfig
+from dvps_ros.errors import ConfigError
 from dvps_ros.losses.total import LossConfig
 
 
@@ -30,13 +35,17 @@ class DataConfig:
 class ScheduleConfig:
     """How long and how fast; the learning rate warms up, then falls along a cosine to 0."""
 
-    minutes: float = option(0.0, "Length of the training in minutes of this machine; 0 counts steps only.", low=0.0)
+    minutes: float = option(
+        0.0, "Length of the training in minutes of this machine; 0 counts steps only.", low=0.0
+    )
     steps: int = option(20000, "Most optimiser steps.", low=1)
     warmup: float = option(0.03, "Share of the training in which the learning rate rises.", low=0.0, high=0.5)
     learning_rate: float = option(1e-3, "Highest learning rate (AdamW).", low=0.0)
     weight_decay: float = option(0.02, "Weight decay (AdamW).", low=0.0)
     clip_norm: float = option(5.0, "Gradients are scaled down to this norm.", low=0.0)
-    ema_decay: float = option(0.998, "Decay of the averaged weights, which are validated and exported.", low=0.0, high=1.0)
+    ema_decay: float = option(
+        0.998, "Decay of the averaged weights, which are validated and exported.", low=0.0, high=1.0
+    )
 
 
 @dataclass(frozen=True)
@@ -55,3 +64,22 @@ class Recipe:
     augment: AugmentConfig = group(AugmentConfig)
     loss: LossConfig = group(LossConfig)
     schedule: ScheduleConfig = group(ScheduleConfig)
+
+
+def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, then apply changes written ``key=value`` (value in YAML).
+
+    Raises:
+        ConfigError: unreadable file, unknown key, bad value, or a batch without clips.
+    """
+    values = flatten(to_dict(from_yaml(Recipe, path)))
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE, got {change!r}")
+        values[key] = yaml.safe_load(text)
+    recipe = from_flat(Recipe, values)
+    data = recipe.data
+    if data.synthetic + data.camvid + data.idd_lite + data.kitti == 0:
+        raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
+    return recipe

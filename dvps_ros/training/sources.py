@@ -3,23 +3,33 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dvps_ros.data.cache import read_clip
-from dvps_ros.data.transforms import augment, pan_still
+from dvps_ros.data.camvid import read_camvid
+from dvps_ros.data.idd_lite import read_idd_lite
+from dvps_ros.data.kitti_raw import KittiRaw
+from dvps_ros.data.transforms import Box, augment, crop_resize, pan_still
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.training.batch import Batch, collate
-from dvps_ros.training.recipe import Recipe
+from dvps_ros.training.recipe import DataConfig, Recipe
 from dvps_ros.types import Sample
 
+KITTI_DRIVE = "kitti_0005"
+KITTI_TRAIN_FRAMES = 100
+"""Frames of the drive from here on are held out."""
+VALIDATION_AREA_PX = 288 * 576
+T = TypeVar("T")
 Draw = Callable[[np.random.Generator], Sample]
 """A random clip of one or two frames."""
 
@@ -88,6 +98,67 @@ def draw_pairs(pairs: list[Sample]) -> Draw:
     return lambda rng: pairs[rng.integers(len(pairs))]
 
 
+def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
+    """(draw, clips in a batch) of every source that the recipe uses.
+
+    Raises:
+        ConfigError: DVPS_DATA is needed and not set, or the cache is empty.
+        InputError: a data set is incomplete.
+    """
+    parts: list[tuple[Draw, int]] = []
+    if data.synthetic:
+        parts.append((draw_synthetic(Path(data.cache) / "train"), data.synthetic))
+    if data.camvid:
+        parts.append(
+            (draw_stills(list(read_camvid(data_root() / "camvid", "train")), data.panned), data.camvid)
+        )
+    if data.idd_lite:
+        parts.append(
+            (draw_stills(list(read_idd_lite(data_root() / "idd_lite", "train")), data.panned), data.idd_lite)
+        )
+    if data.kitti:
+        drive = KittiRaw(data_root() / KITTI_DRIVE)
+        parts.append((draw_pairs([drive.clip(i, 2) for i in range(KITTI_TRAIN_FRAMES - 1)]), data.kitti))
+    return parts
+
+
+def held_out_sets(recipe: Recipe, count: int = 24) -> list[tuple[str, Sample]]:
+    """Validation clips of every source that exists here, at sizes the network takes (multiples of 32).
+
+    Args:
+        count: clips of each set at most, evenly spread.
+    """
+    sets: dict[str, list[Sample]] = {
+        "world": [
+            pair_of(read_clip(p), 0) for p in spread(cached_clips(Path(recipe.data.cache) / "val"), count)
+        ]
+    }
+    if os.environ.get("DVPS_DATA"):
+        root = data_root()
+        drive = KittiRaw(root / KITTI_DRIVE)
+        sets["camvid"] = spread(list(read_camvid(root / "camvid", "val")), count)
+        sets["idd_lite"] = spread(list(read_idd_lite(root / "idd_lite", "val")), count)
+        sets["kitti"] = [
+            drive.clip(i, 2) for i in spread(range(KITTI_TRAIN_FRAMES, len(drive) - 1), count // 2)
+        ]
+    return [(name, _fitted(sample)) for name, samples in sets.items() for sample in samples]
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items, evenly spread."""
+    step = max(1, len(items) // count)
+    return list(items[::step][:count])
+
+
+def _fitted(sample: Sample) -> Sample:
+    """The whole image at about the area that the network was trained for, sides multiples of 32."""
+    h, w = sample.images.shape[1:3]
+    scale = math.sqrt(VALIDATION_AREA_PX / (h * w))
+    return crop_resize(
+        sample, Box(0, 0, w, h), max(32, round(w * scale / 32) * 32), max(32, round(h * scale / 32) * 32)
+    )
+
+
 class MixedClips(IterableDataset):
     """Endless batches: so many clips of each source, augmented; another stream in every worker and rank.
 
@@ -96,7 +167,9 @@ class MixedClips(IterableDataset):
         start: a number that differs after every restart, so that a resumed training sees new batches.
     """
 
-    def __init__(self, parts: list[tuple[Draw, int]], recipe: Recipe, labels: LabelSpace, start: int = 0) -> None:
+    def __init__(
+        self, parts: list[tuple[Draw, int]], recipe: Recipe, labels: LabelSpace, start: int = 0
+    ) -> None:
         super().__init__()
         self.parts, self.recipe, self.labels, self.start = parts, recipe, labels, start
 

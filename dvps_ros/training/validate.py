@@ -32,7 +32,11 @@ class Scores:
         """Count frame t of the sample; the prediction has one row."""
         size = sample.images.shape[1:3]
         if sample.class_map is not None:
-            self._count(full_size(prediction.class_logits, size)[0].argmax(0).numpy(), sample.class_map[t], len(self.labels))
+            self._count(
+                full_size(prediction.class_logits, size)[0].argmax(0).numpy(),
+                sample.class_map[t],
+                len(self.labels),
+            )
         elif sample.coarse_map is not None:
             to_coarse = np.full(256, len(sample.coarse_groups), np.uint8)
             for g, members in reversed(list(enumerate(sample.coarse_groups))):
@@ -89,7 +93,9 @@ def write_picture(path: Path, sample: Sample, t: int, prediction: RawPrediction,
     image = sample.images[t]
     classes = labels.palette[full_size(prediction.class_logits, size)[0].argmax(0).numpy()]
     nearness = 1 / full_size(prediction.log_depth, size)[0, 0].exp().numpy()
-    depth = cv2.applyColorMap((255 * np.clip(nearness * 4, 0, 1) ** 0.5).astype(np.uint8), cv2.COLORMAP_INFERNO)[..., ::-1]
+    depth = cv2.applyColorMap(
+        (255 * np.clip(nearness * 4, 0, 1) ** 0.5).astype(np.uint8), cv2.COLORMAP_INFERNO
+    )[..., ::-1]
     heat = full_size(prediction.center_logits.sigmoid(), size)[0, 0].numpy()
     centers = np.maximum(image // 2, (heat[..., None] * np.array([255, 255, 0])).astype(np.uint8))
     motion = full_size(prediction.motion_px, size)[0].numpy()
@@ -97,7 +103,13 @@ def write_picture(path: Path, sample: Sample, t: int, prediction: RawPrediction,
     hsv[..., 0] = (np.arctan2(motion[1], motion[0]) / np.pi * 90 + 90).astype(np.uint8)
     hsv[..., 1] = 255
     hsv[..., 2] = np.clip(np.hypot(*motion) * 12, 0, 255).astype(np.uint8)
-    tiles = [image, cv2.addWeighted(image, 0.4, classes, 0.6, 0), depth, centers, cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)]
+    tiles = [
+        image,
+        cv2.addWeighted(image, 0.4, classes, 0.6, 0),
+        depth,
+        centers,
+        cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB),
+    ]
     truth = sample.class_map if sample.class_map is not None else None
     tiles.append(np.zeros_like(image) if truth is None else labels.palette[truth[t]])
     rows = [np.hstack(tiles[i : i + 3]) for i in (0, 3)]

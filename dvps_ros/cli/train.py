@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps train``: train a network from a recipe, or go on with a training that was stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--render", is_flag=True, help="Only render the clips that the recipe asks for into its cache.")
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change one key of the recipe, e.g. schedule.minutes=5.",
+)
+def command(recipe: Path, render: bool, changes: tuple[str, ...]) -> None:
+    """Train a network from a RECIPE (YAML); the same call goes on where it was stopped.
+
+    \b
+    dvps train config/train/lite.yaml --render
+    dvps train config/train/lite.yaml --set schedule.minutes=40
+
+    Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` turns its last.ckpt into a model.
+    """
+    from dvps_ros.training.recipe import read_recipe
+
+    run = read_recipe(recipe, changes)
+    if render:
+        from dvps_ros.training.render import render_clips
+
+        render_clips(run.data, progress=True)
+        return
+    from dvps_ros.labels import CITYSCAPES
+    from dvps_ros.training.fit import fit
+    from dvps_ros.training.sources import held_out_sets, training_parts
+
+    checkpoint = fit(run, CITYSCAPES, training_parts(run.data), held_out_sets(run))
+    click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")

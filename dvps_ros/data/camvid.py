@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CamVid (Brostow et al. 2009) in the split and the eleven classes of SegNet, 480x360.
+
+Layout: ``<root>/{train,val}/<name>.jpg`` (or ``.png``) and ``<root>/{train,val}annot/<name>.png`` with
+ids 0..10, 11 unlabelled. The camera's calibration is not part of it: a nominal field of view is assumed,
+and there is no depth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.data.coarse import CoarseLabels, read_coarse
+from dvps_ros.errors import InputError
+from dvps_ros.labels import VOID
+from dvps_ros.types import Sample
+
+UNLABELLED = 11
+LABELS = CoarseLabels(
+    groups=(
+        ("sky",),
+        ("building", "wall"),
+        ("pole",),
+        ("road",),
+        ("sidewalk",),
+        ("vegetation", "terrain"),
+        ("traffic sign", "traffic light"),
+        ("fence", "wall"),
+        ("car", "truck", "bus", "train"),
+        ("person",),
+        ("rider", "bicycle", "motorcycle"),
+        (),
+    ),
+    solidity={8: 0.85, 9: 0.68, 10: 0.72},
+    horizontal_fov_deg=60.0,
+)
+
+
+def read_camvid(root: Path, split: str) -> Iterator[Sample]:
+    """Samples of one frame of a split ("train" or "val").
+
+    Raises:
+        InputError: the folder is missing or holds no image, or a file is damaged.
+    """
+    images = sorted(p for p in (root / split).glob("*") if p.suffix in {".jpg", ".png"})
+    if not images:
+        raise InputError(f"CamVid: expected images in {root / split}, found none")
+    for sample in read_coarse(((p, root / f"{split}annot" / f"{p.stem}.png") for p in images), LABELS):
+        assert sample.coarse_map is not None and sample.instance_map is not None
+        void = sample.coarse_map == UNLABELLED
+        yield replace(
+            sample,
+            source=f"camvid {sample.source}",
+            coarse_map=np.where(void, np.uint8(VOID), sample.coarse_map),
+            coarse_groups=sample.coarse_groups[:UNLABELLED],
+            instance_map=np.where(void, np.int32(-1), sample.instance_map),
+        )

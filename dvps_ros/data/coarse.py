@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single images with coarse semantic labels (CamVid, IDD-lite) as samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dvps_ros.errors import InputError
+from dvps_ros.labels import CITYSCAPES, VOID
+from dvps_ros.types import CameraModel, Sample
+
+MIN_BLOB_PX = 150
+"""Smaller regions of a thing class are not taken for an object."""
+
+
+@dataclass(frozen=True)
+class CoarseLabels:
+    """The classes of a data set: which classes of the project each stands for.
+
+    Args:
+        groups: names of the merged classes, by the data set's id.
+        solidity: data set id of countable classes -> least share of its convex hull that a region must
+            fill to be taken for one object; two objects side by side fill less.
+        horizontal_fov_deg: nominal field of view, for cameras whose calibration is not published.
+    """
+
+    groups: tuple[tuple[str, ...], ...]
+    solidity: dict[int, float]
+    horizontal_fov_deg: float
+
+    @property
+    def group_ids(self) -> tuple[tuple[int, ...], ...]:
+        """``Sample.coarse_groups``."""
+        return tuple(tuple(CITYSCAPES.id_of(name) for name in names) for names in self.groups)
+
+
+def read_coarse(files: Iterable[tuple[Path, Path]], labels: CoarseLabels) -> Iterator[Sample]:
+    """One sample an (image, label) pair of files, without depth.
+
+    Raises:
+        InputError: a file is missing or damaged, sizes differ, or a label id is unknown.
+    """
+    for image_path, label_path in files:
+        image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
+        coarse = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
+        for path, array in ((image_path, image), (label_path, coarse)):
+            if array is None:
+                raise InputError(f"cannot read {path}: it is missing or damaged")
+        if coarse.shape != image.shape[:2]:
+            raise InputError(
+                f"{label_path}: expected one channel of size {image.shape[:2]}, got {coarse.shape}"
+            )
+        unknown = (coarse >= len(labels.groups)) & (coarse != VOID)
+        if unknown.any():
+            raise InputError(
+                f"{label_path}: expected ids 0..{len(labels.groups) - 1} or {VOID}, got {coarse.max()}"
+            )
+        h, w = coarse.shape
+        yield Sample(
+            images=image[None, ..., ::-1].copy(),
+            intrinsics=CameraModel.from_fov(w, h, labels.horizontal_fov_deg).vector[None],
+            source=f"{image_path.parent.name}/{image_path.stem}",
+            coarse_map=coarse[None],
+            coarse_groups=labels.group_ids,
+            instance_map=blob_instances(coarse, labels)[None],
+        )
+
+
+def blob_instances(coarse: np.ndarray, labels: CoarseLabels) -> np.ndarray:
+    """int32 [H,W]: connected regions of countable classes that look like one object get an id.
+
+    The data sets label no instances. A region that fills its convex hull well is one object; others
+    (several objects, or one cut by a pole) are unknown (-1), and so is void; stuff is 0.
+    """
+    things = CITYSCAPES.is_thing
+    countable = np.zeros(256, bool)
+    for i, members in enumerate(labels.group_ids):
+        countable[i] = things[list(members)].any()
+    countable[VOID] = True
+    ids = np.where(countable[coarse], -1, 0).astype(np.int32)
+    found = 0
+    for coarse_id, solidity in labels.solidity.items():
+        count, regions, stats, _ = cv2.connectedComponentsWithStats((coarse == coarse_id).astype(np.uint8))
+        for region in range(1, count):
+            x, y, w, h, area = stats[region]
+            if area < MIN_BLOB_PX:
+                continue
+            mask = (regions[y : y + h, x : x + w] == region).astype(np.uint8)
+            outline = np.concatenate(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0])
+            if area >= solidity * max(cv2.contourArea(cv2.convexHull(outline)), 1):
+                found += 1
+                ids[y : y + h, x : x + w][mask > 0] = found
+    return ids

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clips of a KITTI raw drive with sparse truth: LiDAR depth, object ids and classes, motion of the static scene.
+
+On top of :mod:`dvps_ros.data.kitti_drive` it reads ``objects.csv`` (classes of the annotated objects),
+``poses_cam2.txt`` (3x4 a line, camera to first camera) and ``steering.csv`` (``road_wheel_angle_rad``).
+Not every object of the scene is annotated, so pixels outside the annotated boxes have no class.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.data.kitti_drive import kitti_drive
+from dvps_ros.errors import InputError
+from dvps_ros.labels import CITYSCAPES, VOID
+from dvps_ros.types import CameraModel, Sample
+
+CLASS_OF_TYPE = {"Car": "car", "Van": "car", "Truck": "truck", "Pedestrian": "person"}
+"""Cyclists are left out: their points lie on rider and bicycle alike."""
+ABOVE_GROUND = 0.1
+"""Lowest share of a box's height whose points have no class: they may lie on the road."""
+
+
+class KittiRaw:
+    """A drive; ``clip(first, frames)`` reads frames from disk.
+
+    Raises:
+        InputError: a file is missing, or counts do not fit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.sequence = kitti_drive(folder, camera=None)
+        self.camera: CameraModel = self.sequence.camera
+        frames = self.sequence.frames
+        try:
+            poses = np.loadtxt(folder / "poses_cam2.txt").reshape(-1, 3, 4)
+            with (folder / "steering.csv").open(newline="") as f:
+                steering = [float(row["road_wheel_angle_rad"]) for row in csv.DictReader(f)]
+            with (folder / "objects.csv").open(newline="") as f:
+                objects = {int(row["track_id"]): row["type"] for row in csv.DictReader(f)}
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"KITTI drive {folder}: cannot read poses, steering or objects ({error!r})"
+            ) from error
+        if not frames == len(poses) == len(steering):
+            raise InputError(
+                f"KITTI drive {folder}: {frames} images, {len(poses)} poses, {len(steering)} steering angles"
+            )
+        bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (len(poses), 1, 4))
+        self.world_from_camera = np.concatenate([poses, bottom], axis=1)
+        self.steering_rad = np.asarray(steering, np.float32)
+        self.class_of_track = {
+            track: CITYSCAPES.id_of(CLASS_OF_TYPE[kind])
+            for track, kind in objects.items()
+            if kind in CLASS_OF_TYPE
+        }
+
+    def __len__(self) -> int:
+        return len(self.steering_rad)
+
+    def clip(self, first: int, frames: int) -> Sample:
+        """Consecutive frames as one sample; truth on LiDAR points only."""
+        if not 0 <= first <= first + frames <= len(self):
+            raise InputError(
+                f"KITTI drive: frames {first}..{first + frames - 1} are not within 0..{len(self) - 1}"
+            )
+        stamps = self.sequence.stamps_ns[first : first + frames]
+        parts = [self.sequence.truth(stamp) for stamp in stamps]
+        depth = np.concatenate([p.depth_m for p in parts])
+        ids = np.concatenate([p.instance_map for p in parts])
+        poses = self.world_from_camera[first : first + frames]
+        static = (depth > 0) & (ids < 0)
+        flow = np.full((*depth.shape, 2), np.nan, np.float32)
+        for t in range(1, frames):
+            flow[t] = static_flow(depth[t], static[t], self.camera, np.linalg.inv(poses[t - 1]) @ poses[t])
+        return Sample(
+            images=np.concatenate([p.images for p in parts]),
+            intrinsics=np.concatenate([p.intrinsics for p in parts]),
+            source=f"{parts[0].source} +{frames}",
+            class_map=np.stack([self._classes(i, d) for i, d in zip(ids, depth, strict=True)]),
+            instance_map=ids,
+            depth_m=depth,
+            flow_px=flow,
+            world_from_camera=poses,
+            steering_rad=self.steering_rad[first : first + frames],
+        )
+
+    def _classes(self, ids: np.ndarray, depth: np.ndarray) -> np.ndarray:
+        """uint8 [H,W]: class on points of annotated objects, but for the lowest tenth of each box."""
+        classes = np.full(ids.shape, VOID, np.uint8)
+        for track, class_id in self.class_of_track.items():
+            rows = np.nonzero(ids == track)
+            if len(rows[0]):
+                top, bottom = rows[0].min(), rows[0].max()
+                keep = rows[0] <= bottom - ABOVE_GROUND * (bottom - top)
+                classes[rows[0][keep], rows[1][keep]] = class_id
+        return classes
+
+
+def static_flow(
+    depth_m: np.ndarray, static: np.ndarray, camera: CameraModel, previous_from_current: np.ndarray
+) -> np.ndarray:
+    """float32 [H,W,2]: where a static point was in the previous image, minus where it is; NaN elsewhere.
+
+    Args:
+        depth_m: float32 [H,W] z-depth.
+        static: bool [H,W], pixels with depth that do not move over ground.
+        previous_from_current: float64 [4,4], camera to previous camera.
+    """
+    flow = np.full((*depth_m.shape, 2), np.nan, np.float32)
+    v, u = np.nonzero(static)
+    z = depth_m[v, u].astype(np.float64)
+    points = np.stack([(u - camera.cx) / camera.fx * z, (v - camera.cy) / camera.fy * z, z])
+    moved = previous_from_current[:3, :3] @ points + previous_from_current[:3, 3:]
+    front = moved[2] > 0.1
+    u, v, moved = u[front], v[front], moved[:, front]
+    flow[v, u, 0] = camera.fx * moved[0] / moved[2] + camera.cx - u
+    flow[v, u, 1] = camera.fy * moved[1] / moved[2] + camera.cy - v
+    return flow

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses against values worked by hand, masks, gradients and refusals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from dvps_ros.errors import DvpsError, InputError  # noqa: E402
+from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
+from dvps_ros.losses import depth, instance, motion, semantic  # noqa: E402
+from dvps_ros.losses.term import Term  # noqa: E402
+from dvps_ros.losses.total import LossConfig, Targets, class_weights, total_loss  # noqa: E402
+
+
+def tensor(values, dtype=torch.float32):
+    return torch.tensor(values, dtype=dtype)
+
+
+def test_term_mean_ignores_masked_values_even_infinite_ones():
+    term = Term(tensor([[1.0, math.inf, 3.0]]), tensor([[1.0, 0.0, 3.0]]))
+    assert term.mean().item() == pytest.approx((1 + 9) / 4)
+    assert term.bad_samples() == []
+    assert Term(tensor([[1.0], [math.nan]]), tensor([[1.0], [1.0]])).bad_samples() == [1]
+    assert Term(tensor([[math.nan]]), tensor([[0.0]])).mean().item() == 0
+
+
+def test_cross_entropy_by_hand():
+    logits = tensor([[[[0.0, math.log(3.0)]], [[0.0, 0.0]]]])  # two classes, 1x2 pixels: p = 1/2 and 3/4
+    term = semantic.cross_entropy(logits, tensor([[[0, 0]]], torch.uint8))
+    torch.testing.assert_close(term.value, tensor([[[math.log(2), math.log(4 / 3)]]]))
+    weighted = semantic.cross_entropy(logits, tensor([[[0, 1]]], torch.uint8), tensor([1.0, 3.0]))
+    assert weighted.mean().item() == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
+    masked = semantic.cross_entropy(logits, tensor([[[0, VOID]]], torch.uint8))
+    assert masked.mean().item() == pytest.approx(math.log(2))
+    with pytest.raises(InputError, match="0..1 or 255, got 2"):
+        semantic.cross_entropy(logits, tensor([[[0, 2]]], torch.uint8))
+
+
+def test_set_cross_entropy_adds_the_probabilities_of_the_set():
+    p = tensor([0.5, 0.3, 0.2])
+    logits = p.log().view(1, 3, 1, 1).expand(1, 3, 1, 2).contiguous()
+    groups = tensor([[[True, False, True], [False, True, False]]], torch.bool)
+    term = semantic.set_cross_entropy(logits, tensor([[[0, 1]]], torch.uint8), groups)
+    torch.testing.assert_close(term.value, tensor([[[-math.log(0.7), -math.log(0.3)]]]))
+    single = torch.eye(3, dtype=torch.bool)[None]
+    fine = tensor([[[2, 0]]], torch.uint8)
+    torch.testing.assert_close(
+        semantic.set_cross_entropy(logits, fine, single).value, semantic.cross_entropy(logits, fine).value
+    )
+    everything = semantic.set_cross_entropy(logits, tensor([[[0, VOID]]], torch.uint8), groups | True)
+    assert everything.mean().item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(InputError, match="stands for no class"):
+        semantic.set_cross_entropy(logits, tensor([[[0, 1]]], torch.uint8), groups & False)
+
+
+def test_center_focal_by_hand():
+    logits = torch.zeros(1, 1, 1, 3)  # p = 1/2 everywhere
+    heat = tensor([[[1.0, 0.5, 0.0]]])
+    term = instance.center_focal(logits, heat, torch.ones(1, 1, 3, dtype=torch.bool))
+    quarter = math.log(2) / 4
+    torch.testing.assert_close(term.value, tensor([[[quarter, quarter / 16, quarter]]]))
+    assert term.mean().item() == pytest.approx(quarter * (2 + 1 / 16))  # one peak
+    sure = tensor([[[[30.0, -30.0, -30.0]]]])
+    assert instance.center_focal(sure, heat.round(), torch.ones(1, 1, 3, dtype=torch.bool)).mean() < 1e-6
+
+
+def test_offset_counts_only_instances():
+    predicted, target = torch.zeros(1, 2, 1, 2), tensor([[[[3.0, 9.0]], [[-4.0, 9.0]]]])
+    term = instance.offset_l1(predicted, target, tensor([[[True, False]]], torch.bool))
+    assert term.mean().item() == 7.0
+    assert instance.offset_l1(target, target, tensor([[[True, True]]], torch.bool)).mean() == 0
+
+
+def unit(*angles_deg):
+    """[1,2,1,n] unit vectors."""
+    radians = torch.deg2rad(tensor(angles_deg))
+    return torch.stack((radians.cos(), radians.sin()))[None, :, None]
+
+
+def test_identity_contrast_by_hand():
+    ids = tensor([[[5, 9, 0]]], torch.int32)
+    previous = unit(0, 90, 45)
+    term = instance.identity_contrast(previous, ids, unit(0, 90, 45), ids, temperature=1.0)
+    expected = math.log(1 + math.exp(-1))  # cosines 1 and 0
+    torch.testing.assert_close(term.value[0, 0, :2], tensor([expected, expected]))
+    assert term.weight.tolist() == [[[1.0, 1.0, 0.0]]]
+    swapped = instance.identity_contrast(previous, ids, unit(90, 0, 45), ids, temperature=1.0)
+    assert swapped.mean().item() == pytest.approx(math.log(1 + math.e))
+
+
+def test_identity_contrast_equal_weight_per_instance_and_unmatched_ids():
+    previous_ids, current_ids = tensor([[[1, 1, 2]]], torch.int32), tensor([[[1, 2, 2, 3]]], torch.int32)
+    term = instance.identity_contrast(unit(0, 0, 90), previous_ids, unit(0, 90, 90, 0), current_ids)
+    assert term.weight.tolist() == [[[1.0, 0.5, 0.5, 0.0]]]  # id 3 is new, id -1 and 0 never count
+    lonely = instance.identity_contrast(
+        unit(0), tensor([[[1]]], torch.int32), unit(0), tensor([[[1]]], torch.int32)
+    )
+    assert lonely.weight.sum() == 0  # nothing to tell it from
+
+
+def test_equal_ids_of_two_samples_are_different_objects():
+    ids = tensor([[[1]], [[1]]], torch.int32)
+    vectors = torch.cat((unit(0), unit(90)))
+    right = instance.identity_contrast(vectors, ids, vectors, ids, temperature=0.1).mean()
+    wrong = instance.identity_contrast(vectors, ids, vectors.flip(0), ids, temperature=0.1).mean()
+    assert right < 1e-3 and wrong > 5
+
+
+def test_depth_terms_by_hand():
+    truth = tensor([[[1.0, math.e], [0.0, 500.0]]])
+    log_depth = tensor([[[[0.5, 1.0], [7.0, 7.0]]]])
+    log = depth.log_l1(log_depth, truth, 100)
+    assert log.weight.tolist() == [[[1, 1], [0, 0]]]
+    assert log.mean().item() == pytest.approx(0.25)
+    # errors 0.5 and 0: mean 0.25
+    assert depth.scale_invariant(log_depth, truth, 100).mean().item() == pytest.approx(0.25)
+    assert depth.scale_invariant(log_depth + 3, truth, 100).mean().item() == pytest.approx(0.25)
+    full = torch.full((1, 2, 2), math.e)
+    shifted = tensor([[[[1.0, 1.5], [1.25, 0.0]]]])
+    assert depth.gradient_l1(shifted, full, 100).mean().item() == pytest.approx(0.75)
+    for loss in (depth.log_l1, depth.scale_invariant, depth.gradient_l1):
+        assert loss(torch.ones(1, 1, 2, 2), full, 100).mean().item() == pytest.approx(0, abs=1e-6)
+
+
+def test_smoothness_is_zero_on_planes_of_one_depth_and_cheaper_at_image_edges():
+    image = torch.zeros(1, 3, 2, 2)
+    assert depth.edge_aware_smoothness(torch.full((1, 1, 2, 2), 3.0), image).mean() == 0
+    step = tensor([[[[0.0, 1.0], [0.0, 1.0]]]])
+    flat = depth.edge_aware_smoothness(step, image).mean().item()
+    image[..., 1] = 255
+    assert flat == pytest.approx(0.5)
+    assert depth.edge_aware_smoothness(step, image).mean().item() == pytest.approx(0.5 * math.exp(-10))
+
+
+def test_motion_by_hand():
+    target = tensor([[[[3.0, math.nan, 900.0]], [[4.0, 0.0, 0.0]]]])
+    predicted = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    term = motion.charbonnier(predicted, target, epsilon_px=0.5)
+    assert term.weight.tolist() == [[[1, 0, 0]]]
+    assert term.mean().item() == pytest.approx(math.sqrt(25.25) - 0.5)
+    term.mean().backward()
+    assert torch.isfinite(predicted.grad).all() and (predicted.grad[..., 1:] == 0).all()
+
+
+def test_moving_by_hand():
+    term = motion.moving_cross_entropy(
+        torch.zeros(1, 1, 1, 3), tensor([[[1, 0, 255]]], torch.uint8), positive_weight=3
+    )
+    assert term.weight.tolist() == [[[3, 1, 0]]]
+    assert term.mean().item() == pytest.approx(math.log(2))
+
+
+class Maps:
+    """Random predictions of a batch of two."""
+
+    def __init__(self, seed: int = 0, rows: int = 2) -> None:
+        g = torch.Generator().manual_seed(seed)
+
+        def make(channels):
+            return torch.randn(rows, channels, 4, 8, generator=g).requires_grad_()
+
+        self.class_logits, self.center_logits, self.center_offset_px = make(19), make(1), make(2)
+        self.log_depth, self.motion_px, self.moving_logits = make(1), make(2), make(1)
+        self.raw_embedding = make(8)
+
+    @property
+    def embedding(self):
+        return torch.nn.functional.normalize(self.raw_embedding, dim=1)
+
+
+def targets(rows: int = 2) -> Targets:
+    g = torch.Generator().manual_seed(3)
+    size = (rows, 4, 8)
+    instances = torch.randint(0, 4, size, generator=g, dtype=torch.int32)
+    heat = torch.zeros(size)
+    heat[:, 1, 2] = 1
+    return Targets(
+        class_map=torch.randint(0, 19, size, generator=g, dtype=torch.uint8),
+        coarse_map=torch.full(size, VOID, dtype=torch.uint8),
+        groups=torch.zeros(rows, 1, 19, dtype=torch.bool),
+        heat=heat,
+        heat_valid=torch.ones(size, dtype=torch.bool),
+        offset_px=torch.zeros(rows, 2, 4, 8),
+        instance=instances,
+        depth_m=torch.full(size, 5.0),
+        dense_depth=torch.ones(rows, dtype=torch.bool),
+        motion_px=torch.zeros(rows, 2, 4, 8),
+        moving=torch.zeros(size, dtype=torch.uint8),
+        image=torch.zeros(rows, 3, 4, 8),
+        sources=tuple(f"clip {i}" for i in range(rows)),
+    )
+
+
+def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
+    maps = [Maps(0), Maps(1)]
+    config = LossConfig()
+    total, means = total_loss(maps, [targets(), targets()], class_weights(CITYSCAPES), config)
+    assert total.item() == pytest.approx(
+        sum(getattr(config, k) * v.item() for k, v in means.items()), rel=1e-5
+    )
+    assert set(means) == {
+        "semantic", "coarse", "center", "offset", "depth", "depth_shape", "depth_edges", "smoothness",
+        "motion", "moving", "identity",
+    }  # fmt: skip
+    total.backward()
+    for m in maps:
+        for name in ("class_logits", "center_logits", "center_offset_px", "log_depth", "raw_embedding"):
+            gradient = getattr(m, name).grad
+            assert gradient is not None and torch.isfinite(gradient).all() and gradient.abs().sum() > 0, name
+    assert maps[0].motion_px.grad is None  # a first frame has no previous one
+
+
+def test_frames_without_any_truth_cost_nothing_but_smoothness():
+    t = targets()
+    empty = replace(
+        t,
+        class_map=torch.full_like(t.class_map, VOID),
+        heat_valid=torch.zeros_like(t.heat_valid),
+        instance=torch.full_like(t.instance, -1),
+        depth_m=torch.zeros_like(t.depth_m),
+        motion_px=torch.full_like(t.motion_px, math.nan),
+        moving=torch.full_like(t.moving, 255),
+    )
+    _, means = total_loss([Maps(0), Maps(1)], [empty, empty], class_weights(CITYSCAPES), LossConfig())
+    assert {k for k, v in means.items() if v != 0} == {"smoothness"}
+
+
+def test_a_value_that_is_not_finite_names_term_and_sample():
+    maps = Maps(0)
+    with torch.no_grad():
+        maps.log_depth[1, 0, 2, 3] = math.nan
+    with pytest.raises(DvpsError, match="'depth' is not finite for clip 1"):
+        total_loss([maps], [targets()], class_weights(CITYSCAPES), LossConfig())
+
+
+def test_shorter_second_step_pairs_with_the_first_rows():
+    total, _ = total_loss(
+        [Maps(0, 3), Maps(1, 2)], [targets(3), targets(2)], class_weights(CITYSCAPES), LossConfig()
+    )
+    assert torch.isfinite(total)
