@@ -25,7 +25,7 @@ def command(recipe: Path, render: bool, changes: tuple[str, ...]) -> None:
     dvps train config/train/lite.yaml --render
     dvps train config/train/lite.yaml --set schedule.minutes=40
 
-    Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` turns its last.ckpt into a model.
+    Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` makes a model of last.ckpt.
     """
     from dvps_ros.training.recipe import read_recipe
 

@@ -34,7 +34,7 @@ HELD_OUT_EVERY = 10
 
 
 def read_idd_lite(root: Path, split: str) -> Iterator[Sample]:
-    """Samples of one frame; ``split`` "val" is every tenth sequence of the training folder, "train" the others.
+    """Samples of one frame; ``split`` "val" is every tenth sequence, "train" the others.
 
     Raises:
         InputError: the folder is missing or holds no image, or a file is damaged.

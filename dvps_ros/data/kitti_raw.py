@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clips of a KITTI raw drive with sparse truth: LiDAR depth, object ids and classes, motion of the static scene.
+"""Clips of a KITTI raw drive with sparse truth: LiDAR depth, object ids, classes, motion of the scene.
 
 On top of :mod:`dvps_ros.data.kitti_drive` it reads ``objects.csv`` (classes of the annotated objects),
 ``poses_cam2.txt`` (3x4 a line, camera to first camera) and ``steering.csv`` (``road_wheel_angle_rad``).

@@ -21,7 +21,7 @@ def log_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
 
 
 def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
-    """|e - mean of e over the sample| with e = ln predicted - ln true: the shape of the scene, whatever its scale.
+    """|e - mean of e over the sample|, e = ln predicted - ln true: the scene's shape, whatever its scale.
 
     The L1 form of the scale-invariant error of Eigen et al. 2014 (eq. 3 with lambda = 1).
     """
@@ -33,7 +33,7 @@ def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> T
 
 
 def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
-    """|difference of e to the right and lower neighbour|: sharp and straight surfaces (dense truth only counts).
+    """|difference of e to the right and lower neighbour|, where all three have truth: straight surfaces.
 
     Gradient matching of Li and Snavely 2018 (MegaDepth, eq. 3) at one scale.
     """

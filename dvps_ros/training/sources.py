@@ -74,7 +74,7 @@ def draw_synthetic(folder: Path) -> Draw:
 
 
 def pair_of(sample: Sample, first: int) -> Sample:
-    """Frames first and first + 1 of a clip; the offset of the first one to a frame not in the clip is unknown."""
+    """Frames first and first + 1 of a clip."""
     cut = {
         f.name: value[first : first + 2]
         for f in fields(sample)
