@@ -19,7 +19,13 @@ TIERS = [
     {"cli", "ros"},
 ]
 TIER = {part: level for level, parts in enumerate(TIERS) for part in parts}
-SAME_TIER = {("panoptic", "geometry"), ("export", "runtime"), ("training", "export"), ("cli", "ros")}
+SAME_TIER = {
+    ("panoptic", "geometry"),
+    ("viz", "geometry"),
+    ("export", "runtime"),
+    ("training", "export"),
+    ("cli", "ros"),
+}
 """(importer, imported) pairs allowed within a tier, beside a part's own modules and the first tier."""
 
 NO_TORCH = {

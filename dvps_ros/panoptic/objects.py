@@ -263,8 +263,8 @@ def _limited(log_odds: float) -> float:
 def _surfaces(points_m, segment_map):
     """Box, robust centre and size of the visible surface of each row of the segment table.
 
-    The centre is the median of the points whose depth is near the median depth (background that bleeds
-    into the mask is not); the size is from the 5th to the 95th percentile of these points, axis by axis.
+    Centre and size are those of the box from the 5th to the 95th percentile, axis by axis, of the points
+    whose depth is near the median depth (background that bleeds into the mask is not).
 
     Returns:
         float64 [256,4]: left, top, right, bottom borders, in map pixels.
@@ -308,8 +308,9 @@ def _surfaces(points_m, segment_map):
         near = mine[away <= max(4.45 * np.median(away), 0.05 * middle)]
         for axis in range(3):
             values = np.sort(near[:, axis])
-            center[row, axis] = _quantile(values, 0.5)
-            extent[row, axis] = _quantile(values, 0.95) - _quantile(values, 0.05)
+            low, high = _quantile(values, 0.05), _quantile(values, 0.95)
+            center[row, axis] = (low + high) / 2
+            extent[row, axis] = high - low
     return box, center, extent
 
 

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The scene from above."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import cv2
+import numba
+import numpy as np
+
+from dvps_ros.geometry.camera import rays
+from dvps_ros.labels import LabelSpace
+from dvps_ros.types import CameraModel, Motion, PanopticDepth, TrackedInstance, TrackState
+from dvps_ros.viz.palette import panoptic_color, track_color
+from dvps_ros.viz.text import draw_tag, draw_text, tag_size
+
+_BACKGROUND, _GRID, _RING, _INK = (20, 22, 27), (34, 37, 44), (74, 80, 92), (190, 196, 206)
+_TALLEST_M = 2.5
+"""Points higher above the camera (crowns of trees, gantries) would hide the street."""
+_EGO_M = (1.8, 4.2)
+"""Width and length of the sign for the own car."""
+_BEHIND_M = 3.0
+"""Shown behind the camera."""
+
+
+def birds_eye(
+    panoptic: PanopticDepth,
+    camera: CameraModel,
+    label_space: LabelSpace,
+    instances: Sequence[TrackedInstance] = (),
+    *,
+    width: int = 480,
+    height: int = 640,
+    reach_m: float = 50.0,
+) -> np.ndarray:
+    """Points in their panoptic colours seen from above, on a metric grid, with the tracked objects.
+
+    The camera is at the bottom in the middle, looking up; rings are 10 m apart; a box is the visible
+    surface of an object, its arrow the way it goes in one second; a lost object's box is thin.
+
+    Args:
+        panoptic: maps [H,W].
+        camera: their intrinsics.
+        instances: objects to draw.
+        width: of the picture, px.
+        height: of the picture, px.
+        reach_m: distance ahead that fits in the picture.
+
+    Returns:
+        uint8 [height,width,3] RGB.
+    """
+    px_per_m = height / (reach_m + _BEHIND_M)
+    center = width / 2, reach_m * px_per_m
+    image = _ground(width, height, center, px_per_m, reach_m, camera)
+    colors = panoptic_color(panoptic.class_map, panoptic.track_map, label_space)
+    top_y = np.full((height, width), np.inf, np.float32)
+    _splat(panoptic.depth_m, colors, panoptic.class_map, *rays(camera), center, px_per_m, top_y, image)
+    _draw_rings(image, center, px_per_m, reach_m)
+    for instance in sorted(instances, key=lambda i: -i.unseen_s):
+        _draw_object(image, instance, label_space, center, px_per_m)
+    _draw_ego(image, center, px_per_m)
+    return image
+
+
+def _ground(
+    width: int, height: int, center: tuple[float, float], px_per_m: float, reach_m: float, camera: CameraModel
+) -> np.ndarray:
+    """Grid of 5 m, and the field of view a little brighter."""
+    image = np.full((height, width, 3), _BACKGROUND, np.uint8)
+    left, right = (-0.5 - camera.cx) / camera.fx, (camera.width - 0.5 - camera.cx) / camera.fx
+    far = 2 * reach_m * px_per_m
+    view = [center, (center[0] + left * far, center[1] - far), (center[0] + right * far, center[1] - far)]
+    cv2.fillPoly(image, [np.rint(view).astype(np.int32)], (27, 30, 36))
+    step = 5 * px_per_m
+    for k in range(-math.ceil(center[0] / step), math.ceil(center[0] / step) + 1):
+        x = round(center[0] + k * step)
+        cv2.line(image, (x, 0), (x, height - 1), _GRID, 1)
+    for k in range(math.ceil(height / step) + 1):
+        y = round(center[1] - k * step)
+        cv2.line(image, (0, y), (width - 1, y), _GRID, 1)
+    return image
+
+
+def _draw_rings(image: np.ndarray, center: tuple[float, float], px_per_m: float, reach_m: float) -> None:
+    middle = round(center[0]), round(center[1])
+    step_m = 10 if reach_m <= 60 else 20
+    for ring_m in range(step_m, math.ceil(reach_m) + 1, step_m):
+        radius = round(ring_m * px_per_m)
+        cv2.ellipse(image, middle, (radius, radius), 0, 180, 360, _RING, 1, cv2.LINE_AA)
+        text = f"{ring_m} m"
+        draw_text(image, text, middle[0] + 4, max(middle[1] - radius + 12, 12), _INK, 0.36)
+
+
+def _draw_ego(image: np.ndarray, center: tuple[float, float], px_per_m: float) -> None:
+    half = _EGO_M[0] / 2 * px_per_m
+    x, y = center
+    car = [(x - half, y + _EGO_M[1] * px_per_m), (x - half, y + half), (x, y - half), (x + half, y + half)]
+    car.append((x + half, y + _EGO_M[1] * px_per_m))
+    cv2.fillPoly(image, [np.rint(car).astype(np.int32)], (235, 238, 243), cv2.LINE_AA)
+
+
+def _draw_object(
+    image: np.ndarray,
+    instance: TrackedInstance,
+    label_space: LabelSpace,
+    center: tuple[float, float],
+    px_per_m: float,
+) -> None:
+    if not np.isfinite(instance.centroid_m).all():
+        return
+
+    def pixel(x_m: float, z_m: float) -> tuple[int, int]:
+        return round(center[0] + x_m * px_per_m), round(center[1] - z_m * px_per_m)
+
+    color = track_color(instance.track_id, instance.class_id, label_space)
+    x, _, z = instance.centroid_m
+    half_x, half_z = np.maximum(instance.extent_m[[0, 2]], 0.4) / 2
+    thickness = 1 if instance.state == TrackState.LOST else 2
+    cv2.rectangle(image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, thickness)
+    velocity = instance.velocity_mps[[0, 2]]
+    if instance.motion != Motion.STATIC and np.linalg.norm(velocity) > 1:
+        tip = pixel(x + velocity[0], z + velocity[1])
+        head = 6 / (np.linalg.norm(velocity) * px_per_m)
+        cv2.arrowedLine(image, pixel(x, z), tip, (255, 255, 255), 1, cv2.LINE_AA, tipLength=head)
+    left, top = pixel(x + half_x, z + half_z)
+    text = str(instance.track_id)
+    if 0 <= left < image.shape[1] - tag_size(text, 0.36)[0] and 0 <= top < image.shape[0]:
+        draw_tag(image, text, left + 2, top, color, 0.36)
+
+
+@numba.njit(cache=True, nogil=True)
+def _splat(depth_m, colors, class_map, ray_x, ray_y, center, px_per_m, top_y, image):
+    """Draw each pixel where it stands, the highest on top, as far as its surface reaches its neighbours."""
+    height, width = depth_m.shape
+    rows, columns = top_y.shape
+    pixel_angle = ray_x[1] - ray_x[0]
+    for v in range(height):
+        for u in range(width):
+            z = depth_m[v, u]
+            y = ray_y[v] * z
+            if not np.isfinite(z) or z <= 0 or y < -_TALLEST_M or class_map[v, u] == 255:
+                continue
+            near = z
+            for dv, du in ((1, 0), (0, 1), (0, -1)):
+                if v + dv < height and 0 <= u + du < width and class_map[v + dv, u + du] == class_map[v, u]:
+                    other = depth_m[v + dv, u + du]
+                    if 0.9 * z < other < near:
+                        near = other
+            x = center[0] + ray_x[u] * z * px_per_m
+            first_column = int(np.floor(x))
+            last_column = first_column + max(2, int(np.ceil(pixel_angle * z * px_per_m)))
+            first_row = int(np.floor(center[1] - z * px_per_m))
+            last_row = int(np.floor(center[1] - near * px_per_m))
+            for row in range(max(first_row, 0), min(last_row + 1, rows)):
+                for column in range(max(first_column, 0), min(last_column, columns)):
+                    if y < top_y[row, column]:
+                        top_y[row, column] = y
+                        for k in range(3):
+                            image[row, column, k] = colors[v, u, k]
