@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The road's middle line, its cross-section, and the ego vehicle that drives along it.
+
+The middle line is a chain of clothoids with a smooth grade, grown as far as somebody looks. s runs along it,
+d to the left of it. The ego vehicle is a kinematic bicycle (Polack et al., 2017, eq. 1) with its reference at
+the rear axle.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+WHEELBASE_M = 2.71
+START_M = -60.0
+"""The middle line begins here; s = 0 is where the ego vehicle starts."""
+
+
+@dataclass(frozen=True)
+class Style:
+    """What kind of street it is. Widths in metres, speeds in m/s."""
+
+    name: str
+    lane_width: tuple[float, float]
+    lanes_right: tuple[int, int]
+    lanes_left: tuple[int, int]
+    parking: float
+    """Probability of a parking lane on each side."""
+    walk: float
+    """Probability of sidewalks."""
+    curvature: float
+    """Strongest, 1/m."""
+    speed: tuple[float, float]
+    lots: dict[str, float]
+    """What stands beside the road, with weights."""
+    traffic_m: float
+    """Mean distance of vehicles in a lane."""
+    people_m: float
+    """Mean distance of pedestrians on a sidewalk."""
+    lines: float
+    """Probability of lane markings."""
+
+
+STYLES = {
+    "residential": Style("residential", (2.7, 3.3), (1, 1), (1, 1), 0.8, 0.95, 1 / 55, (4.0, 9.0),
+                         {"houses": 5, "rows": 2, "garden": 2, "park": 1, "wall": 1}, 55.0, 30.0, 0.35),
+    "city": Style("city", (2.9, 3.5), (1, 2), (1, 2), 0.7, 1.0, 1 / 120, (5.0, 12.0),
+                  {"rows": 6, "blocks": 3, "park": 1, "wall": 0.6, "parking": 0.7}, 32.0, 9.0, 0.9),
+    "avenue": Style("avenue", (3.2, 3.7), (2, 3), (2, 3), 0.4, 1.0, 1 / 250, (8.0, 16.0),
+                    {"blocks": 4, "rows": 2, "park": 2, "parking": 1, "rail": 1.2, "fence": 1}, 34.0, 18.0, 1.0),
+    "highway": Style("highway", (3.5, 3.75), (2, 4), (2, 3), 0.0, 0.0, 1 / 600, (18.0, 32.0),
+                     {"field": 4, "forest": 4, "barrier": 2, "rail": 0.7, "blocks": 0.6}, 45.0, 1e9, 1.0),
+    "rural": Style("rural", (2.9, 3.5), (1, 1), (1, 1), 0.1, 0.15, 1 / 90, (8.0, 20.0),
+                   {"field": 5, "forest": 4, "houses": 1.5, "fence": 1.5, "rail": 0.6}, 80.0, 90.0, 0.8),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CrossSection:
+    """Widths across the road, metres; the same over one world."""
+
+    lane_width: float
+    lanes_right: int
+    lanes_left: int
+    median: float
+    """Between the directions; the right lanes begin at d = 0, the left ones at d = median."""
+    park_right: float
+    park_left: float
+    shoulder: float
+    kerb: float
+    """Height of the kerb; 0 has none."""
+    verge: float
+    walk: float
+    """Width of the sidewalk; 0 has none."""
+
+    @property
+    def right_edge(self) -> float:
+        return -(self.lanes_right * self.lane_width + self.park_right + self.shoulder)
+
+    @property
+    def left_edge(self) -> float:
+        return self.median + self.lanes_left * self.lane_width + self.park_left + self.shoulder
+
+    @property
+    def lot(self) -> float:
+        """Width of what lies between the road's edge and the lots."""
+        return self.verge + self.walk
+
+    def lane_d(self, lane: int) -> float:
+        """Middle of a lane: 0, 1, .. to the right, -1, -2, .. against us."""
+        if lane >= 0:
+            return -(lane + 0.5) * self.lane_width
+        return self.median + (-lane - 0.5) * self.lane_width
+
+
+def draw_section(style: Style, rng: np.random.Generator) -> CrossSection:
+    right = int(rng.integers(style.lanes_right[0], style.lanes_right[1] + 1))
+    left = int(rng.integers(style.lanes_left[0], style.lanes_left[1] + 1))
+    highway = style.name == "highway"
+    walk = rng.random() < style.walk
+    median = rng.uniform(1.6, 5.0) if highway or (style.name == "avenue" and rng.random() < 0.5) else 0.0
+    return CrossSection(
+        lane_width=rng.uniform(*style.lane_width),
+        lanes_right=right,
+        lanes_left=left,
+        median=median,
+        park_right=2.1 if rng.random() < style.parking else 0.0,
+        park_left=2.1 if rng.random() < style.parking else 0.0,
+        shoulder=2.4 if highway else (0.5 if not walk else 0.15),
+        kerb=rng.uniform(0.06, 0.16) if walk else 0.0,
+        verge=rng.uniform(0.8, 2.2) if walk and rng.random() < 0.35 else (1.2 if not walk else 0.0),
+        walk=rng.uniform(1.4, 4.0) if walk else 0.0,
+    )
+
+
+class Route:
+    """Middle line of the road, extended on demand; the same seed gives the same line however it is asked."""
+
+    def __init__(self, style: Style, seed: int):
+        self._rng = np.random.default_rng([seed, 101])
+        self._style = style
+        self._x, self._y, self._z = [0.0], [0.0], [0.0]
+        self._heading, self._curvature, self._grade = [0.0], [0.0], [0.0]
+        self._bend = 0.0
+        self._slope = 0.0
+        self._grow_until(0.0)
+        # The first stretch turned anywhere would do; a heading near zero at s = 0 keeps numbers small.
+        self._arrays: tuple[int, np.ndarray] | None = None
+
+    def _grow_until(self, s: float) -> None:
+        rng, style = self._rng, self._style
+        while START_M + len(self._x) - 1 < s + 2:
+            length = int(rng.uniform(18, 70) * (3.0 if style.curvature < 1 / 300 else 1.0))
+            heading = self._heading[-1]
+            straight = rng.random() < 0.35
+            target = 0.0 if straight else rng.uniform(-1, 1) * style.curvature
+            # The road keeps its general direction, so that it never meets itself.
+            ahead = heading + 0.5 * (self._bend + target) * length
+            if abs(ahead) > 0.9:
+                target = -math.copysign(rng.uniform(0.3, 1.0) * style.curvature, heading)
+            slope = rng.uniform(-0.05, 0.05) if rng.random() < 0.6 else 0.0
+            if abs(self._z[-1]) > 6.0:
+                slope = -math.copysign(rng.uniform(0.01, 0.04), self._z[-1])
+            for i in range(length):
+                k = min((i + 1) / (0.6 * length), 1.0)
+                k = k * k * (3 - 2 * k)
+                bend = self._bend + (target - self._bend) * k
+                grade = self._slope + (slope - self._slope) * k
+                h = self._heading[-1]
+                mid = h + 0.5 * bend
+                self._x.append(self._x[-1] + math.cos(mid))
+                self._y.append(self._y[-1] + math.sin(mid))
+                self._z.append(self._z[-1] + grade)
+                self._heading.append(h + bend)
+                self._curvature.append(bend)
+                self._grade.append(grade)
+            self._bend, self._slope = target, slope
+
+    def at(self, s: np.ndarray | float) -> np.ndarray:
+        """x, y, z, heading, curvature, grade at s: float64 [...,6]."""
+        s = np.asarray(s, np.float64)
+        self._grow_until(float(s.max()))
+        if self._arrays is None or self._arrays[0] != len(self._x):
+            table = np.stack([self._x, self._y, self._z, self._heading, self._curvature, self._grade], 1)
+            self._arrays = (len(self._x), table)
+        table = self._arrays[1]
+        q = np.clip(s - START_M, 0.0, len(table) - 1.001)
+        i = q.astype(np.int64)
+        k = (q - i)[..., None]
+        return table[i] * (1 - k) + table[i + 1] * k
+
+    def points(
+        self, s: np.ndarray | float, d: np.ndarray | float, up: np.ndarray | float = 0.0
+    ) -> np.ndarray:
+        """World points float64 [...,3] at (s, d), ``up`` metres over the road's height."""
+        a = self.at(s)
+        x, y, z = a[..., 0] - d * np.sin(a[..., 3]), a[..., 1] + d * np.cos(a[..., 3]), a[..., 2] + up
+        return np.stack(np.broadcast_arrays(x, y, z), -1)
+
+    def pose(
+        self, s: float, d: float, up: float = 0.0, yaw: float = 0.0, *, upright: bool = True
+    ) -> np.ndarray:
+        """World from an object at (s, d) that looks along the road plus ``yaw``; not upright follows the grade."""
+        x, y, z, heading, _, grade = self.at(s)
+        c, sn = math.cos(heading + yaw), math.sin(heading + yaw)
+        pitch = 0.0 if upright else math.atan(grade) * math.cos(yaw)
+        cp, sp = math.cos(pitch), math.sin(pitch)
+        return np.array(
+            [
+                [c * cp, -sn, -c * sp, x - d * math.sin(heading)],
+                [sn * cp, c, -sn * sp, y + d * math.cos(heading)],
+                [sp, 0.0, cp, z + up],
+                [0.0, 0.0, 0.0, 1.0],
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class EgoState:
+    """Where the ego vehicle's rear axle is, and how it drives."""
+
+    s: float
+    x: float
+    y: float
+    heading: float
+    speed_mps: float
+    steering_rad: float
+
+
+class Ego:
+    """The ego vehicle: a bicycle model that keeps its lane and its distance, stepped at 50 Hz and remembered."""
+
+    STEP_S = 0.02
+
+    def __init__(self, route: Route, lane_d: float, speed: float, rng: np.random.Generator, leader):
+        """
+        Args:
+            leader: function (t, s) -> (gap to the next vehicle ahead in metres, its speed).
+        """
+        self._route, self._d, self._cruise, self._leader = route, lane_d, speed, leader
+        self._sway = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.03, 0.22)
+        x, y, _, heading, curvature, _ = route.at(0.0)
+        offset = rng.normal() * 0.15
+        d = lane_d + offset
+        yaw = heading + rng.normal() * 0.01
+        steer = math.atan(WHEELBASE_M * curvature / (1 - curvature * lane_d))
+        self._states = [
+            EgoState(0.0, x - d * math.sin(heading), y + d * math.cos(heading), yaw, speed, steer)
+        ]
+
+    def at(self, t: float) -> EgoState:
+        """State at a time >= 0, seconds."""
+        q = t / self.STEP_S
+        while len(self._states) < q + 2:
+            self._step()
+        i = int(q)
+        k = q - i
+        a, b = self._states[i], self._states[i + 1]
+        if k < 1e-9:
+            return a
+        mix = [u + (v - u) * k for u, v in zip(vars(a).values(), vars(b).values())]
+        return EgoState(*mix)
+
+    def _step(self) -> None:
+        e, dt = self._states[-1], self.STEP_S
+        t = (len(self._states) - 1) * dt
+        x, y, _, heading, _, _ = self._route.at(e.s)
+        phase, size = self._sway
+        want = self._d + size * math.sin(0.31 * t + phase[0])
+        side = -(e.x - x) * math.sin(heading) + (e.y - y) * math.cos(heading)
+        preview = self._route.at(e.s + 0.25 * e.speed_mps + 1.0)[4]
+        feed = math.atan(WHEELBASE_M * preview / max(1 - preview * want, 0.2))
+        speed = max(e.speed_mps, 2.0)
+        turn = math.remainder(e.heading - heading, 2 * math.pi)
+        target = feed - 1.1 * turn - math.atan(0.55 * (side - want) / speed)
+        change = max(-0.6 * dt, min(0.6 * dt, target - e.steering_rad))
+        steer = max(-0.6, min(0.6, e.steering_rad + change))
+        # Intelligent driver model (Treiber et al., 2000): headway 1.2 s, standstill gap 4 m.
+        gap, other = self._leader(t, e.s)
+        closing = e.speed_mps - other
+        desired = 4.0 + max(0.0, 1.2 * e.speed_mps + e.speed_mps * closing / (2 * math.sqrt(1.5 * 2.5)))
+        cruise = max(self._cruise, 0.01)
+        push = 1.5 * (1 - (e.speed_mps / cruise) ** 4 - (desired / max(gap, 0.5)) ** 2)
+        v = max(0.0, e.speed_mps + max(-6.0, push) * dt)
+        h = e.heading + v * math.tan(steer) / WHEELBASE_M * dt
+        mid = 0.5 * (h + e.heading)
+        nx, ny = e.x + v * math.cos(mid) * dt, e.y + v * math.sin(mid) * dt
+        along = (nx - e.x) * math.cos(heading) + (ny - e.y) * math.sin(heading)
+        s = e.s + along / max(1 - self._route.at(e.s)[4] * side, 0.2)
+        self._states.append(EgoState(s, nx, ny, h, v, steer))

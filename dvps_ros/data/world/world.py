@@ -1,0 +1,453 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic street world: a seed in, video with exact truth out (docs/world.md)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dvps_ros.config import option
+from dvps_ros.data.world import raster, shade
+from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
+from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
+from dvps_ros.data.world.scene import SKY, Agent, Part, Scene, blocks_between, row8
+from dvps_ros.data.world.sensor import Sensor, expose
+from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.types import CameraModel, Sample
+
+WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
+BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """Which world. What is left at auto or 0 is drawn from the seed."""
+
+    seed: int = option(0, "Everything is drawn from this number.", low=0)
+    style: str = option("auto", "Kind of street.", choices=("auto", *STYLES))
+    weather: str = option("auto", "Light and air.", choices=("auto", *WEATHERS))
+    traffic: float = option(1.0, "Density of everything that moves.", low=0.0, high=2.0)
+    camera_height_m: float = option(
+        0.0, "Height of the camera over the road, metres; 0 draws 0.9 to 2.2.", low=0.0, high=5.0
+    )
+    camera_pitch_deg: float = option(
+        math.nan, "Downward tilt of the camera, degrees; not a number draws -3 to 8.", low=-90.0, high=90.0
+    )
+    view_m: float = option(200.0, "How far ahead the world is drawn, metres.", low=20.0, high=1000.0)
+    effects: bool = option(
+        True, "Noise, blur, colour cast, motion blur of a real camera; off gives clean images."
+    )
+
+
+def draw_camera(seed: int, width: int, height: int) -> CameraModel:
+    """A random camera for training: horizontal view of 45 to 105 degrees, principal point off the middle."""
+    rng = np.random.default_rng([seed, 21])
+    ideal = CameraModel.from_fov(width, height, float(rng.uniform(45, 105)))
+    return replace(
+        ideal,
+        cx=ideal.cx + float(rng.normal()) * 0.02 * width,
+        cy=ideal.cy + float(rng.normal()) * 0.04 * height,
+    )
+
+
+def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
+    azimuth = rng.uniform(0, 2 * math.pi)
+    elevation = math.radians({"low_sun": rng.uniform(6, 18)}.get(weather, rng.uniform(22, 68)))
+    to_sun = np.array(
+        [
+            math.cos(elevation) * math.cos(azimuth),
+            math.cos(elevation) * math.sin(azimuth),
+            math.sin(elevation),
+        ]
+    )
+    warm = rng.uniform(0.0, 1.0) * (2.2 if weather in ("low_sun", "dusk") else 0.7)
+    sun = np.array([1.0, 1 - 0.13 * warm, 1 - 0.26 * warm])
+    blue = rng.uniform(0.3, 1.0)
+    zenith = np.array([0.42 - 0.24 * blue, 0.52 - 0.16 * blue, 0.68 - 0.02 * blue])
+    horizon = np.array([0.80, 0.86, 0.92]) * rng.uniform(0.8, 1.1)
+    sky = np.array([0.52, 0.60, 0.74])
+    strength, ambient, fog, cover, wet, soft, occlusion, night = 2.3, 0.62, 0.0006, 0.0, 0.0, 0.0, 0.25, 0.0
+    if weather == "clear":
+        strength, cover = rng.uniform(1.8, 3.0), rng.uniform(0.15, 0.55) if rng.random() < 0.7 else 0.0
+    elif weather == "haze":
+        strength, ambient, fog, cover = (
+            rng.uniform(1.2, 2.0),
+            0.75,
+            rng.uniform(0.001, 0.004),
+            rng.uniform(0.2, 0.6),
+        )
+        horizon = np.array([0.92, 0.93, 0.95])
+    elif weather == "low_sun":
+        strength, ambient, cover = rng.uniform(1.6, 2.6), 0.42, rng.uniform(0.1, 0.5)
+        horizon = np.array([1.0, 0.86, 0.70]) * rng.uniform(0.8, 1.15)
+    elif weather in ("overcast", "rain", "fog", "dusk"):
+        to_sun = np.array([rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), 1.0])
+        strength, ambient, cover, soft, occlusion = (
+            rng.uniform(0.15, 0.5),
+            1.0,
+            rng.uniform(0.6, 1.0),
+            4.0,
+            rng.uniform(0.6, 0.9),
+        )
+        level = rng.uniform(0.75, 1.05)
+        zenith, horizon = np.array([0.72, 0.75, 0.79]) * level, np.array([0.90, 0.91, 0.93]) * level
+        sky = np.array([0.74, 0.78, 0.83])
+        fog = rng.uniform(0.0005, 0.003)
+    if weather == "rain":
+        wet, fog = rng.uniform(0.4, 1.0), rng.uniform(0.002, 0.006)
+        zenith, horizon = zenith * 0.75, horizon * 0.8
+    elif weather == "fog":
+        fog, cover = rng.uniform(0.008, 0.03), 0.0
+        zenith = horizon
+    elif weather == "dusk":
+        night = rng.uniform(0.3, 1.0)
+        tint = np.array([0.55, 0.62, 0.95])
+        zenith, horizon, sky = zenith * tint * 0.5, horizon * np.array([0.8, 0.7, 0.75]) * 0.7, sky * tint
+        ambient, strength = 0.45, 0.05
+    elif weather in ("clear", "haze", "low_sun") and rng.random() < 0.1:
+        wet = rng.uniform(0.2, 0.7)
+    to_sun = to_sun / np.linalg.norm(to_sun)
+    sun = sun * strength
+    sky = sky * ambient
+    bounce = 0.28 * sky + 0.09 * sun * to_sun[2]
+    cloud = np.array([0.95, 0.96, 0.98]) * (1.0 if soft == 0 else float(horizon.mean()))
+
+    def color(v: np.ndarray) -> tuple[float, float, float]:
+        return tuple(float(c) for c in v)
+
+    return shade.Light(
+        color(to_sun), color(sun), color(sky), color(bounce), color(zenith), color(horizon), color(cloud), float(cover),
+        float(rng.uniform(0.5, 1.8)), float(fog), float(wet), float(soft), float(occlusion), float(night), int(rng.integers(1, 1 << 20)),
+    )  # fmt: skip
+
+
+def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) -> Sensor:
+    level = 0.45 * light.sun[1] * max(light.to_sun[2], 0.25) + light.sky[1]
+    exposure = 1.05 / (level + 0.25)
+    if not effects:
+        return Sensor(float(exposure), (1.0, 1.0, 1.0), 0.3, 2.2, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1)
+    gain = np.clip(1 + 0.07 * rng.normal(size=3), 0.8, 1.25)
+    dark = 0.4 + 0.6 * light.night
+    return Sensor(
+        exposure=float(exposure * rng.uniform(0.7, 1.45)),
+        gain=tuple(float(g) for g in gain),
+        contrast=float(rng.uniform(-0.2, 0.7)),
+        gamma=float(rng.uniform(1.9, 2.5)),
+        saturation=float(rng.uniform(0.45, 1.35)),
+        blur_px=float(rng.choice([0.45, 0.55, 0.65, 0.8, 1.1])),
+        shutter=float(rng.uniform(0.0, 0.35) if rng.random() < 0.5 else 0.0),
+        noise=float(dark * abs(rng.normal()) * 0.006),
+        grain=float(dark * abs(rng.normal()) * 0.02),
+        vignette=float(rng.uniform(0.0, 0.35)),
+        seed=int(rng.integers(1, 1 << 30)),
+    )
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """All parts of one moment, stacked."""
+
+    pose: np.ndarray
+    """float64 [P,3,4]: world from part."""
+    previous: np.ndarray
+    """float64 [P,3,4]: the same one frame earlier."""
+    mesh: np.ndarray
+    materials: np.ndarray
+    instance: np.ndarray
+    moving: np.ndarray
+
+
+class World:
+    """One street world. Building it is cheap; content appears as the ego vehicle comes near.
+
+    The same configuration, camera and calls give the same bytes. Instances keep their id for the whole drive,
+    also while nobody sees them; riders and their vehicles are instances of their own.
+
+    Raises:
+        ConfigError: an unknown style or weather.
+    """
+
+    def __init__(self, config: WorldConfig | None = None):
+        self.config = config = config or WorldConfig()
+        rng = np.random.default_rng([config.seed, 0])
+        names = list(STYLES)
+        drawn = names[int(np.searchsorted(np.cumsum([0.28, 0.28, 0.16, 0.14, 0.14]), rng.random()))]
+        style = drawn if config.style == "auto" else config.style
+        mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
+        weather = mood if config.weather == "auto" else config.weather
+        if style not in STYLES or weather not in WEATHERS:
+            raise ConfigError(
+                f"world: expected a style of auto, {', '.join(STYLES)} and a weather of auto, {', '.join(WEATHERS)}; "
+                f"got {style!r} and {weather!r}"
+            )
+        self.style, self.weather = style, weather
+        self.scene = Scene(config.seed, style, traffic=config.traffic, view_m=config.view_m)
+        self.light = _draw_light(weather, rng)
+        self.sensor = _draw_sensor(self.light, rng, config.effects)
+        height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
+        self.camera_height_m = float(config.camera_height_m or height)
+        self.camera_pitch_rad = math.radians(
+            pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg
+        )
+        self._camera_yaw, self._camera_roll = rng.normal() * 0.01, rng.normal() * 0.006
+        self._shake = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.0, 0.006)
+        self.ego = Ego(
+            self.scene.route,
+            self.scene.section.lane_d(self.scene.ego_lane),
+            self.scene.speed,
+            rng,
+            self._leader,
+        )
+
+    # -- motion -----------------------------------------------------------------------------------------------
+
+    def _leader(self, t: float, s: float) -> tuple[float, float]:
+        """Gap to and speed of the next vehicle ahead in the ego lane."""
+        best, speed = 1e3, 0.0
+        for lane in self.scene.lanes:
+            if not lane.ego:
+                continue
+            first = math.floor((s - lane.speed * t) / lane.gap) - 1
+            for place in range(first, first + 4):
+                agent = self.scene.agent(lane, place)
+                if agent is None or not hasattr(agent, "along"):
+                    continue
+                gap = agent.along(t) - 0.5 * agent.length - s - 3.6
+                if -2.0 < gap < best:
+                    best, speed = gap, agent.speed
+        return best, speed
+
+    def world_from_camera(self, t: float) -> np.ndarray:
+        """float64 [4,4] at time t: the camera's optical frame (x right, y down, z forward) in the world (z up)."""
+        return self._camera_pose(t, self.ego.at(t))
+
+    def _camera_pose(self, t: float, e: EgoState) -> np.ndarray:
+        *_, z, _, _, grade = self.scene.route.at(e.s)
+        (a, b, c), size = self._shake
+        rate = min(e.speed_mps / 6.0, 1.5)
+        bob = size * rate * math.sin(9.1 * t + a)
+        pitch = -math.atan(grade) + 0.5 * size * rate * math.sin(7.3 * t + b)
+        roll = 0.4 * size * rate * math.sin(5.9 * t + c)
+        world_from_base = np.eye(4)
+        world_from_base[:3, :3] = turn_z(e.heading) @ turn_y(pitch) @ turn_x(roll)
+        world_from_base[:3, 3] = e.x, e.y, z + bob
+        base_from_camera = np.eye(4)
+        base_from_camera[:3, :3] = (
+            turn_z(self._camera_yaw)
+            @ turn_y(self.camera_pitch_rad)
+            @ turn_x(self._camera_roll)
+            @ BASE_FROM_OPTICAL
+        )
+        base_from_camera[:3, 3] = 0.62 * WHEELBASE_M, 0.0, self.camera_height_m
+        return world_from_base @ base_from_camera
+
+    def _near(self, t: float) -> tuple[list[Part], list[Agent]]:
+        """Static parts and agents that may be seen at time t."""
+        e = self.ego.at(t)
+        view = self.config.view_m
+        static: list[Part] = []
+        for number in blocks_between(e.s - 15.0, e.s + view):
+            static += self.scene.block(number)
+        agents = []
+        for lane in self.scene.lanes:
+            base = lane.direction * lane.speed * t
+            reach = min(view, 90.0) if lane.key >= 40 else view
+            for place in range(
+                math.floor((e.s - 20.0 - base) / lane.gap), math.floor((e.s + reach - base) / lane.gap) + 1
+            ):
+                agent = self.scene.agent(lane, place)
+                if agent is not None:
+                    agents.append(agent)
+        return static, agents
+
+    def _place(self, t: float, dt: float) -> _Placed:
+        static, agents = self._near(t)
+        poses = [p.world_from_part for p in static]
+        earlier = list(poses)
+        parts = list(static)
+        moving = [0] * len(static)
+        for agent in agents:
+            parts += agent.parts
+            poses += agent.poses(t)
+            earlier += agent.poses(t - dt)
+            moving += [int(agent.moving)] * len(agent.parts)
+        return _Placed(
+            np.array(poses)[:, :3],
+            np.array(earlier)[:, :3],
+            np.array([p.mesh for p in parts], np.int64),
+            np.array([row8(p.materials) for p in parts], np.int32),
+            np.array([p.instance for p in parts], np.int32),
+            np.array(moving, np.uint8),
+        )
+
+    # -- drawing ----------------------------------------------------------------------------------------------
+
+    def clip(
+        self, frames: int, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0
+    ) -> Sample:
+        """A clip with every truth field of ``Sample`` filled.
+
+        Args:
+            camera: pinhole; its distortion is not rendered.
+            start_s: time of the first frame after the world's start.
+
+        Raises:
+            InputError: no frames, a rate that is not positive, a negative start, or a distorted camera.
+        """
+        samples = list(self.frames(frames, camera, rate_hz=rate_hz, start_s=start_s))
+        join = {
+            name: np.concatenate([getattr(s, name) for s in samples])
+            for name in (
+                "images",
+                "intrinsics",
+                "class_map",
+                "instance_map",
+                "depth_m",
+                "flow_px",
+                "moving",
+                "world_from_camera",
+                "steering_rad",
+            )
+        }
+        return Sample(source=samples[0].source, **join)
+
+    def frames(
+        self, frames: int, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0
+    ) -> Iterator[Sample]:
+        """The same as :meth:`clip`, one frame at a time (each a Sample with T = 1), for long drives."""
+        if frames < 1 or not rate_hz > 0.0 or not start_s >= 0.0:
+            raise InputError(
+                f"world: expected at least 1 frame, a rate above 0 and a start at 0 or later; got {frames}, {rate_hz}, {start_s}"
+            )
+        if camera.is_distorted:
+            raise InputError(
+                "world: expected a camera without distortion, got one with; use camera.rectified()"
+            )
+        for number in range(frames):
+            yield self._frame(number, start_s + number / rate_hz, 1.0 / rate_hz, camera)
+
+    def _frame(self, number: int, t: float, dt: float, camera: CameraModel) -> Sample:
+        height, width = camera.height, camera.width
+        ego = self.ego.at(t)
+        world_from_camera = self._camera_pose(t, ego)
+        # The scene knows no time before its start: the flow of frame 0 is not used.
+        world_from_previous = self._camera_pose(t - dt, self.ego.at(t - dt)) if number else world_from_camera
+        placed = self._place(t, dt)
+        vertices, normals, uv, triangles, slots, ranges, spheres, two_sided = self.scene.pool.arrays
+        camera_from_world = np.linalg.inv(world_from_camera)
+        previous_from_world = np.linalg.inv(world_from_previous)
+
+        pose = placed.pose
+        scale = np.linalg.norm(pose[:, :, 0], axis=1)
+        widest = np.linalg.norm(pose[:, :, :3], axis=1).max(1)
+        sphere = spheres[placed.mesh]
+        radius = sphere[:, 3] * widest
+        centre = np.einsum("pij,pj->pi", pose[:, :, :3], sphere[:, :3]) + pose[:, :, 3]
+        eye = centre @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]
+        seen = self._in_view(eye, radius, camera)
+        order = np.flatnonzero(seen)
+        order = order[np.argsort(eye[order, 2] - radius[order], kind="stable")]
+        camera_from_part = camera_from_world[:3, :3] @ pose
+        camera_from_part[:, :, 3] += camera_from_world[:3, 3]
+        part_range = ranges[placed.mesh]
+        most = int((part_range[order, 3] - part_range[order, 2]).sum())
+
+        inverse_z = np.zeros((height, width))
+        visible = np.full((height, width), -1, np.int32)
+        edges = np.empty((most + 1, 3, 3))
+        source = np.empty((most + 1, 2), np.int32)
+        cull = (1 - two_sided[placed.mesh]).astype(np.uint8)
+        raster.rasterise(
+            order, camera_from_part, part_range, cull, vertices, triangles,
+            camera.fx, camera.fy, camera.cx, camera.cy, inverse_z, visible, edges, source,
+        )  # fmt: skip
+        shadow, light_from_world, texel_m = self._shadow(
+            world_from_camera, centre, radius, pose, part_range, vertices, triangles, height
+        )
+
+        # Points of a part: this camera -> part -> previous world pose -> previous camera. Parts at rest skip the
+        # way through the part, which would only add rounding.
+        prev_from_here = np.empty_like(pose)
+        static = previous_from_world @ world_from_camera
+        prev_from_here[:] = static[:3]
+        for i in order[placed.moving[order] > 0]:
+            here = np.vstack([pose[i], [0, 0, 0, 1]])
+            then = np.vstack([placed.previous[i], [0, 0, 0, 1]])
+            prev_from_here[i] = (previous_from_world @ then @ np.linalg.inv(here) @ world_from_camera)[:3]
+        normal_turn = pose.copy()
+        # Normals go with the inverse transpose; for a rotation times a scale along the mesh's axes that is the
+        # rotation over the scale, and shade() makes them unit again.
+        normal_turn[:, :, :3] /= np.maximum(np.linalg.norm(pose[:, :, :3], axis=1, keepdims=True) ** 2, 1e-12)
+
+        rgb = np.empty((height, width, 3), np.float32)
+        class_map = np.empty((height, width), np.uint8)
+        instance_map = np.empty((height, width), np.int32)
+        depth_m = np.empty((height, width), np.float32)
+        flow_px = np.empty((height, width, 2), np.float32)
+        moving = np.empty((height, width), np.uint8)
+        shade.shade(
+            visible, edges, source, vertices, normals, uv, triangles, slots,
+            normal_turn, prev_from_here, placed.materials, placed.instance, placed.moving, two_sided[placed.mesh], scale,
+            self.scene.materials.table, self.light, shadow, light_from_world, texel_m, world_from_camera, static[:3, :3].copy(),
+            camera.fx, camera.fy, camera.cx, camera.cy, SKY, rgb, class_map, instance_map, depth_m, flow_px, moving,
+        )  # fmt: skip
+        image = expose(rgb, flow_px if number else None, self.sensor, round(t * 1000))
+        if number == 0:
+            flow_px[:] = np.nan
+        return Sample(
+            images=image[None],
+            intrinsics=camera.vector[None],
+            source=f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s",
+            class_map=class_map[None],
+            instance_map=instance_map[None],
+            depth_m=depth_m[None],
+            flow_px=flow_px[None],
+            moving=moving[None],
+            world_from_camera=world_from_camera[None],
+            steering_rad=np.array([ego.steering_rad], np.float32),
+        )
+
+    @staticmethod
+    def _in_view(eye: np.ndarray, radius: np.ndarray, camera: CameraModel) -> np.ndarray:
+        """Which spheres [N,3], [N] in the camera frame meet the view frustum: bool [N]."""
+        seen = eye[:, 2] > -radius
+        for axis, f, c, size in (
+            (0, camera.fx, camera.cx, camera.width),
+            (1, camera.fy, camera.cy, camera.height),
+        ):
+            for edge, sign in (((-0.5 - c) / f, 1.0), ((size - 0.5 - c) / f, -1.0)):
+                distance = sign * (eye[:, axis] - edge * eye[:, 2]) / math.sqrt(1 + edge * edge)
+                seen &= distance > -radius
+        return seen
+
+    def _shadow(self, world_from_camera, centre, radius, pose, part_range, vertices, triangles, height: int):
+        """Shadow map ahead of the camera: heights along the light, light from world [3,4], texel size."""
+        size = 320 if height < 300 else (512 if height < 640 else 768)
+        span = 64.0
+        texel = span / size
+        z_axis = np.array(self.light.to_sun)
+        x_axis = np.cross([0.0, 1.0, 0.0] if abs(z_axis[1]) < 0.9 else [1.0, 0.0, 0.0], z_axis)
+        x_axis /= np.linalg.norm(x_axis)
+        turn = np.stack([x_axis, np.cross(z_axis, x_axis), z_axis])
+        ahead = world_from_camera[:3, 2] * [1, 1, 0]
+        focus = world_from_camera[:3, 3] + ahead / max(np.linalg.norm(ahead), 1e-6) * 0.40 * span
+        # Whole texels, so that shadows do not swim as the camera moves.
+        at = turn @ focus
+        at[:2] = np.round(at[:2] / texel) * texel
+        light_from_world = np.concatenate([turn, -at[:, None]], axis=1)
+        middle = centre @ turn.T - at
+        near = (
+            (np.abs(middle[:, 0]) < span / 2 + radius)
+            & (np.abs(middle[:, 1]) < span / 2 + radius)
+            & (radius < 60)
+        )
+        light_from_part = turn @ pose
+        light_from_part[:, :, 3] -= at
+        shadow = np.full((size, size), -1e9, np.float32)
+        raster.rasterise_shadow(
+            np.flatnonzero(near), light_from_part, part_range, vertices, triangles, texel, shadow
+        )
+        return shadow, light_from_world, texel

@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The synthetic world's truth agrees with itself: depth, poses, flow, ids, motion."""
+
+import numpy as np
+import pytest
+
+from dvps_ros.data.world import World, WorldConfig, draw_camera
+from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.labels import CITYSCAPES
+from dvps_ros.types import CameraModel
+
+CAMERA = CameraModel.from_fov(256, 128, 80.0)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    return {s: World(WorldConfig(seed=s)).clip(5, CAMERA) for s in (1, 3, 4, 7)}
+
+
+def pixels(camera):
+    v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
+    return u, v
+
+
+def unproject(depth, camera):
+    u, v = pixels(camera)
+    return (
+        np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1)
+        * depth[..., None]
+    )
+
+
+def project(points, camera):
+    z = points[..., 2]
+    return np.stack(
+        [camera.fx * points[..., 0] / z + camera.cx, camera.fy * points[..., 1] / z + camera.cy], -1
+    )
+
+
+def test_shapes_and_value_ranges(clips):
+    is_thing = CITYSCAPES.is_thing
+    for clip in clips.values():
+        assert set(np.unique(clip.class_map)) <= {*range(19), 255}
+        assert ((clip.instance_map > 0) == is_thing[clip.class_map]).all()
+        assert ((clip.depth_m == 0) == (clip.class_map == CITYSCAPES.id_of("sky"))).all()
+        assert np.isnan(clip.flow_px[0]).all()
+        assert np.isfinite(clip.flow_px[1:]).mean() > 0.99
+        assert set(np.unique(clip.moving)) <= {0, 1}
+        assert np.abs(clip.steering_rad).max() < 0.6
+
+
+def test_static_flow_is_ego_motion(clips):
+    """Flow minus ego motion vanishes on what stands still."""
+    for clip in clips.values():
+        for t in range(1, 5):
+            still = (clip.moving[t] == 0) & (clip.depth_m[t] > 0)
+            previous_from_current = np.linalg.inv(clip.world_from_camera[t - 1]) @ clip.world_from_camera[t]
+            points = unproject(clip.depth_m[t].astype(np.float64), CAMERA) @ previous_from_current[:3, :3].T
+            points += previous_from_current[:3, 3]
+            u, v = pixels(CAMERA)
+            still &= points[..., 2] > 0.5
+            error = np.abs(project(points, CAMERA) - np.stack([u, v], -1) - clip.flow_px[t])[still]
+            assert error.max() < 0.01
+
+
+def test_sky_flow_is_rotation_only(clips):
+    clip = clips[4]
+    sky = clip.depth_m[2] == 0
+    turn = clip.world_from_camera[1][:3, :3].T @ clip.world_from_camera[2][:3, :3]
+    rays = unproject(np.ones(sky.shape), CAMERA) @ turn.T
+    u, v = pixels(CAMERA)
+    np.testing.assert_allclose(
+        (project(rays, CAMERA) - np.stack([u, v], -1))[sky], clip.flow_px[2][sky], atol=1e-3
+    )
+
+
+def test_flow_finds_the_same_surface_in_the_previous_frame(clips):
+    """A visible pixel's flow lands on the same instance, class and (moved) depth, moving things included."""
+    for clip in clips.values():
+        agree, total, moved_agree, moved_total = 0, 0, 0, 0
+        for t in range(1, 5):
+            u, v = pixels(CAMERA)
+            target = np.stack([u, v], -1) + clip.flow_px[t]
+            inside = (
+                (target >= 1).all(-1)
+                & (target[..., 0] < CAMERA.width - 2)
+                & (target[..., 1] < CAMERA.height - 2)
+            )
+            inside &= clip.depth_m[t] > 0
+            x, y = np.round(target[inside]).astype(int).T
+            same = (clip.instance_map[t - 1][y, x] == clip.instance_map[t][inside]) & (
+                clip.class_map[t - 1][y, x] == clip.class_map[t][inside]
+            )
+            agree, total = agree + same.sum(), total + same.size
+            moved = clip.moving[t][inside] == 1
+            moved_agree, moved_total = moved_agree + same[moved].sum(), moved_total + moved.sum()
+        # The rest are pixels at edges and surfaces that were hidden.
+        assert agree / total > 0.94
+        if moved_total > 300:
+            assert moved_agree / moved_total > 0.8
+
+
+def test_reprojected_depth_matches_the_previous_frame(clips):
+    clip = clips[3]
+    for t in range(1, 5):
+        previous_from_current = np.linalg.inv(clip.world_from_camera[t - 1]) @ clip.world_from_camera[t]
+        points = unproject(clip.depth_m[t].astype(np.float64), CAMERA) @ previous_from_current[:3, :3].T
+        points += previous_from_current[:3, 3]
+        road = (clip.class_map[t] == 0) & (points[..., 2] > 1)
+        target = project(points, CAMERA)
+        road &= (
+            (target > 1).all(-1) & (target[..., 0] < CAMERA.width - 2) & (target[..., 1] < CAMERA.height - 2)
+        )
+        x, y = target[road].T
+        x0, y0 = np.floor(x).astype(int), np.floor(y).astype(int)
+        a, b = x - x0, y - y0
+        # 1/z is affine in the image on a plane, so that it can be interpolated without error.
+        corners = [
+            (y0, x0, (1 - a) * (1 - b)),
+            (y0, x0 + 1, a * (1 - b)),
+            (y0 + 1, x0, (1 - a) * b),
+            (y0 + 1, x0 + 1, a * b),
+        ]
+        all_road = np.all([clip.class_map[t - 1][j, i] == 0 for j, i, _ in corners], axis=0)
+        inverse = sum(w / np.maximum(clip.depth_m[t - 1][j, i], 1e-3) for j, i, w in corners)
+        relative = np.abs(inverse * points[road][:, 2] - 1)[all_road]
+        assert np.median(relative) < 2e-4
+        assert np.quantile(relative, 0.98) < 0.01
+
+
+def test_same_seed_same_bytes_and_other_seed_other_bytes():
+    a, b = (World(WorldConfig(seed=9)).clip(2, CAMERA) for _ in range(2))
+    for name in (
+        "images",
+        "class_map",
+        "instance_map",
+        "depth_m",
+        "flow_px",
+        "moving",
+        "world_from_camera",
+        "steering_rad",
+    ):
+        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    other = World(WorldConfig(seed=10)).clip(1, CAMERA)
+    assert (other.images[0] != a.images[0]).mean() > 0.5
+
+
+def test_frames_equal_the_clip():
+    clip = World(WorldConfig(seed=6)).clip(3, CAMERA)
+    for t, frame in enumerate(World(WorldConfig(seed=6)).frames(3, CAMERA)):
+        np.testing.assert_array_equal(frame.images[0], clip.images[t])
+        np.testing.assert_array_equal(frame.depth_m[0], clip.depth_m[t])
+
+
+def test_moving_things_move_over_ground():
+    """Pixels marked as moving have a flow that ego motion does not explain."""
+    clip = World(WorldConfig(seed=1, style="city", traffic=2.0)).clip(4, CAMERA)
+    moving = (clip.moving[3] == 1) & (clip.depth_m[3] < 30)
+    assert moving.sum() > 50
+    previous_from_current = np.linalg.inv(clip.world_from_camera[2]) @ clip.world_from_camera[3]
+    points = (
+        unproject(clip.depth_m[3].astype(np.float64), CAMERA) @ previous_from_current[:3, :3].T
+        + previous_from_current[:3, 3]
+    )
+    u, v = pixels(CAMERA)
+    static_flow = project(points, CAMERA) - np.stack([u, v], -1)
+    assert np.median(np.abs(static_flow - clip.flow_px[3]).max(-1)[moving]) > 0.05
+
+
+def test_all_classes_occur_over_seeds():
+    seen = np.zeros(256, bool)
+    small = CameraModel.from_fov(192, 96, 90.0)
+    for seed in range(60):
+        seen[np.unique(World(WorldConfig(seed=seed)).clip(1, small).class_map)] = True
+        if seen[:19].all():
+            break
+    missing = [n for i, n in enumerate(CITYSCAPES.names) if not seen[i]]
+    assert not missing
+
+
+def test_ego_follows_a_bicycle_model():
+    """Heading changes as speed * tan(steering) / wheelbase says, and the vehicle stays on its lane."""
+    world = World(WorldConfig(seed=3, style="residential"))
+    states = [world.ego.at(0.02 * k) for k in range(400)]
+    for a, b in zip(states, states[1:]):
+        np.testing.assert_allclose(
+            b.heading - a.heading, b.speed_mps * np.tan(b.steering_rad) / 2.71 * 0.02, atol=1e-9
+        )
+    for e in states[::20]:
+        x, y, _, heading, _, _ = world.scene.route.at(e.s)
+        side = -(e.x - x) * np.sin(heading) + (e.y - y) * np.cos(heading)
+        assert abs(side - world.scene.section.lane_d(world.scene.ego_lane)) < 0.9
+
+
+def test_camera_height_and_pitch_are_as_told():
+    world = World(WorldConfig(seed=5, camera_height_m=1.65, camera_pitch_deg=0.0, style="highway"))
+    pose = world.world_from_camera(0.0)
+    ground = world.scene.route.at(world.ego.at(0.0).s)[2]
+    assert abs(pose[2, 3] - ground - 1.65) < 0.15
+    assert abs(pose[2, 2]) < 0.08  # the view direction is level but for the road's grade
+
+
+def test_drawn_cameras_differ_and_repeat():
+    a, b = draw_camera(1, 320, 160), draw_camera(2, 320, 160)
+    assert a == draw_camera(1, 320, 160) and a != b
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: World(WorldConfig(style="moon")), ConfigError, "moon"),
+        (lambda: World(WorldConfig(weather="hail")), ConfigError, "hail"),
+        (lambda: World().clip(0, CAMERA), InputError, "at least 1 frame"),
+        (lambda: World().clip(1, CAMERA, rate_hz=0.0), InputError, "rate above 0"),
+        (lambda: World().clip(1, CameraModel(8, 8, 4, 4, 4, 4, distortion=(0.1,))), InputError, "rectified"),
+    ],
+)
+def test_bad_input_is_refused(call, error, words):
+    with pytest.raises(error, match=words):
+        call()
