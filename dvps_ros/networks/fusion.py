@@ -120,5 +120,6 @@ class Fusion(nn.Module):
         b, channels, cells = values.shape
         block = math.gcd(cells, BLOCK)
         rows = torch.arange(self.config.slots, device=member.device)
-        one_hot = (member.reshape(b, -1, 1, block) == rows[:, None]).float()
-        return (one_hot @ values.reshape(b, channels, -1, block).permute(0, 2, 3, 1)).sum(1)
+        one_hot = (member.reshape(b, -1, block, 1) == rows).float()
+        blocks = values.reshape(b, channels, -1, block).transpose(1, 2)
+        return (blocks @ one_hot).sum(1).transpose(1, 2)

@@ -60,7 +60,7 @@ class LiteConfig:
         128, "Channels of the context module and of the latent tokens.", low=8, high=512
     )
     state_width: int = option(
-        48, "Channels that are remembered from the previous frame, at stride 8.", low=8, high=256
+        32, "Channels that are remembered from the previous frame, at stride 8.", low=8, high=256
     )
     canonical_focal_px: float = option(
         500.0, "Focal length at which the depth head speaks in metres, px.", low=1.0, high=10000.0
