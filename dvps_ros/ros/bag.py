@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rosbag2 folders (MCAP), written and read without rosbag2."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shutil
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+
+from dvps_ros.errors import ConfigError, DvpsError, InputError
+
+_PRIMITIVES = {"boolean": "bool", "octet": "byte", "float": "float32", "double": "float64"}
+_FIELD = re.compile(r"(?:sequence<)?(?P<base>[\w/]+(?:<\d+>)?)(?:, (?P<most>\d+))?>?(?:\[(?P<count>\d+)\])?")
+
+
+def message_class(name: str) -> type:
+    """The Python class of a type name such as ``sensor_msgs/msg/Image``.
+
+    Raises:
+        ConfigError: the package is not installed, or has no such message.
+    """
+    package, _, message = name.partition("/msg/")
+    try:
+        found: type = getattr(importlib.import_module(f"{package}.msg"), message)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"message type {name} is not installed here: {error}") from error
+    return found
+
+
+def definition(name: str) -> tuple[str, list[str]]:
+    """The .msg text of an installed type, made from its Python class, and the types that its fields have."""
+    lines, inner = [], []
+    fields: dict[str, str] = message_class(name).get_fields_and_field_types()  # type: ignore[attr-defined]
+    for field, kind in fields.items():
+        match = _FIELD.fullmatch(kind)
+        assert match, f"{name}.{field}: {kind}"
+        base = re.sub(r"<(\d+)>", r"<=\1", _PRIMITIVES.get(match["base"], match["base"]))
+        if "/" in base:
+            inner.append(base.replace("/", "/msg/"))
+        array = ""
+        if kind.startswith("sequence<"):
+            array = f"[<={match['most']}]" if match["most"] else "[]"
+        elif match["count"]:
+            array = f"[{match['count']}]"
+        lines.append(f"{base}{array} {field}")
+    return "\n".join(lines), inner
+
+
+def typestore(names: Collection[str]) -> Any:
+    """A rosbags type store with these installed types and all that they are made of."""
+    store = get_typestore(Stores.EMPTY)
+    todo, types = list(names), {}
+    while todo:
+        name = todo.pop()
+        if name not in types:
+            text, inner = definition(name)
+            types |= get_types_from_msg(text, name)
+            todo += inner
+    store.register(types)
+    return store
+
+
+class DiskFull(DvpsError):
+    """Recording stopped before the disk was full."""
+
+
+class BagWriter:
+    """Writes a bag under a temporary name and moves it to its place when it is whole.
+
+    Args:
+        path: the folder to make; must not exist.
+        min_free_mib: writing stops when less than this is left on the disk.
+
+    Raises:
+        ConfigError: the folder exists already, or cannot be made.
+    """
+
+    def __init__(self, path: str | Path, *, min_free_mib: int = 200) -> None:
+        self.path = Path(path).expanduser().resolve()
+        self.counts: Counter[str] = Counter()
+        self._min_free = min_free_mib << 20
+        if self.path.exists():
+            raise ConfigError(f"{self.path} exists already: move it away, or choose another output")
+        # The bag's file carries the name of its folder, so the temporary part is a folder around it.
+        self._temporary = self.path.parent / f".{self.path.name}.partial"
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        # 8 has quality of service as text, which readers since Humble understand; 9 has it as a list.
+        self._writer = Writer(self._temporary / self.path.name, version=8, storage_plugin=StoragePlugin.MCAP)
+        try:
+            self._writer.open()
+        except OSError as error:
+            raise ConfigError(f"cannot write a bag at {self.path}: {error}") from error
+        self._connections: dict[str, Any] = {}
+
+    def add_topic(self, topic: str, kind: str, profile: Any | None = None) -> None:
+        """Make room for a topic.
+
+        Args:
+            profile: the rclpy QoSProfile that players shall use.
+
+        Raises:
+            ConfigError: the type is not installed.
+        """
+        offered = [] if profile is None else [_qos(profile)]
+        self._connections[topic] = self._writer.add_connection(
+            topic, kind, typestore=typestore([kind]), offered_qos_profiles=offered
+        )
+
+    def write(self, topic: str, stamp_ns: int, data: bytes) -> None:
+        """Append a serialised message.
+
+        Raises:
+            DiskFull: there is no room left; close the bag.
+        """
+        free = shutil.disk_usage(self._temporary).free
+        if free - len(data) < self._min_free:
+            raise DiskFull(
+                f"{self.path}: only {free >> 20} MiB are free where {self._min_free >> 20} MiB are to stay "
+                f"free; recording stopped after {self.counts.total()} messages"
+            )
+        try:
+            self._writer.write(self._connections[topic], stamp_ns, data)
+        except OSError as error:
+            raise DiskFull(f"{self.path}: cannot be written to any further: {error}") from error
+        self.counts[topic] += 1
+
+    def close(self) -> bool:
+        """Finish the bag and move it to its place.
+
+        Returns:
+            False when there was no message: then there is no bag either.
+
+        Raises:
+            DiskFull: it cannot be finished; what was written stays under the temporary name.
+        """
+        try:
+            self._writer.close()
+            if not self.counts:
+                shutil.rmtree(self._temporary)
+                return False
+            (self._temporary / self.path.name).rename(self.path)
+            self._temporary.rmdir()
+        except OSError as error:
+            raise DiskFull(
+                f"cannot finish {self.path}: {error}; what was written is in {self._temporary}"
+            ) from error
+        return True
+
+
+def _qos(profile: Any) -> Qos:
+    unset = QosTime(0, 0)
+    return Qos(
+        QosHistory(int(profile.history)),
+        profile.depth,
+        QosReliability(int(profile.reliability)),
+        QosDurability(int(profile.durability)),
+        unset,
+        unset,
+        QosLiveliness.SYSTEM_DEFAULT,
+        unset,
+        False,
+    )
+
+
+def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[tuple[str, int, Any]]:
+    """Messages of a bag in order of time: (topic, time of recording in nanoseconds, message).
+
+    Messages are rosbags objects with the fields of the ROS messages, arrays as numpy arrays.
+
+    Args:
+        topics: only these; empty takes all.
+
+    Raises:
+        InputError: the bag cannot be read.
+    """
+    try:
+        # Bags of Humble and older hold no type definitions.
+        with AnyReader([Path(path)], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+            chosen = [c for c in reader.connections if not topics or c.topic in topics]
+            for connection, time_ns, raw in reader.messages(connections=chosen) if chosen else ():
+                yield connection.topic, time_ns, reader.deserialize(raw, connection.msgtype)
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        raise InputError(f"cannot read bag {path}: {error}") from error

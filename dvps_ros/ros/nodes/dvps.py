@@ -1,0 +1,614 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The perception node: camera images in; panoptic maps, depth, tracked objects and labelled cloud out.
+
+A thin adapter: message in, ``DvpsPipeline.process``, messages out. Callbacks run in the executor's thread
+and only hand the newest image over; one worker thread does the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Float64, Header
+from visualization_msgs.msg import MarkerArray
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros import viz
+from dvps_ros.config import PipelineConfig, option
+from dvps_ros.data.pixels import compressed_to_rgb
+from dvps_ros.errors import DvpsError, EngineError, InputError
+from dvps_ros.labels import LabelSpace, PanopticOrder
+from dvps_ros.ros import convert, params, qos
+from dvps_ros.ros.camera import CameraInfos
+from dvps_ros.ros.health import Health, scale_status, status
+from dvps_ros.ros.process import run
+from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
+from dvps_ros.types import CameraModel, Frame, FrameResult, ScaleEstimate
+
+
+@dataclass(frozen=True)
+class NodeConfig(PipelineConfig):
+    """The parameters of the node: those of the pipeline, and how it is wired into ROS."""
+
+    autostart: bool = option(
+        True, "Configure and activate at once; false leaves that to a lifecycle manager."
+    )
+    image_transport: str = option("raw", "How images come in.", choices=("raw", "compressed"))
+    rectified: str = option(
+        "auto",
+        "Whether images are rectified (P of camera_info holds); auto looks for image_rect in the topic.",
+        choices=("auto", "yes", "no"),
+    )
+    horizontal_fov_deg: float = option(
+        0.0,
+        "Horizontal field of view of a camera without calibration, degrees; camera_info is then not used. "
+        "0 takes camera_info.",
+        low=0.0,
+        high=179.0,
+    )
+    panoptic_order: str = option(
+        PanopticOrder.INSTANCE_HIGH.value,
+        "Which half of a packed panoptic value holds the instance.",
+        choices=tuple(o.value for o in PanopticOrder),
+    )
+    no_image_after_s: float = option(
+        2.0, "Silence of the camera that is reported, seconds.", low=0.1, high=3600.0
+    )
+
+
+class Pipeline(Protocol):
+    """What the node needs of ``dvps_ros.runtime.pipeline.DvpsPipeline``."""
+
+    engine: Any
+
+    def process(self, frame: Frame, wanted: frozenset[str]) -> FrameResult: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+OpenPipeline = Callable[[CameraModel], Pipeline]
+
+
+def prepare_pipeline(config: PipelineConfig) -> OpenPipeline:
+    """Check that the model is there and fits this package; the engine opens when the camera is known.
+
+    Raises:
+        ConfigError, EngineError: no such model, or one that cannot be used.
+    """
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+
+    load_manifest(find_model(config.engine.model))
+
+    def open_pipeline(camera: CameraModel) -> Pipeline:
+        from dvps_ros.runtime.pipeline import DvpsPipeline
+
+        return DvpsPipeline.open(config, camera)
+
+    return open_pipeline
+
+
+@dataclass(frozen=True)
+class View:
+    """One processed frame, as the outputs see it."""
+
+    result: FrameResult
+    header: Header
+    space: LabelSpace
+    order: PanopticOrder
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output topic.
+
+    Args:
+        needs: what the pipeline must compute for it; None for what it always gives.
+    """
+
+    type: type
+    needs: str | None
+    build: Callable[[View], Any]
+
+
+def _maps(view: View) -> Any:
+    assert view.result.panoptic is not None
+    return view.result.panoptic
+
+
+def _overlay(view: View) -> Image:
+    maps = _maps(view)
+    picture = viz.overlay(
+        view.result.image, maps.class_map, maps.track_map, view.space, view.result.instances
+    )
+    return convert.rgb_to_image(picture, view.header)
+
+
+OUTPUTS: dict[str, Output] = {
+    "~/output/semantic": Output(
+        Image, "panoptic", lambda v: convert.semantic_to_image(_maps(v).class_map, v.header)
+    ),
+    "~/output/instance": Output(
+        Image, "panoptic", lambda v: convert.instance_to_image(_maps(v).track_map, v.header)
+    ),
+    "~/output/panoptic": Output(
+        Image,
+        "panoptic",
+        lambda v: convert.panoptic_to_image(_maps(v).class_map, _maps(v).track_map, v.header, v.order),
+    ),
+    "~/output/panoptic_color": Output(
+        Image,
+        "panoptic",
+        lambda v: convert.rgb_to_image(
+            viz.panoptic_color(_maps(v).class_map, _maps(v).track_map, v.space), v.header
+        ),
+    ),
+    "~/output/confidence": Output(
+        Image, "panoptic", lambda v: convert.confidence_to_image(_maps(v).confidence, v.header)
+    ),
+    "~/output/depth": Output(Image, "panoptic", lambda v: convert.depth_to_image(_maps(v).depth_m, v.header)),
+    "~/output/camera_info": Output(
+        CameraInfo, None, lambda v: convert.camera_to_info(v.result.camera, v.header)
+    ),
+    "~/output/points": Output(
+        PointCloud2, "cloud", lambda v: convert.cloud_to_message(v.result.cloud, v.header)
+    ),
+    "~/output/latent": Output(
+        dvps_msg.LatentTokens, "latent", lambda v: convert.latent_to_message(v.result.latent, v.header)
+    ),
+    "~/debug/overlay": Output(Image, "panoptic", _overlay),
+    "~/output/markers": Output(
+        MarkerArray, None, lambda v: convert.instances_to_markers(v.result.instances, v.space, v.header)
+    ),
+    "~/output/instances": Output(
+        dvps_msg.TrackedInstanceArray,
+        None,
+        lambda v: convert.instances_to_message(v.result.instances, v.header),
+    ),
+    # The last of a frame: who receives it knows that the frame is done.
+    "~/output/scale": Output(
+        dvps_msg.ScaleEstimate, None, lambda v: convert.scale_to_message(v.result.scale, v.header)
+    ),
+}
+"""Every topic of a frame, in the order in which they are published."""
+
+
+def _vision_outputs() -> dict[str, Output]:
+    """The standard vision messages, where that package is installed."""
+    try:
+        from vision_msgs.msg import Detection2DArray, Detection3DArray
+    except ImportError:
+        return {}
+    return {
+        "~/output/detections_2d": Output(
+            Detection2DArray,
+            None,
+            lambda v: convert.instances_to_detections_2d(v.result.instances, v.space, v.header),
+        ),
+        "~/output/detections_3d": Output(
+            Detection3DArray,
+            None,
+            lambda v: convert.instances_to_detections_3d(v.result.instances, v.space, v.header),
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """An image message and when it came, seconds of the monotonic clock."""
+
+    message: Image | CompressedImage
+    at_s: float
+
+
+class DvpsNode(LifecycleNode):
+    """Lifecycle node of the perception of one camera (topics: :data:`OUTPUTS`; docs/ros.md).
+
+    Args:
+        prepare: makes the pipeline opener; the tests put a small pipeline here.
+
+    Raises:
+        ConfigError: a parameter that does not exist or does not suit.
+    """
+
+    def __init__(
+        self, *, prepare: Callable[[PipelineConfig], OpenPipeline] = prepare_pipeline, **kwargs: Any
+    ) -> None:
+        super().__init__("dvps", automatically_declare_parameters_from_overrides=True, **kwargs)
+        self.done = Future()
+        self.health = Health()
+        self._prepare = prepare
+        self._throttle = Throttle()
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._configured = False
+        self._active = False
+        params.declare(self, NodeConfig, locked=lambda: self._configured)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.output())
+        self.create_timer(1.0, self._report, clock=self._steady)
+
+    # Life
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read parameters, check the model, advertise every topic."""
+        try:
+            self.config = params.read(self, NodeConfig)
+            self._open = self._prepare(self.config)
+        except DvpsError as error:
+            self._failure = str(error)
+            self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        self._configured = True
+        self._pipeline: Pipeline | None = None
+        self._opener: threading.Thread | None = None
+        self._worker: Worker[Arrival] | None = None
+        self._slot: LatestSlot[Arrival] = LatestSlot()
+        self._space: LabelSpace | None = None
+        self._scale: ScaleEstimate | None = None
+        self._last_stamp_ns: int | None = None
+        self._last_size: tuple[int, int] | None = None
+        self._engine = "waiting for the camera"
+        self._advertise()
+        self._subscribe()
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start to process images."""
+        outcome = super().on_activate(state)
+        self._active = True
+        self._publish_labels()
+        self.get_logger().info(f"active: images from {self._image.topic_name}")
+        return outcome
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to process images; the engine stays open."""
+        self._active = False
+        if self._slot.clear():
+            self.health.count("dropped")
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the engine and forget the camera."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the engine and end the process."""
+        self._release()
+        self._finish(None)
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        """Stop the worker, close the engine, leave ROS."""
+        self._release()
+        super().destroy_node()
+
+    def start(self) -> None:
+        """Configure and activate, if the node is set to start by itself.
+
+        Raises:
+            EngineError: it could not be configured.
+        """
+        if not self.get_parameter("autostart").value:
+            return
+        success = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() is not success or self.trigger_activate() is not success:
+            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
+
+    def _release(self) -> None:
+        if not self._configured:
+            return
+        self._active = self._configured = False
+        self._slot.close()
+        if self._opener is not None:
+            self._opener.join(5.0)
+        if self._worker is not None and not self._worker.stop():
+            self.get_logger().warning("the frame in work did not end within 5 s")
+        if self._pipeline is not None:
+            self._pipeline.close()
+        for publisher in (*self._outputs.values(), *self._debug.values(), self._labels):
+            self.destroy_lifecycle_publisher(publisher)
+        for subscription in self._subscriptions_in:
+            self.destroy_subscription(subscription)
+
+    def _finish(self, failure: str | None) -> None:
+        if not self.done.done():
+            self.done.set_result(failure)
+
+    # Topics
+
+    def _advertise(self) -> None:
+        self._table = _vision_outputs() | OUTPUTS
+        self._outputs = {
+            t: self._publisher(output.type, t, qos.output()) for t, output in self._table.items()
+        }
+        self._labels = self._publisher(dvps_msg.LabelSpace, "~/output/labels", qos.latched())
+        self._debug = {
+            name: self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
+            for name in ("latency", "processing")
+        }
+
+    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
+        resolved = self.resolve_topic_name(topic)
+        return self.create_lifecycle_publisher(
+            kind,
+            topic,
+            profile,
+            qos_overriding_options=qos.overridable(),
+            event_callbacks=qos.publisher_events(resolved, self._qos_mismatch),
+        )
+
+    def _subscribe(self) -> None:
+        compressed = self.config.image_transport == "compressed"
+        topic = "~/input/image/compressed" if compressed else "~/input/image"
+        kind: Any = CompressedImage if compressed else Image
+        self._image = self._subscription(kind, topic, self._on_image)
+        self._subscriptions_in = [self._image]
+        rectified = self.config.rectified == "yes" or (
+            self.config.rectified == "auto" and "image_rect" in self._image.topic_name
+        )
+        fov_deg = self.config.horizontal_fov_deg
+        self._cameras = CameraInfos(rectified=rectified, horizontal_fov_deg=fov_deg)
+        if fov_deg == 0:
+            info = self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info)
+            self._subscriptions_in.append(info)
+
+    def _subscription(self, kind: type, topic: str, callback: Callable[[Any], None]) -> Any:
+        resolved = self.resolve_topic_name(topic)
+        return self.create_subscription(
+            kind,
+            topic,
+            callback,
+            qos.sensor(),
+            qos_overriding_options=qos.overridable(),
+            event_callbacks=qos.subscription_events(resolved, self._qos_mismatch),
+        )
+
+    def _qos_mismatch(self, sentence: str) -> None:
+        self._tell(sentence, sentence)
+
+    # Callbacks
+
+    def _on_camera_info(self, info: CameraInfo) -> None:
+        try:
+            camera = self._cameras.add(info)
+        except InputError as error:
+            self._refuse("camera_info", error, convert.stamp_to_ns(info.header.stamp))
+        else:
+            self._start_engine(camera)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        if not self._active:
+            return
+        self.health.received()
+        if self._slot.put(Arrival(message, time.monotonic())):
+            self.health.count("dropped")
+        if self._opener is None and self.config.horizontal_fov_deg > 0:
+            self._start_engine_from_image(message)
+
+    def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
+        try:
+            height, width = self._decode(message).shape[:2]
+            camera = self._cameras.camera_of(0, width, height)
+        except InputError as error:
+            self._slot.clear()
+            self._refuse("image", error, convert.stamp_to_ns(message.header.stamp))
+        else:
+            self._start_engine(camera)
+
+    # Engine
+
+    def _start_engine(self, camera: CameraModel) -> None:
+        """Open the engine in the background: topics, services and diagnostics stay alive meanwhile."""
+        if self._opener is None:
+            self._engine = "opening"
+            self._opener = threading.Thread(target=self._open_engine, args=(camera,), daemon=True)
+            self._opener.start()
+
+    def _open_engine(self, camera: CameraModel) -> None:
+        begin = time.monotonic()
+        try:
+            self._pipeline = self._open(camera)
+        except Exception as error:
+            sentence = str(error) if isinstance(error, DvpsError) else traceback.format_exc()
+            self._engine = f"failed: {sentence}"
+            self.get_logger().error(f"cannot start the engine: {sentence}")
+            self._finish(sentence)
+            return
+        self._space = self._pipeline.engine.manifest.label_space
+        self._engine = "ready"
+        self.get_logger().info(f"{self._pipeline.engine.description}, after {time.monotonic() - begin:.1f} s")
+        self._publish_labels()
+        self._worker = Worker(self._slot, self._process, self._on_error)
+
+    def _publish_labels(self) -> None:
+        if self._active and self._space is not None:
+            header = Header(stamp=self.get_clock().now().to_msg())
+            self._labels.publish(convert.label_space_to_message(self._space, header))
+
+    # One frame (worker thread)
+
+    def _process(self, arrival: Arrival) -> None:
+        assert self._pipeline is not None and self._space is not None
+        message = arrival.message
+        watched = {t for t, publisher in self._outputs.items() if publisher.get_subscription_count() > 0}
+        if not watched and not any(p.get_subscription_count() > 0 for p in self._debug.values()):
+            self.health.count("unwatched")
+            return
+        frame = self._frame(message)
+        if frame is None or not self._follows(frame):
+            return
+        wanted = frozenset(n for t in watched if (n := self._table[t].needs) is not None)
+        result = self._pipeline.process(frame, wanted)
+        self._scale = result.scale
+        order = PanopticOrder(self.config.panoptic_order)
+        view = View(result, message.header, self._space, order)
+        for topic in self._table:
+            if topic in watched:
+                self._outputs[topic].publish(self._table[topic].build(view))
+        self._account(arrival, result)
+
+    def _decode(self, message: Image | CompressedImage) -> Any:
+        if isinstance(message, CompressedImage):
+            return compressed_to_rgb(message.data)
+        return convert.image_to_rgb(message)
+
+    def _frame(self, message: Image | CompressedImage) -> Frame | None:
+        """The library's record of an image; None when it was refused."""
+        stamp_ns = convert.stamp_to_ns(message.header.stamp)
+        try:
+            image = self._decode(message)
+        except InputError as error:
+            self._refuse("image", error, stamp_ns)
+            return None
+        try:
+            camera = self._cameras.camera_of(stamp_ns, image.shape[1], image.shape[0])
+        except InputError as error:
+            self._refuse("camera_info", error, stamp_ns)
+            return None
+        return Frame(image, stamp_ns, camera, message.header.frame_id)
+
+    def _follows(self, frame: Frame) -> bool:
+        """Whether the frame is newer than the last one; forgets the past after a jump back or a new size."""
+        assert self._pipeline is not None
+        last_ns, last_size = self._last_stamp_ns, self._last_size
+        size = frame.camera.width, frame.camera.height
+        if frame.stamp_ns == last_ns:
+            self.health.count("stale")
+            self._tell("stale", f"image at {_seconds(last_ns)}: left out, its stamp is that of the last one")
+            return False
+        if last_ns is not None and frame.stamp_ns < last_ns:
+            self.health.count("time_jumps")
+            jump = f"time jumped back from {_seconds(last_ns)} to {_seconds(frame.stamp_ns)}"
+            self._tell("time", f"{jump}: all tracks are forgotten")
+            self._pipeline.reset()
+        elif last_size is not None and size != last_size:
+            self.health.count("size_changes")
+            change = f"images changed from {last_size[0]}x{last_size[1]} to {size[0]}x{size[1]}"
+            self._tell("size", f"{change}: all tracks are forgotten")
+            self._pipeline.reset()
+        self._last_stamp_ns, self._last_size = frame.stamp_ns, size
+        return True
+
+    def _account(self, arrival: Arrival, result: FrameResult) -> None:
+        processing_ms = (time.monotonic() - arrival.at_s) * 1e3
+        latency_ms = (self.get_clock().now().nanoseconds - result.stamp_ns) * 1e-6
+        # A bag played without /clock has stamps of another day: no latency can be told from them.
+        believable = 0 <= latency_ms < 10_000
+        self.health.processed(work_ms=processing_ms, latency_ms=latency_ms if believable else None)
+        times = {"processing": processing_ms, **result.stages_ms}
+        if believable:
+            times["latency"] = latency_ms
+        for name, value in times.items():
+            if name not in self._debug:
+                publisher = self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
+                publisher.on_activate(None)
+                self._debug[name] = publisher
+            if self._debug[name].get_subscription_count() > 0:
+                self._debug[name].publish(Float64(data=float(value)))
+
+    def _on_error(self, arrival: Arrival, error: Exception) -> None:
+        if not self.context.ok() or not self._active:
+            return  # publishers go away under the worker when ROS shuts down
+        self._refuse("frame", error, convert.stamp_to_ns(arrival.message.header.stamp))
+
+    def _refuse(self, reason: str, error: Exception, stamp_ns: int) -> None:
+        known = isinstance(error, DvpsError)
+        self.health.refused(reason, str(error))
+        detail = str(error) if known else "".join(traceback.format_exception(error))
+        self._warn(f"{reason} {error}", f"left out the {reason} at {_seconds(stamp_ns)}: {detail}")
+
+    def _tell(self, key: str, sentence: str) -> None:
+        self.health.trouble(sentence)
+        self._warn(key, sentence)
+
+    def _warn(self, key: str, sentence: str) -> None:
+        if self._throttle.ready(key):
+            self.get_logger().warning(sentence)
+
+    # Diagnostics
+
+    def _report(self) -> None:
+        """Publish /diagnostics."""
+        name = self.get_fully_qualified_name()
+        array = DiagnosticArray(
+            status=[
+                self._input_status(f"{name}: input"),
+                self._engine_status(f"{name}: engine"),
+                scale_status(f"{name}: scale", self._scale if self._configured else None),
+            ]
+        )
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _input_status(self, name: str) -> DiagnosticStatus:
+        if not self._configured:
+            return status(name, DiagnosticStatus.STALE, "not configured", {})
+        values = self.health.summary() | {
+            "image_topic": self._image.topic_name,
+            "camera_info_exact": str(self._cameras.exact),
+            "camera_info_newest": str(self._cameras.inexact),
+        }
+        if not self._active:
+            return status(name, DiagnosticStatus.OK, "inactive", values)
+        trouble = self._silence() or self.health.recent_trouble()
+        if trouble:
+            self._warn(f"input {trouble[:20]}", trouble)
+            return status(name, DiagnosticStatus.WARN, trouble, values)
+        return status(name, DiagnosticStatus.OK, "images come in", values)
+
+    def _silence(self) -> str | None:
+        """What is missing at the input, if anything."""
+        topic, quiet_s = self._image.topic_name, self.health.silence_s()
+        if quiet_s > self.config.no_image_after_s:
+            publishers = self.count_publishers(topic)
+            return f"no image for {quiet_s:.0f} s on {topic}, which has {publishers} publisher(s)"
+        if self._cameras.missing:
+            info = self.resolve_topic_name("~/input/camera_info")
+            return (
+                f"images come in, but no camera_info on {info}, which has {self.count_publishers(info)} "
+                "publisher(s); remap it, or set horizontal_fov_deg"
+            )
+        if self._cameras.exact == 0 and self._cameras.inexact >= 30:
+            return (
+                "the stamps of camera_info never equal those of the images; the newest camera_info is taken "
+                "for each image, which is right only if the intrinsics do not change"
+            )
+        return None
+
+    def _engine_status(self, name: str) -> DiagnosticStatus:
+        if not self._configured:
+            return status(name, DiagnosticStatus.STALE, "not configured", {})
+        values = {"model": self.config.engine.model, "backend": self.config.engine.backend}
+        if self._pipeline is not None:
+            values["engine"] = self._pipeline.engine.description
+        level = {"ready": DiagnosticStatus.OK, "opening": DiagnosticStatus.WARN}.get(
+            self._engine,
+            DiagnosticStatus.ERROR if self._engine.startswith("failed") else DiagnosticStatus.STALE,
+        )
+        return status(name, level, self._engine, values)
+
+
+def _seconds(stamp_ns: int | None) -> str:
+    return f"{(stamp_ns or 0) * 1e-9:.3f} s"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point ``dvps_node``."""
+
+    def make_node() -> DvpsNode:
+        node = DvpsNode()
+        node.start()
+        return node
+
+    return run(make_node, args)

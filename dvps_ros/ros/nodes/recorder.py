@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes topics to a rosbag2 folder (MCAP) that appears, whole, when recording ends."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+
+from dvps_ros.config import option
+from dvps_ros.errors import ConfigError, DvpsError
+from dvps_ros.ros import params, qos
+from dvps_ros.ros.bag import BagWriter, message_class
+from dvps_ros.ros.process import run
+
+_SETTLE_S = 0.5
+"""After the last counted message, outputs of the same frame may still be under way."""
+
+
+@dataclass(frozen=True)
+class RecorderConfig:
+    """The parameters of the recorder."""
+
+    output: str = option("", "Bag folder to make; must not exist.")
+    topics: str = option(
+        ".*/output/.*", "What to record: topic names or regular expressions, separated by commas."
+    )
+    count_topic: str = option(".*/output/scale", "Topic (or regular expression) whose messages are counted.")
+    frames: int = option(0, "Stop after this many messages on count_topic; 0 goes on.", low=0, high=2**31 - 1)
+    silence_s: float = option(
+        0.0, "Stop when nothing has come for this long after the first message, seconds; 0 goes on.", low=0.0
+    )
+    min_free_mib: int = option(
+        200, "Stop when less than this is free on the disk, MiB.", low=0, high=2**31 - 1
+    )
+
+
+class Recorder(Node):
+    """Subscribes to every matching topic as it appears, reliably where all its publishers are reliable.
+
+    Raises:
+        ConfigError: a parameter that does not suit.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__("dvps_recorder", automatically_declare_parameters_from_overrides=True, **kwargs)
+        params.declare(self, RecorderConfig)
+        self.config = params.read(self, RecorderConfig)
+        if not self.config.output:
+            raise ConfigError("output: expected the folder of the bag to make, got nothing")
+        try:
+            self._patterns = [re.compile(t.strip()) for t in self.config.topics.split(",") if t.strip()]
+            self._counted = re.compile(self.config.count_topic)
+        except re.error as error:
+            raise ConfigError(f"topics: expected names or regular expressions, got {error}") from error
+        self.done = Future()
+        self._writer: BagWriter | None = BagWriter(self.config.output, min_free_mib=self.config.min_free_mib)
+        self._seen: set[str] = set()
+        self._frames = 0
+        self._last_s: float | None = None
+        self._timer = self.create_timer(0.1, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _tick(self) -> None:
+        self._discover()
+        if self._last_s is None:
+            return
+        quiet_s = time.monotonic() - self._last_s
+        enough = 0 < self.config.frames <= self._frames and quiet_s >= _SETTLE_S
+        if enough or 0 < self.config.silence_s <= quiet_s:
+            self._finish(None)
+
+    def _discover(self) -> None:
+        for topic, kinds in self.get_topic_names_and_types():
+            if topic in self._seen or not any(p.fullmatch(topic) for p in self._patterns):
+                continue
+            offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
+            if not offered:
+                continue  # so far only somebody who waits for it
+            self._seen.add(topic)
+            try:
+                kind = message_class(kinds[0])
+                assert self._writer is not None
+                self._writer.add_topic(topic, kinds[0], offered[0])
+            except ConfigError as error:
+                self.get_logger().warning(f"{topic} is not recorded: {error}")
+                continue
+            profile = qos.matching(offered, depth=50)
+            self.create_subscription(kind, topic, partial(self._store, topic), profile, raw=True)
+            self.get_logger().info(f"recording {topic}")
+
+    def _store(self, topic: str, data: bytes) -> None:
+        if self._writer is None or self.done.done():
+            return
+        self._last_s = time.monotonic()
+        self._frames += self._counted.fullmatch(topic) is not None
+        try:
+            self._writer.write(topic, self.get_clock().now().nanoseconds, data)
+        except DvpsError as error:
+            self._finish(str(error))
+
+    def _finish(self, failure: str | None) -> None:
+        if not self.done.done():
+            self.done.set_result(failure)
+
+    def destroy_node(self) -> None:
+        """Finish the bag, then leave ROS.
+
+        Raises:
+            DiskFull: the bag cannot be finished.
+        """
+        writer, self._writer = getattr(self, "_writer", None), None
+        try:
+            if writer is not None:
+                if writer.close():
+                    counts = ", ".join(f"{topic} {n}" for topic, n in sorted(writer.counts.items()))
+                    self.get_logger().info(f"{writer.path}: {counts}")
+                else:
+                    self.get_logger().warning("no message came: no bag was written")
+        finally:
+            super().destroy_node()
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point ``dvps_recorder``."""
+    return run(Recorder, args)

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a node's process: start, spin, end with an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.task import Future
+
+from dvps_ros.errors import DvpsError
+
+
+class Finishing(Protocol):
+    """A node that can end its process."""
+
+    done: Future
+    """Completed with None at a normal end, with one sentence at a failure."""
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Make a node and spin it until it is done, or until SIGINT, SIGTERM or a shutdown of ROS.
+
+    Returns:
+        Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
+    """
+    rclpy.init(args=args)
+    node: Node | None = None
+    failure: str | None = None
+    try:
+        node = make_node()
+        # One thread: callbacks only hand messages over, and several threads cost processor time.
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        done: Future = node.done  # type: ignore[attr-defined]
+        executor.spin_until_future_complete(done)
+        failure = done.result() if done.done() else None
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except DvpsError as error:
+        failure = str(error)
+    finally:
+        try:
+            if node is not None:
+                node.destroy_node()
+        except DvpsError as error:
+            failure = failure or str(error)
+        rclpy.try_shutdown()
+    if failure:
+        print(f"error: {failure}", file=sys.stderr)
+    return 1 if failure else 0

@@ -1,0 +1,582 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The perception node over real ROS topics, with a small pipeline where the engine does not matter."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import ParameterType
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+    qos_profile_sensor_data,
+)
+from ros_graph import CAMERA, CAR, Graph, TinyPipeline, cloud_of, maps_of, parameters
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import Float64, Header
+from visualization_msgs.msg import MarkerArray
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.labels import CITYSCAPES, decode_panoptic
+from dvps_ros.ros import convert, qos
+from dvps_ros.ros.nodes.dvps import OUTPUTS, DvpsNode
+from dvps_ros.types import CameraModel
+
+START_NS = 1_700_000_000_000_000_000
+LATCHED = QoSProfile(
+    history=QoSHistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+def picture(seed: int, camera: CameraModel = CAMERA) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (camera.height, camera.width, 3), dtype=np.uint8)
+
+
+class Rig:
+    """The node with a camera in front of it."""
+
+    def __init__(self, graph: Graph, *, start: bool = True, kind: Any = Image, **values: Any) -> None:
+        self.graph = graph
+        self.opened: list[TinyPipeline] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.node: DvpsNode = graph.add(
+            DvpsNode(
+                prepare=lambda config: self._open,
+                namespace=graph.namespace,
+                parameter_overrides=parameters(**values),
+            )
+        )
+        if start:
+            self.node.start()
+        suffix = "/compressed" if kind is CompressedImage else ""
+        base = f"{graph.namespace}/dvps"
+        self.image = graph.node.create_publisher(kind, f"{base}/input/image{suffix}", 10)
+        self.info = graph.node.create_publisher(CameraInfo, f"{base}/input/camera_info", 10)
+        if start:
+            graph.wait(lambda: self.image.get_subscription_count() == 1, "the image subscription")
+
+    def _open(self, camera: CameraModel) -> TinyPipeline:
+        pipeline = TinyPipeline(camera)
+        pipeline.before = lambda frame: self.gate.wait(10) and None
+        self.opened.append(pipeline)
+        return pipeline
+
+    @property
+    def pipeline(self) -> TinyPipeline:
+        return self.opened[0]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return self.node.health.counts
+
+    def topic(self, name: str) -> str:
+        return f"{self.graph.namespace}/dvps/{name}"
+
+    def listen(self, kind: Any, name: str, profile: Any = qos_profile_sensor_data) -> list[Any]:
+        received = self.graph.listen(kind, self.topic(name), profile)
+        publisher = self.node._outputs.get(f"~/{name}")
+        if publisher is not None:
+            self.graph.wait(lambda: publisher.get_subscription_count() > 0, f"a listener of {name}")
+        return received
+
+    def header(self, index: int) -> Header:
+        stamp = convert.ns_to_stamp(START_NS + index * 100_000_000)
+        return Header(stamp=stamp, frame_id="front_optical")
+
+    def ready(self, camera: CameraModel = CAMERA) -> None:
+        """Tell the camera and wait for the engine."""
+        self.graph.wait(lambda: self.info.get_subscription_count() == 1, "the camera_info subscription")
+        self.info.publish(convert.camera_to_info(camera, self.header(0)))
+        self.graph.wait(lambda: self.node._worker, "the engine")
+
+    def send(self, index: int, image: np.ndarray | None = None) -> np.ndarray:
+        image = picture(index) if image is None else image
+        self.image.publish(convert.rgb_to_image(image, self.header(index)))
+        return image
+
+    def refused(self) -> dict[str, int]:
+        return dict(self.node.health.refusals)
+
+    def input_status(self) -> DiagnosticStatus:
+        return self.node._input_status("input")
+
+
+def test_every_output_by_value(graph: Graph) -> None:
+    rig = Rig(graph)
+    images = {
+        name: rig.listen(Image, f"output/{name}")
+        for name in ("semantic", "instance", "panoptic", "confidence", "depth")
+    }
+    others = {
+        "points": rig.listen(PointCloud2, "output/points"),
+        "instances": rig.listen(dvps_msg.TrackedInstanceArray, "output/instances"),
+        "scale": rig.listen(dvps_msg.ScaleEstimate, "output/scale"),
+        "latent": rig.listen(dvps_msg.LatentTokens, "output/latent"),
+        "camera_info": rig.listen(CameraInfo, "output/camera_info"),
+        "markers": rig.listen(MarkerArray, "output/markers"),
+    }
+    labels = rig.listen(dvps_msg.LabelSpace, "output/labels", LATCHED)
+    rig.ready()
+    image = rig.send(3)
+    graph.wait(lambda: all([*images.values(), *others.values(), labels]), "every output")
+    received = {name: messages[0] for name, messages in (images | others).items()}
+
+    for name, message in received.items():
+        header = message.markers[0].header if name == "markers" else message.header
+        assert header == rig.header(3), name
+    maps = maps_of(image)
+
+    def pixels(name: str, dtype: Any) -> np.ndarray:
+        message = received[name]
+        return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
+
+    np.testing.assert_array_equal(pixels("semantic", np.uint8), maps.class_map)
+    np.testing.assert_array_equal(pixels("instance", np.uint16), maps.track_map)
+    np.testing.assert_array_equal(pixels("confidence", np.uint8), maps.confidence)
+    np.testing.assert_array_equal(pixels("depth", np.float32), maps.depth_m)
+    class_map, track_map = decode_panoptic(pixels("panoptic", np.int32))
+    np.testing.assert_array_equal(class_map, maps.class_map)
+    np.testing.assert_array_equal(track_map, maps.track_map)
+    assert bytes(received["points"].data) == cloud_of(maps, image).tobytes()
+    assert [(t.track_id, t.class_id) for t in received["instances"].instances] == [(7, CAR)]
+    assert received["scale"].camera_height == pytest.approx(1.65)
+    assert list(received["latent"].data) == [0, 1, 2, 3, 4, 5]
+    assert received["camera_info"].k[0] == CAMERA.fx
+    assert [c.name for c in labels[0].classes] == list(CITYSCAPES.names)
+
+
+def test_what_nav2_needs(graph: Graph) -> None:
+    """Mask mono8, confidence mono8, organised cloud: pixel-aligned, equal stamps, sensor-data listeners."""
+    rig = Rig(graph)
+    mask = rig.listen(Image, "output/semantic", qos_profile_sensor_data)
+    confidence = rig.listen(Image, "output/confidence", qos_profile_sensor_data)
+    cloud = rig.listen(PointCloud2, "output/points", qos_profile_sensor_data)
+    rig.ready()
+    for index in range(1, 4):
+        rig.send(index)
+        graph.wait(lambda n=index: len(mask) == len(confidence) == len(cloud) == n, f"frame {index}")
+    for m, c, p in zip(mask, confidence, cloud, strict=True):
+        assert m.header == c.header == p.header
+        assert m.encoding == c.encoding == "mono8"
+        assert (m.height, m.width) == (c.height, c.width) == (p.height, p.width) == (8, 16)
+        points = np.frombuffer(p.data, np.uint8).reshape(p.height, p.row_step)
+        labels = points.reshape(p.height, p.width, p.point_step)[..., 16:20].copy().view(np.uint32)[..., 0]
+        np.testing.assert_array_equal(labels, np.frombuffer(m.data, np.uint8).reshape(8, 16))
+    infos = graph.node.get_publishers_info_by_topic(rig.topic("output/labels"))
+    assert infos[0].qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+    assert infos[0].qos_profile.reliability == QoSReliabilityPolicy.RELIABLE
+
+
+def test_late_listeners_get_the_label_space(graph: Graph) -> None:
+    rig = Rig(graph)
+    rig.ready()
+    labels = graph.listen(dvps_msg.LabelSpace, rig.topic("output/labels"), LATCHED)
+    graph.wait(lambda: labels, "the label space")
+    assert labels[0].name == "cityscapes"
+
+
+def test_nothing_is_computed_for_nobody(graph: Graph) -> None:
+    rig = Rig(graph)
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: rig.counts["unwatched"] == 1, "the frame to be passed over")
+    assert rig.pipeline.calls == []
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.send(2)
+    graph.wait(lambda: scale, "the scale")
+    rig.listen(PointCloud2, "output/points")
+    rig.send(3)
+    graph.wait(lambda: len(scale) == 2, "the next frame")
+    assert [wanted for _, wanted in rig.pipeline.calls] == [frozenset(), frozenset({"cloud"})]
+
+
+def test_the_newest_frame_wins_and_drops_are_counted(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    rig.gate.clear()
+    rig.send(1)
+    graph.wait(lambda: rig.pipeline.calls, "the first frame in work")
+    for index in (2, 3, 4):
+        rig.send(index)
+        graph.wait(lambda n=index: rig.counts["received"] == n, f"frame {index}")
+    rig.gate.set()
+    graph.wait(lambda: len(scale) == 2, "two results")
+    assert [m.header.stamp for m in scale] == [rig.header(1).stamp, rig.header(4).stamp]
+    counts = {k: rig.counts[k] for k in ("received", "processed", "dropped")}
+    assert counts == {"received": 4, "processed": 2, "dropped": 2}
+
+
+def bad_image(**changes: Any) -> Image:
+    message = convert.rgb_to_image(picture(1), Header())
+    for name, value in changes.items():
+        setattr(message, name, value)
+    return message
+
+
+BAD_IMAGES = {
+    "unknown encoding": (bad_image(encoding="bgr17"), "image", "'bgr17' is not known"),
+    "step too short": (bad_image(step=3), "image", "expected 48 bytes or more"),
+    "data too short": (bad_image(height=9), "image", "expected 9 rows of 48 bytes"),
+    "empty": (Image(), "image", "'' is not known"),
+    "no pixels": (Image(encoding="rgb8"), "image", "empty"),
+    "another size": (
+        convert.rgb_to_image(np.zeros((4, 4, 3), np.uint8), Header()),
+        "camera_info",
+        "4x4 pixels, but its camera_info is for 16x8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMAGES)
+def test_a_bad_image_is_refused_and_the_node_goes_on(graph: Graph, case: str) -> None:
+    message, reason, sentence = BAD_IMAGES[case]
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+    message.header = rig.header(1)
+    rig.image.publish(message)
+    graph.wait(lambda: rig.refused(), "the refusal")
+    assert rig.refused() == {reason: 1}
+    status = rig.input_status()
+    assert status.level == DiagnosticStatus.WARN and sentence in status.message
+    assert {v.key: v.value for v in status.values}[f"refused: {reason}"] == "1"
+    rig.send(2)
+    graph.wait(lambda: scale, "the next result")
+    assert scale[0].header.stamp == rig.header(2).stamp
+
+
+def compressed(rig: Rig, index: int, data: bytes) -> CompressedImage:
+    message = CompressedImage(header=rig.header(index), format="jpeg")
+    message.data = data
+    return message
+
+
+def test_compressed_images_and_a_truncated_one(graph: Graph) -> None:
+    rig = Rig(graph, kind=CompressedImage, image_transport="compressed")
+    depth = rig.listen(Image, "output/depth")
+    rig.ready()
+    _, png = cv2.imencode(".png", picture(5)[..., ::-1])
+    _, jpeg = cv2.imencode(".jpg", picture(5))
+    rig.image.publish(compressed(rig, 1, jpeg.tobytes()[:-40]))
+    graph.wait(lambda: rig.refused() == {"image": 1}, "the refusal")
+    assert "cut off" in rig.input_status().message
+    rig.image.publish(compressed(rig, 2, png.tobytes()))
+    graph.wait(lambda: depth, "a result")
+    np.testing.assert_array_equal(rig.pipeline.calls[0][0].image, picture(5))
+
+
+def test_uncalibrated_camera_info(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    graph.wait(lambda: rig.info.get_subscription_count() == 1, "the camera_info subscription")
+    zeros = convert.camera_to_info(CAMERA, rig.header(1))
+    zeros.k = np.zeros(9)
+    rig.info.publish(zeros)
+    graph.wait(lambda: rig.refused() == {"camera_info": 1}, "the refusal")
+    assert "not calibrated" in rig.input_status().message
+    assert not rig.opened
+    rig.ready()
+    rig.send(2)
+    graph.wait(lambda: scale, "a result once the camera is calibrated")
+
+
+def test_intrinsics_that_turn_bad_stop_the_output(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: scale, "a result")
+    bad = convert.camera_to_info(CAMERA, rig.header(2))
+    bad.k[0] = float("nan")
+    rig.info.publish(bad)
+    graph.wait(lambda: rig.refused() == {"camera_info": 1}, "the refusal of the camera")
+    rig.send(2)
+    graph.wait(lambda: rig.refused() == {"camera_info": 2}, "the refusal of the image")
+    rig.info.publish(convert.camera_to_info(CAMERA, rig.header(3)))
+    graph.wait(lambda: rig.node._cameras._by_stamp.get(START_NS + 300_000_000), "the good camera")
+    rig.send(3)
+    graph.wait(lambda: len(scale) == 2, "a result again")
+
+
+def test_image_takes_the_camera_info_of_its_stamp(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    zoomed = CameraModel(16, 8, 20.0, 22.0, 7.5, 3.5)
+    rig.ready()  # stamp 0
+    rig.info.publish(convert.camera_to_info(zoomed, rig.header(5)))
+    graph.wait(lambda: len(rig.node._cameras._by_stamp) == 2, "both cameras")
+    for n, index in enumerate((0, 1, 5), start=1):
+        rig.send(index)
+        graph.wait(lambda n=n: len(scale) == n, f"frame {index}")
+    assert [frame.camera.fx for frame, _ in rig.pipeline.calls] == [10.0, 20.0, 20.0]
+    assert (rig.node._cameras.exact, rig.node._cameras.inexact) == (2, 1)
+
+
+def test_field_of_view_instead_of_camera_info(graph: Graph) -> None:
+    rig = Rig(graph, horizontal_fov_deg=90.0)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.send(1)
+    graph.wait(lambda: scale, "a result without camera_info")
+    assert rig.pipeline.opened_for == CameraModel.from_fov(16, 8, 90.0)
+    assert graph.node.count_subscribers(rig.topic("input/camera_info")) == 0
+
+
+def test_time_that_jumps_back_resets(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    for n, index in enumerate((5, 6, 0, 1), start=1):
+        rig.send(index)
+        graph.wait(lambda n=n: len(scale) == n, f"frame {index}")
+    assert rig.pipeline.resets == rig.counts["time_jumps"] == 1
+    assert "time jumped back from 1700000000.600 s to 1700000000.000 s" in rig.input_status().message
+
+
+def test_a_stuck_publisher_repeats_a_stamp(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: scale, "a result")
+    rig.send(1)
+    graph.wait(lambda: rig.counts["stale"] == 1, "the repetition")
+    assert len(rig.pipeline.calls) == 1 and rig.pipeline.resets == 0
+
+
+def test_size_change_in_mid_stream(graph: Graph) -> None:
+    rig = Rig(graph)
+    depth = rig.listen(Image, "output/depth", 10)
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: depth, "a result")
+    large = CameraModel(20, 10, 12.0, 12.0, 9.5, 4.5)
+    rig.info.publish(convert.camera_to_info(large, rig.header(2)))
+    graph.wait(lambda: len(rig.node._cameras._by_stamp) == 2, "the new camera")
+    rig.send(2, picture(2, large))
+    graph.wait(lambda: len(depth) == 2, "a result of the new size")
+    assert (depth[1].width, depth[1].height) == (20, 10)
+    assert rig.pipeline.resets == rig.counts["size_changes"] == 1
+
+
+def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+
+    def fail(frame: Any) -> None:
+        raise ZeroDivisionError("of the engine")
+
+    rig.pipeline.before = fail
+    rig.send(1)
+    graph.wait(lambda: rig.refused() == {"frame": 1}, "the error")
+    assert "of the engine" in rig.input_status().message
+    rig.pipeline.before = lambda frame: None
+    rig.send(2)
+    graph.wait(lambda: scale, "the next result")
+
+
+def test_silence_is_told_with_its_cause(graph: Graph) -> None:
+    Rig(graph, no_image_after_s=0.2)
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
+
+    def told(words: str) -> bool:
+        return any(words in s.message for array in diagnostics for s in array.status)
+
+    graph.wait(lambda: told("no image for"), "the silence")
+    silent = next(s for a in diagnostics for s in a.status if "no image for" in s.message)
+    assert silent.level == DiagnosticStatus.WARN
+    assert silent.name == f"{graph.namespace}/dvps: input"
+    assert f"on {graph.namespace}/dvps/input/image, which has 1 publisher(s)" in silent.message
+
+
+def test_images_without_camera_info_are_told(graph: Graph) -> None:
+    rig = Rig(graph, no_image_after_s=100.0)
+    rig.send(1)
+    graph.wait(lambda: rig.counts["received"] == 1, "the image")
+    assert "images come in, but no camera_info on" in rig.input_status().message
+    assert "horizontal_fov_deg" in rig.input_status().message
+
+
+def test_camera_info_stamps_that_never_match_are_told(graph: Graph) -> None:
+    rig = Rig(graph)
+    rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+    for index in range(1, 31):
+        rig.send(index)
+        graph.wait(lambda n=index: rig.counts["processed"] == n, f"frame {index}")
+    assert "never equal those of the images" in rig.input_status().message
+
+
+def test_diagnostics_and_timings(graph: Graph) -> None:
+    rig = Rig(graph)
+    processing = graph.listen(Float64, rig.topic("debug/processing_ms"))
+    inference = graph.listen(Float64, rig.topic("debug/inference_ms"))
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
+    debug = rig.node._debug["processing"]
+    graph.wait(lambda: debug.get_subscription_count() == 1, "the listener")
+    rig.ready()
+    index = 0
+
+    def flowing() -> bool:
+        nonlocal index
+        if rig.counts["received"] == index:
+            index += 1
+            rig.send(index)
+        return bool(processing and inference and diagnostics)
+
+    graph.wait(flowing, "timings and diagnostics")
+    assert processing[0].data > 0 and inference[0].data == 3.5
+    diagnostics.clear()
+    graph.wait(lambda: diagnostics, "fresh diagnostics")
+    of_input, of_engine, of_scale = diagnostics[0].status
+    values = {v.key: v.value for v in of_input.values}
+    assert int(values["processed"]) >= 1 and float(values["processing_p50_ms"]) > 0
+    assert (of_engine.level, of_engine.message) == (DiagnosticStatus.OK, "ready")
+    assert {v.key: v.value for v in of_engine.values}["engine"] == "tiny"
+    assert {v.key: v.value for v in of_scale.values}["scale"] == "1.5000"
+
+
+def test_lifecycle_by_services(graph: Graph) -> None:
+    rig = Rig(graph, start=False, autostart=False)
+    change = graph.node.create_client(ChangeState, f"{graph.namespace}/dvps/change_state")
+    ask = graph.node.create_client(GetState, f"{graph.namespace}/dvps/get_state")
+    graph.wait(lambda: change.service_is_ready() and ask.service_is_ready(), "the services")
+
+    def go(transition: int) -> str:
+        future = change.call_async(ChangeState.Request(transition=Transition(id=transition)))
+        graph.wait(future.done, "the transition")
+        assert future.result().success
+        state = ask.call_async(GetState.Request())
+        graph.wait(state.done, "the state")
+        return state.result().current_state.label
+
+    assert go(Transition.TRANSITION_CONFIGURE) == "inactive"
+    published = {name for name, _ in graph.node.get_topic_names_and_types()}
+    assert {rig.topic(t[2:]) for t in OUTPUTS} <= published
+    rig.ready()
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.send(1)
+    graph.spin(0.3)
+    assert rig.pipeline.calls == [] and rig.counts["received"] == 0  # inactive: not even looked at
+    assert go(Transition.TRANSITION_ACTIVATE) == "active"
+    rig.send(2)
+    graph.wait(lambda: scale, "a result when active")
+    assert go(Transition.TRANSITION_DEACTIVATE) == "inactive"
+    assert go(Transition.TRANSITION_CLEANUP) == "unconfigured"
+    assert rig.pipeline.closed
+    assert go(Transition.TRANSITION_CONFIGURE) == "inactive"
+    assert go(Transition.TRANSITION_ACTIVATE) == "active"
+    rig.info.publish(convert.camera_to_info(CAMERA, rig.header(3)))
+    graph.wait(lambda: len(rig.opened) == 2, "a new engine")
+
+
+def test_parameters_are_declared_with_description_and_range(graph: Graph) -> None:
+    node = Rig(graph, start=False).node
+    height = node.describe_parameter("scale.camera_height_m")
+    assert height.type == ParameterType.PARAMETER_DOUBLE and "metres" in height.description
+    assert (height.floating_point_range[0].from_value, height.floating_point_range[0].to_value) == (0, 20)
+    assert "onnxruntime" in node.describe_parameter("engine.backend").additional_constraints
+
+
+def test_parameters_are_fixed_while_configured(graph: Graph) -> None:
+    node = Rig(graph).node
+    (refused,) = node.set_parameters([Parameter("tracker.memory_s", value=3.0)])
+    assert not refused.successful and "deactivate and clean up" in refused.reason
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+    (unsuitable,) = node.set_parameters([Parameter("image_transport", value="theora")])
+    assert not unsuitable.successful and "expected one of raw, compressed" in unsuitable.reason
+    (accepted,) = node.set_parameters([Parameter("tracker.memory_s", value=3.0)])
+    assert accepted.successful
+    node.trigger_configure()
+    assert node.config.tracker.memory_s == 3.0
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"tracker__memory": 1.0}, "unknown parameters tracker.memory; known are .*tracker.memory_s"),
+        ({"tracker__memory_s": -1.0}, "tracker.memory_s: expected 0.0 to 60.0, got -1.0"),
+        ({"tracker__memory_s": "long"}, "tracker.memory_s: expected float, got 'long'"),
+        ({"image_transport": "theora"}, "image_transport: expected one of raw, compressed, got 'theora'"),
+    ],
+)
+def test_unsuitable_parameters_are_refused(graph: Graph, values: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        DvpsNode(parameter_overrides=parameters(**values))
+
+
+def test_a_whole_number_is_a_float(graph: Graph) -> None:
+    node = Rig(graph, scale__camera_height_m=2).node
+    assert node.config.scale.camera_height_m == 2.0
+
+
+def test_an_engine_that_cannot_open_ends_the_node(graph: Graph) -> None:
+    def prepare(config: Any) -> Any:
+        def open_engine(camera: CameraModel) -> Any:
+            raise EngineError("weights.bin is truncated")
+
+        return open_engine
+
+    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    info.publish(convert.camera_to_info(CAMERA, Header()))
+    graph.wait(node.done.done, "the end")
+    assert node.done.result() == "weights.bin is truncated"
+    assert node._engine_status("engine").level == DiagnosticStatus.ERROR
+
+
+def test_a_model_that_is_not_there_is_told_at_once(graph: Graph) -> None:
+    node = graph.add(
+        DvpsNode(namespace=graph.namespace, parameter_overrides=parameters(engine__model="nowhere"))
+    )
+    with pytest.raises(EngineError, match="nowhere"):
+        node.start()
+
+
+def test_failed_configuration_leaves_the_node_unconfigured(graph: Graph) -> None:
+    overrides = parameters(engine__model="nowhere", autostart=False)
+    node = graph.add(DvpsNode(namespace=graph.namespace, parameter_overrides=overrides))
+    node.start()
+    assert node.trigger_configure() is TransitionCallbackReturn.FAILURE
+    node.set_parameters([Parameter("engine.model", value="elsewhere")])  # can be corrected
+
+
+def test_incompatible_quality_of_service_is_told_with_the_remedy(graph: Graph) -> None:
+    rig = Rig(graph)
+    demanding = LATCHED  # asks for transient local, which results are not
+    graph.listen(Image, rig.topic("output/depth"), demanding)
+    graph.wait(lambda: rig.node.health.recent_trouble(), "the report")
+    topic = rig.topic("output/depth")
+    assert rig.node.health.recent_trouble() == (
+        f"a subscriber of {topic} asks for a higher durability than this node offers: it gets nothing; "
+        f"change its durability, or set qos_overrides.{topic}.publisher.durability of this node to match"
+    )
+
+
+def test_quality_of_service_can_be_overridden(graph: Graph) -> None:
+    topic = f"{graph.namespace}/dvps/input/image"
+    name = f"qos_overrides.{topic}.subscription.reliability"
+    Rig(graph, **{name: "reliable"})
+    (info,) = graph.node.get_subscriptions_info_by_topic(topic)
+    assert info.qos_profile.reliability == QoSReliabilityPolicy.RELIABLE
+    assert qos.sensor().reliability == QoSReliabilityPolicy.BEST_EFFORT  # the default is untouched
