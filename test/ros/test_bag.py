@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags: what is written is read back by value, appears whole or not at all, and stops before a full disk."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from rclpy.serialization import serialize_message
+from ros_graph import SCALE, instance
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from std_msgs.msg import Header
+
+from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.labels import CITYSCAPES
+from dvps_ros.ros import convert, qos
+from dvps_ros.ros.bag import BagWriter, DiskFull, definition, message_class, read_bag, typestore
+
+HEADER = Header(frame_id="front_optical")
+MSG = Path(__file__).parents[2] / "msg"
+OURS = [f"dvps_ros/msg/{file.stem}" for file in sorted(MSG.glob("*.msg"))]
+STANDARD = [
+    "sensor_msgs/msg/Image",
+    "sensor_msgs/msg/CompressedImage",
+    "sensor_msgs/msg/CameraInfo",
+    "sensor_msgs/msg/PointCloud2",
+    "visualization_msgs/msg/MarkerArray",
+    "diagnostic_msgs/msg/DiagnosticArray",
+    "std_msgs/msg/Float64",
+]
+
+
+def records() -> dict[str, tuple[str, Any]]:
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    return {
+        "/image": ("sensor_msgs/msg/Image", convert.rgb_to_image(image, HEADER)),
+        "/instances": (
+            "dvps_ros/msg/TrackedInstanceArray",
+            convert.instances_to_message([instance()], HEADER),
+        ),
+        "/labels": ("dvps_ros/msg/LabelSpace", convert.label_space_to_message(CITYSCAPES, HEADER)),
+        "/scale": ("dvps_ros/msg/ScaleEstimate", convert.scale_to_message(SCALE, HEADER)),
+    }
+
+
+def write(path: Path) -> BagWriter:
+    writer = BagWriter(path, min_free_mib=0)
+    for n, (topic, (kind, message)) in enumerate(records().items()):
+        writer.add_topic(topic, kind, qos.latched() if topic == "/labels" else qos.output())
+        writer.write(topic, 1000 + n, serialize_message(message))
+    return writer
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    writer = write(tmp_path / "drive")
+    assert not (tmp_path / "drive").exists()  # nothing half-written under the final name
+    assert writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["drive"]
+    messages = {topic: (time_ns, message) for topic, time_ns, message in read_bag(tmp_path / "drive")}
+    assert {t: time_ns for t, (time_ns, _) in messages.items()} == {
+        "/image": 1000,
+        "/instances": 1001,
+        "/labels": 1002,
+        "/scale": 1003,
+    }
+    image = messages["/image"][1]
+    assert (image.encoding, image.width, image.header.frame_id) == ("rgb8", 4, "front_optical")
+    np.testing.assert_array_equal(image.data, np.arange(24))
+    (track,) = messages["/instances"][1].instances
+    assert (track.track_id, track.centroid.z, track.velocity.x) == (7, 10.0, -2.0)
+    np.testing.assert_array_equal(track.covariance, np.arange(36.0))
+    assert [c.name for c in messages["/labels"][1].classes] == list(CITYSCAPES.names)
+    assert messages["/scale"][1].scale == 1.5
+    assert [t for t, *_ in read_bag(tmp_path / "drive", ["/scale"])] == ["/scale"]
+
+
+def test_metadata_is_what_humble_reads(tmp_path: Path) -> None:
+    write(tmp_path / "drive").close()
+    information = yaml.safe_load((tmp_path / "drive" / "metadata.yaml").read_text())[
+        "rosbag2_bagfile_information"
+    ]
+    assert information["relative_file_paths"] == ["drive.mcap"]
+    assert information["message_count"] == 4
+    topics = {
+        t["topic_metadata"]["name"]: t["topic_metadata"] for t in information["topics_with_message_count"]
+    }
+    offered = topics["/labels"]["offered_qos_profiles"]
+    assert isinstance(offered, str)  # a list, as later versions write it, breaks older players
+    (profile,) = yaml.safe_load(offered)
+    assert (profile["durability"], profile["reliability"], profile["depth"]) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("kind", STANDARD)
+def test_definitions_have_the_hash_of_the_standard(kind: str) -> None:
+    reference = get_typestore(Stores.ROS2_KILTED)
+    assert typestore([kind]).hash_rihs01(kind) == reference.hash_rihs01(kind)
+
+
+def test_definitions_have_the_hash_of_our_files() -> None:
+    reference = get_typestore(Stores.ROS2_KILTED)
+    for kind in OURS:
+        reference.register(get_types_from_msg((MSG / f"{kind[13:]}.msg").read_text(), kind))
+    store = typestore(OURS)
+    assert {k: store.hash_rihs01(k) for k in OURS} == {k: reference.hash_rihs01(k) for k in OURS}
+
+
+def test_definition_text() -> None:
+    text, inner = definition("dvps_ros/msg/LatentTokens")
+    assert text == "std_msgs/Header header\nuint32 tokens\nuint32 channels\nfloat32[] data"
+    assert inner == ["std_msgs/msg/Header"]
+
+
+def test_unknown_types_are_refused() -> None:
+    with pytest.raises(ConfigError, match="nowhere_msgs/msg/Thing is not installed"):
+        message_class("nowhere_msgs/msg/Thing")
+    with pytest.raises(ConfigError, match="std_msgs/msg/Thing is not installed"):
+        message_class("std_msgs/msg/Thing")
+
+
+def test_an_existing_bag_is_not_touched(tmp_path: Path) -> None:
+    write(tmp_path / "drive").close()
+    with pytest.raises(ConfigError, match="exists already"):
+        BagWriter(tmp_path / "drive")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot write a bag at"):
+        BagWriter(tmp_path / "file" / "drive")
+
+
+def test_no_message_no_bag(tmp_path: Path) -> None:
+    assert BagWriter(tmp_path / "drive").close() is False
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_recording_stops_before_the_disk_is_full(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "drive", min_free_mib=0)
+    kind, message = records()["/scale"]
+    writer.add_topic("/scale", kind)
+    writer.write("/scale", 1, serialize_message(message))
+    writer._min_free = 1 << 60  # more than any disk has
+    with pytest.raises(DiskFull, match=r"only \d+ MiB are free.*stopped after 1 messages"):
+        writer.write("/scale", 2, serialize_message(message))
+    assert writer.close()
+    assert len(list(read_bag(tmp_path / "drive"))) == 1
+
+
+def test_an_unreadable_bag_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "drive").close()
+    file = tmp_path / "drive" / "drive.mcap"
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(InputError, match=re.escape(f"cannot read bag {tmp_path / 'drive'}")):
+        list(read_bag(tmp_path / "drive"))
+    with pytest.raises(InputError, match="cannot read bag"):
+        list(read_bag(tmp_path / "nowhere"))
