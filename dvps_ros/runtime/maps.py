@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network output at stride 4 to maps at camera resolution, in one pass.
+
+For a camera pixel let its neighbours be the four cells of the stride-4 map around it, weighted
+bilinearly (cells that lie in the padding are never neighbours):
+
+- class: arg-max of the bilinearly interpolated ``class_logits``. Where all four neighbours have the same
+  arg-max, that is the result, exactly, and nothing is computed. Void if the nearest neighbour is void.
+- segment of a thing pixel: the heaviest segment among neighbours of that class, else ``nearest`` of the
+  nearest neighbour. The pixel then takes the class of its segment (majority of the segment's pixels), so
+  that a track has one class.
+- depth: bilinear in 1/z, which is linear on planes, among neighbours of the same class and segment
+  only: no points float between an object and what is behind it.
+- sky is +inf; void, depth that is no positive number, and depth beyond the limit are NaN.
+- confidence: bilinear.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from dvps_ros.geometry.camera import Fit
+from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.types import NetworkOutput, PanopticDepth
+
+NO_SEGMENT = 255
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """Along one axis: the lower neighbour cell of each camera pixel, the upper one, and its weight."""
+
+    low: np.ndarray
+    high: np.ndarray
+    weight: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: int, scale: float, pad: int, inner: int, stride: int) -> _Axis:
+        at_input = (np.arange(pixels) + 0.5) * scale - 0.5 + pad
+        cell = (at_input + 0.5) / stride - 0.5
+        # Cells whose centre lies in the image; a cell beyond mixes image and padding.
+        first = int(np.ceil((pad + 0.5) / stride - 0.5))
+        last = max(first, int(np.floor((pad + inner - 0.5) / stride - 0.5)))
+        cell = np.clip(cell, first, last)
+        low = np.minimum(np.floor(cell).astype(np.int64), max(first, last - 1))
+        return cls(low, np.minimum(low + 1, last), (cell - low).astype(np.float32))
+
+
+class MapMaker:
+    """Brings network outputs to the resolution of one camera.
+
+    Args:
+        fit: how the camera's image lies in the network's input.
+        label_space: tells things from stuff.
+        sky_class: class whose depth is +inf, or None.
+        max_depth_m: depth beyond this is NaN.
+        min_confidence: pixels with a lower class probability become void.
+    """
+
+    def __init__(
+        self,
+        fit: Fit,
+        label_space: LabelSpace,
+        *,
+        sky_class: int | None,
+        max_depth_m: float,
+        min_confidence: float = 0.0,
+        stride: int = 4,
+    ) -> None:
+        self._x = _Axis.of(fit.camera_width, fit.scale, fit.pad_x, fit.inner_width, stride)
+        self._y = _Axis.of(fit.camera_height, fit.scale, fit.pad_y, fit.inner_height, stride)
+        self._shape = (fit.camera_height, fit.camera_width)
+        self._is_thing = label_space.is_thing
+        self._sky = -1 if sky_class is None else sky_class
+        self._max_depth_m = np.float32(max_depth_m)
+        self._min_confidence = np.uint8(np.ceil(min_confidence * 255))
+
+    def __call__(self, output: NetworkOutput, row_track: np.ndarray, scale: float) -> PanopticDepth:
+        """The maps of one frame.
+
+        Args:
+            row_track: uint16 [256]: track id of each row of ``segments``, 0 for none.
+            scale: factor from network depth to metres.
+        """
+        # Without the optional outputs edges are those of the stride-4 map.
+        logits = np.zeros((0, 1, 1), np.float32) if output.class_logits is None else output.class_logits
+        nearest = output.segment_map if output.nearest is None else output.nearest
+        confidence = output.confidence
+        if confidence is None:
+            confidence = np.full_like(output.class_map, 255)
+        row_class = np.full(256, VOID, np.uint8)
+        row_class[: len(output.segments)] = output.segments[:, 0]
+        maps = PanopticDepth(
+            np.empty(self._shape, np.uint8),
+            np.empty(self._shape, np.uint16),
+            np.empty(self._shape, np.float32),
+            np.empty(self._shape, np.uint8),
+        )
+        inverse = _inverse_depth(output.depth_m, output.class_map, np.float32(scale), self._sky)
+        _fill(
+            output.class_map,
+            output.segment_map,
+            nearest,
+            inverse,
+            confidence,
+            logits,
+            row_class,
+            row_track,
+            self._is_thing,
+            self._sky,
+            self._max_depth_m,
+            self._min_confidence,
+            (self._x.low, self._x.high, self._x.weight),
+            (self._y.low, self._y.high, self._y.weight),
+            maps.class_map,
+            maps.track_map,
+            maps.depth_m,
+            maps.confidence,
+        )
+        return maps
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _inverse_depth(depth_m, class_map, scale, sky):
+    """1 / (scale * depth) of each cell; 0 for sky, so that it comes out as +inf; NaN where unknown."""
+    inverse = np.empty(depth_m.shape, np.float32)
+    for y in range(depth_m.shape[0]):
+        for x in range(depth_m.shape[1]):
+            z = depth_m[y, x] * scale
+            if class_map[y, x] == sky:
+                inverse[y, x] = np.float32(0)
+            elif class_map[y, x] != VOID and z > 0 and z < np.inf:
+                inverse[y, x] = np.float32(1) / z
+            else:
+                inverse[y, x] = np.float32(np.nan)
+    return inverse
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill(
+    cell_class,
+    cell_segment,
+    cell_nearest,
+    cell_inverse,
+    cell_confidence,
+    logits,
+    row_class,
+    row_track,
+    is_thing,
+    sky,
+    max_depth,
+    min_confidence,
+    x_axis,
+    y_axis,
+    class_map,
+    track_map,
+    depth_m,
+    confidence,
+):
+    x_low, x_high, x_weight = x_axis
+    y_low, y_high, y_weight = y_axis
+    cells = cell_class.shape[1]
+    classes = logits.shape[0]
+    one, half, nan = np.float32(1), np.float32(0.5), np.float32(np.nan)
+    inverse_row = np.empty(cells, np.float32)
+    confidence_row = np.empty(cells, np.float32)
+    class_row = np.empty(cells, np.uint8)
+    track_row = np.empty(cells, np.uint16)
+    uniform = np.zeros(cells, np.bool_)
+    left, right = np.empty(classes, np.float32), np.empty(classes, np.float32)
+    columns = np.searchsorted(x_low, np.arange(cells + 1))  # first pixel of each cell column
+    previous = -1
+    for v in range(y_low.size):
+        y0, y1, wy = y_low[v], y_high[v], y_weight[v]
+        for x in range(cells):
+            inverse_row[x] = cell_inverse[y0, x] * (one - wy) + cell_inverse[y1, x] * wy
+            confidence_row[x] = np.float32(cell_confidence[y0, x]) * (one - wy) + (
+                np.float32(cell_confidence[y1, x]) * wy
+            )
+        if y0 != previous:
+            previous = y0
+            for x0 in range(x_low[0], x_low[-1] + 1):
+                x1 = min(x0 + 1, x_high[-1])
+                c, s = cell_class[y0, x0], cell_segment[y0, x0]
+                inverse_sum = (
+                    cell_inverse[y0, x0] + cell_inverse[y0, x1] + cell_inverse[y1, x0] + cell_inverse[y1, x1]
+                )
+                uniform[x0] = (
+                    c == cell_class[y0, x1]
+                    and c == cell_class[y1, x0]
+                    and c == cell_class[y1, x1]
+                    and s == cell_segment[y0, x1]
+                    and s == cell_segment[y1, x0]
+                    and s == cell_segment[y1, x1]
+                    and not (s == NO_SEGMENT and is_thing[c])
+                    and (c == VOID or not np.isnan(inverse_sum))
+                )
+                class_row[x0] = c if s == NO_SEGMENT else row_class[s]
+                track_row[x0] = 0 if s == NO_SEGMENT else row_track[s]
+
+        # As if every cell were uniform: no branches, so that it becomes vector code.
+        for u in range(x_low.size):
+            low, high, wx = x_low[u], x_high[u], x_weight[u]
+            z = one / (inverse_row[low] * (one - wx) + inverse_row[high] * wx)
+            depth_m[v, u] = z if (z <= max_depth or z == np.inf) else nan
+            p = confidence_row[low] * (one - wx) + confidence_row[high] * wx
+            confidence[v, u] = np.uint8(p + half)
+        for u in range(x_low.size):
+            class_map[v, u] = class_row[x_low[u]]
+            track_map[v, u] = track_row[x_low[u]]
+
+        for x0 in range(x_low[0], x_low[-1] + 1):
+            if uniform[x0]:
+                continue
+            x1 = min(x0 + 1, x_high[-1])
+            c = (cell_class[y0, x0], cell_class[y0, x1], cell_class[y1, x0], cell_class[y1, x1])
+            s = (cell_segment[y0, x0], cell_segment[y0, x1], cell_segment[y1, x0], cell_segment[y1, x1])
+            near = (cell_nearest[y0, x0], cell_nearest[y0, x1], cell_nearest[y1, x0], cell_nearest[y1, x1])
+            inverse = (cell_inverse[y0, x0], cell_inverse[y0, x1], cell_inverse[y1, x0], cell_inverse[y1, x1])
+            one_class = c[0] == c[1] and c[0] == c[2] and c[0] == c[3]
+            if not one_class:
+                for k in range(classes):
+                    left[k] = logits[k, y0, x0] * (one - wy) + logits[k, y1, x0] * wy
+                    right[k] = logits[k, y0, x1] * (one - wy) + logits[k, y1, x1] * wy
+            for u in range(columns[x0], columns[x0 + 1]):
+                wx = x_weight[u]
+                weight = ((one - wy) * (one - wx), (one - wy) * wx, wy * (one - wx), wy * wx)
+                closest = _heaviest(weight)
+                label = c[closest]
+                if not one_class and classes > 0 and label != VOID:
+                    best = np.float32(-np.inf)
+                    for k in range(classes):
+                        value = left[k] * (one - wx) + right[k] * wx
+                        if value > best:
+                            best, label = value, np.uint8(k)
+                segment = np.uint8(NO_SEGMENT)
+                if is_thing[label]:
+                    segment = _vote(label, c, s, weight)
+                    if segment == NO_SEGMENT:
+                        segment = near[closest]
+                z = _group_depth(label, segment, c, s, inverse, weight)
+                if label == sky:
+                    z = np.float32(np.inf)
+                elif label == VOID or not z <= max_depth:
+                    z = nan
+                depth_m[v, u] = z
+                class_map[v, u] = label if segment == NO_SEGMENT else row_class[segment]
+                track_map[v, u] = 0 if segment == NO_SEGMENT else row_track[segment]
+
+        if min_confidence > 0:
+            for u in range(x_low.size):
+                if confidence[v, u] < min_confidence:
+                    class_map[v, u], track_map[v, u], depth_m[v, u] = VOID, 0, nan
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _heaviest(weight):
+    best = 0
+    for k in range(1, 4):
+        if weight[k] > weight[best]:
+            best = k
+    return best
+
+
+@numba.njit(cache=True, nogil=True)
+def _vote(label, c, s, weight):
+    """The segment with most weight among the neighbours of this class; NO_SEGMENT if there is none."""
+    best, segment = np.float32(0), np.uint8(NO_SEGMENT)
+    for k in range(4):
+        if c[k] == label and s[k] != NO_SEGMENT:
+            total = np.float32(0)
+            for j in range(4):
+                if c[j] == label and s[j] == s[k]:
+                    total += weight[j]
+            if total > best:
+                best, segment = total, s[k]
+    return segment
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _group_depth(label, segment, c, s, inverse, weight):
+    """Depth from the neighbours on the same thing or stuff; where none is, that of the closest neighbour."""
+    total, sum_inverse = np.float32(0), np.float32(0)
+    best, closest_inverse = np.float32(0), np.float32(np.nan)
+    for k in range(4):
+        if not inverse[k] > 0:
+            continue
+        if weight[k] > best:
+            best, closest_inverse = weight[k], inverse[k]
+        if s[k] == segment and (segment != NO_SEGMENT or c[k] == label):
+            total += weight[k]
+            sum_inverse += weight[k] * inverse[k]
+    if total > 0:
+        return total / sum_inverse
+    return np.float32(1) / closest_inverse
