@@ -7,8 +7,7 @@ bilinearly (cells that lie in the padding are never neighbours):
 - class: arg-max of the bilinearly interpolated ``class_logits``. Where all four neighbours have the same
   arg-max, that is the result, exactly, and nothing is computed. Void if the nearest neighbour is void.
 - segment of a thing pixel: the heaviest segment among neighbours of that class, else ``nearest`` of the
-  nearest neighbour. The pixel then takes the class of its segment (majority of the segment's pixels), so
-  that a track has one class.
+  nearest neighbour. The pixel then takes the class of its segment or track, so that an object has one.
 - depth: bilinear in 1/z, which is linear on planes, among neighbours of the same class and segment
   only: no points float between an object and what is behind it.
 - sky is +inf; void, depth that is no positive number, and depth beyond the limit are NaN.
@@ -17,6 +16,7 @@ bilinearly (cells that lie in the padding are never neighbours):
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numba
@@ -27,6 +27,13 @@ from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.types import NetworkOutput, PanopticDepth
 
 NO_SEGMENT = 255
+
+
+def cells_inside(pad: int, inner: int, stride: int) -> slice:
+    """The cells, along one axis, whose centre lies in the image and not in the padding; at least one."""
+    first = math.ceil((pad + 0.5) / stride - 0.5)
+    last = math.floor((pad + inner - 0.5) / stride - 0.5)
+    return slice(first, max(first, last) + 1)
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,8 @@ class _Axis:
     def of(cls, pixels: int, scale: float, pad: int, inner: int, stride: int) -> _Axis:
         at_input = (np.arange(pixels) + 0.5) * scale - 0.5 + pad
         cell = (at_input + 0.5) / stride - 0.5
-        # Cells whose centre lies in the image; a cell beyond mixes image and padding.
-        first = int(np.ceil((pad + 0.5) / stride - 0.5))
-        last = max(first, int(np.floor((pad + inner - 0.5) / stride - 0.5)))
+        cells = cells_inside(pad, inner, stride)
+        first, last = cells.start, cells.stop - 1
         cell = np.clip(cell, first, last)
         low = np.minimum(np.floor(cell).astype(np.int64), max(first, last - 1))
         return cls(low, np.minimum(low + 1, last), (cell - low).astype(np.float32))
@@ -78,11 +84,14 @@ class MapMaker:
         self._max_depth_m = np.float32(max_depth_m)
         self._min_confidence = np.uint8(np.ceil(min_confidence * 255))
 
-    def __call__(self, output: NetworkOutput, row_track: np.ndarray, scale: float) -> PanopticDepth:
+    def __call__(
+        self, output: NetworkOutput, row_class: np.ndarray, row_track: np.ndarray, scale: float
+    ) -> PanopticDepth:
         """The maps of one frame.
 
         Args:
-            row_track: uint16 [256]: track id of each row of ``segments``, 0 for none.
+            row_class: uint8 [256]: class of each row of ``segments``.
+            row_track: uint16 [256]: track id of each row, 0 for none.
             scale: factor from network depth to metres.
         """
         # Without the optional outputs edges are those of the stride-4 map.
@@ -91,8 +100,6 @@ class MapMaker:
         confidence = output.confidence
         if confidence is None:
             confidence = np.full_like(output.class_map, 255)
-        row_class = np.full(256, VOID, np.uint8)
-        row_class[: len(output.segments)] = output.segments[:, 0]
         maps = PanopticDepth(
             np.empty(self._shape, np.uint8),
             np.empty(self._shape, np.uint16),
@@ -130,12 +137,9 @@ def _inverse_depth(depth_m, class_map, scale, sky):
     for y in range(depth_m.shape[0]):
         for x in range(depth_m.shape[1]):
             z = depth_m[y, x] * scale
-            if class_map[y, x] == sky:
-                inverse[y, x] = np.float32(0)
-            elif class_map[y, x] != VOID and z > 0 and z < np.inf:
-                inverse[y, x] = np.float32(1) / z
-            else:
-                inverse[y, x] = np.float32(np.nan)
+            known = class_map[y, x] != VOID and z > 0 and z < np.inf
+            value = np.float32(1) / z if known else np.float32(np.nan)
+            inverse[y, x] = np.float32(0) if class_map[y, x] == sky else value
     return inverse
 
 
@@ -251,9 +255,12 @@ def _fill(
                 track_map[v, u] = 0 if segment == NO_SEGMENT else row_track[segment]
 
         if min_confidence > 0:
+            # Selections, not stores under an if: LLVM 22 makes wrong AVX-512 code of byte stores under one.
             for u in range(x_low.size):
-                if confidence[v, u] < min_confidence:
-                    class_map[v, u], track_map[v, u], depth_m[v, u] = VOID, 0, nan
+                doubtful = confidence[v, u] < min_confidence
+                class_map[v, u] = VOID if doubtful else class_map[v, u]
+                track_map[v, u] = 0 if doubtful else track_map[v, u]
+                depth_m[v, u] = nan if doubtful else depth_m[v, u]
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

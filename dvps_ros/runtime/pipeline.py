@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One camera in; tracked, labelled, metric 3-D world out. The same code on the robot and off line."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.config import PipelineConfig
+from dvps_ros.errors import InputError
+from dvps_ros.geometry.depth import organised_cloud, unproject
+from dvps_ros.geometry.ground import ScaleEstimator
+from dvps_ros.geometry.pose import check_pose
+from dvps_ros.labels import VOID
+from dvps_ros.panoptic.objects import ObjectStates
+from dvps_ros.panoptic.track import NO_ROW, Tracker, Tracks
+from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.maps import MapMaker, cells_inside
+from dvps_ros.runtime.preprocess import Preprocess
+from dvps_ros.types import CameraModel, Frame, FrameResult, NetworkOutput
+
+log = logging.getLogger(__name__)
+
+ALL_OUTPUTS = frozenset({"panoptic", "cloud", "latent"})
+"""What a caller may want beside instances and scale, which are always given."""
+STAGES = ("fit", "engine", "scale", "track", "maps", "objects", "cloud")
+LONGEST_GAP_S = 2.0
+"""Longer without a frame, and the last one says nothing about this one."""
+
+
+class DvpsPipeline:
+    """Everything between a camera frame and its result. Not thread-safe: one thread at a time.
+
+    Equal frames in equal order give equal results, bit for bit, on one engine.
+
+    Attributes:
+        engine: the loaded network.
+        label_space: of all class ids in the results.
+        resets: how often the past was forgotten, by reason.
+    """
+
+    def __init__(self, engine: Engine, config: PipelineConfig) -> None:
+        """Take an opened engine, which the pipeline closes.
+
+        Raises:
+            ConfigError: the camera's height is given but the label space has no class "road".
+        """
+        self.engine = engine
+        self.label_space = engine.manifest.label_space
+        self.resets: Counter[str] = Counter()
+        self._config = config
+        self._road = self.label_space.id_of("road") if config.scale.camera_height_m > 0 else -1
+        size = (engine.width, engine.height)
+        self._tracker = Tracker(config.tracker, size, engine.stride, label_space=self.label_space)
+        self._objects = ObjectStates()
+        self._scale = ScaleEstimator(config.scale)
+        self._camera: CameraModel | None = None
+        self._stamp_ns: int | None = None
+
+    @classmethod
+    def open(
+        cls, config: PipelineConfig, camera: CameraModel, *, cache_dir: Path | None = None
+    ) -> DvpsPipeline:
+        """Load the configured model for a camera and run everything once, so that no frame waits for it.
+
+        Raises:
+            EngineError: the model or the backend cannot be used.
+            ConfigError: see :meth:`__init__`.
+            InputError: the camera's distortion model is unknown.
+        """
+        size = (camera.width, camera.height)
+        engine = Engine.open(config.engine.model, config.engine, camera_size=size, cache_dir=cache_dir)
+        try:
+            grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
+            for stamp_ns in range(2):
+                cls(engine, config).process(Frame(grey, stamp_ns, camera))
+            engine.reset()
+            return cls(engine, config)
+        except BaseException:
+            engine.close()
+            raise
+
+    def process(
+        self,
+        frame: Frame,
+        wanted: frozenset[str] = ALL_OUTPUTS,
+        *,
+        world_from_camera: np.ndarray | None = None,
+    ) -> FrameResult:
+        """One frame.
+
+        Args:
+            wanted: members of :data:`ALL_OUTPUTS`; nothing is computed for the others.
+            world_from_camera: float64 [4,4] pose of the camera where it is known; velocities are then over
+                ground, not relative to the camera.
+
+        Raises:
+            InputError: a frame that cannot be used; the pipeline is as it was and takes the next one.
+            EngineError: the backend failed.
+        """
+        self._check(frame, wanted, world_from_camera)
+        lap = _Laps()
+        self._follow(frame)
+        image, network_image = self._preprocess(frame.image)
+        lap("fit")
+        output = self.engine.run(network_image, self._preprocess.network_camera.vector)
+        output = self._without_padding(output)
+        lap("engine")
+        scale = self._scale.update(
+            frame.stamp_ns, output.depth_m, output.class_map == self._road, self._map_camera
+        )
+        lap("scale")
+        tracks = self._tracker.update(
+            frame.stamp_ns, output.segments, output.segment_map, output.embedding
+        )
+        lap("track")
+        maps = None
+        if wanted & {"panoptic", "cloud"}:
+            maps = self._maps(output, _row_classes(output, tracks), tracks.row_track, scale.scale)
+            lap("maps")
+        points_m = unproject(output.depth_m * np.float32(scale.scale), self._map_camera)
+        instances = self._objects.update(
+            frame.stamp_ns, tracks, points_m, output.segment_map, self._preprocess.fit, world_from_camera
+        )
+        lap("objects")
+        camera, cloud = self._preprocess.camera, None
+        if "cloud" in wanted and maps is not None:
+            cloud = organised_cloud(maps.depth_m, image, maps.class_map, maps.track_map, camera)
+            lap("cloud")
+        latent = output.latent if "latent" in wanted else None
+        return FrameResult(
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            camera=camera,
+            image=image,
+            panoptic=maps if "panoptic" in wanted else None,
+            instances=instances,
+            scale=scale,
+            latent=None if latent is None else latent.copy(),  # the engine reuses its buffers
+            cloud=cloud,
+            stages_ms=lap.times_ms,
+        )
+
+    def reset(self) -> None:
+        """Forget the past, the scale included: the next frame is the first. Track ids go on counting."""
+        self._forget()
+        self._scale.reset()
+        self._stamp_ns = None
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.engine.close()
+
+    def __enter__(self) -> DvpsPipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check(self, frame: Frame, wanted: frozenset[str], world_from_camera: np.ndarray | None) -> None:
+        unknown = wanted - ALL_OUTPUTS
+        if unknown:
+            raise InputError(f"outputs: expected some of {sorted(ALL_OUTPUTS)}, got {sorted(unknown)}")
+        if world_from_camera is not None:
+            check_pose("world_from_camera", world_from_camera)
+        if frame.stamp_ns == self._stamp_ns:
+            raise InputError(
+                f"frame stamp: {frame.stamp_ns} ns is that of the frame before; "
+                "is the camera's driver setting stamps, or a frame sent twice?"
+            )
+
+    def _follow(self, frame: Frame) -> None:
+        """Adapt to a new camera, and forget the past where the frame does not continue it."""
+        if frame.camera != self._camera:
+            preprocess = Preprocess(frame.camera, self.engine.width, self.engine.height)
+            known = self._camera
+            if known is not None and (known.width, known.height) != (frame.camera.width, frame.camera.height):
+                self._scale.reset()
+                self._forget("image size changed")
+            self._camera, self._preprocess = frame.camera, preprocess
+            self._map_camera = preprocess.fit.camera(preprocess.camera, self.engine.stride)
+            self._maps = MapMaker(
+                preprocess.fit,
+                self.label_space,
+                sky_class=self.engine.manifest.sky_class,
+                max_depth_m=self._config.maps.max_depth_m,
+                min_confidence=self._config.maps.min_confidence,
+                stride=self.engine.stride,
+            )
+        if self._stamp_ns is not None:
+            step_s = (frame.stamp_ns - self._stamp_ns) * 1e-9
+            if step_s < 0:
+                self._forget("time jumped backwards")
+            elif step_s > LONGEST_GAP_S:
+                self._forget("gap in time")
+        self._stamp_ns = frame.stamp_ns
+
+    def _forget(self, reason: str = "") -> None:
+        self.engine.reset()
+        self._tracker.reset()
+        self._objects.reset()
+        if reason:
+            self.resets[reason] += 1
+            log.warning("%s: tracks and the network's memory start anew", reason)
+
+    def _without_padding(self, output: NetworkOutput) -> NetworkOutput:
+        """Void and no segment on cells in the padding: nothing there is in the camera's image."""
+        fit, stride = self._preprocess.fit, self.engine.stride
+        if (fit.inner_width, fit.inner_height) == (fit.width, fit.height):
+            return output
+        inside = (
+            cells_inside(fit.pad_y, fit.inner_height, stride),
+            cells_inside(fit.pad_x, fit.inner_width, stride),
+        )
+        class_map = np.full_like(output.class_map, VOID)
+        segment_map = np.full_like(output.segment_map, NO_ROW)
+        class_map[inside], segment_map[inside] = output.class_map[inside], output.segment_map[inside]
+        return replace(output, class_map=class_map, segment_map=segment_map)
+
+
+class _Laps:
+    """Milliseconds from each call to the next, by name."""
+
+    def __init__(self) -> None:
+        self.times_ms: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def __call__(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.times_ms[stage] = (now - self._last) * 1e3
+        self._last = now
+
+
+def _row_classes(output: NetworkOutput, tracks: Tracks) -> np.ndarray:
+    """uint8 [256]: class of each row of ``segments``: that of its track's whole life, else its own."""
+    classes = np.full(256, VOID, np.uint8)
+    classes[: len(output.segments)] = output.segments[:, 0]
+    for track in tracks.live:
+        if track.row >= 0:
+            classes[track.row] = track.class_id
+    return classes
