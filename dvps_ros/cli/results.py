@@ -104,13 +104,9 @@ def spread(milliseconds: Iterable[float]) -> dict[str, float | None]:
     }
 
 
-def stage_table(frames: Iterable[Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """{stage: {p50, p99}} of the stages of many frames, in the order in which they first appear."""
-    columns: dict[str, list[float]] = {}
-    for stages in frames:
-        for name, value in stages.items():
-            columns.setdefault(name, []).append(value)
-    spreads = {name: spread(values) for name, values in columns.items()}
+def stage_table(stages: Mapping[str, Iterable[float]]) -> dict[str, dict[str, float | None]]:
+    """{stage: {p50, p99}} of the milliseconds of each stage."""
+    spreads = {name: spread(values) for name, values in stages.items()}
     return {name: {key: values[key] for key in ("p50", "p99")} for name, values in spreads.items()}
 
 
@@ -232,3 +228,9 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
 
 def _share(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1%}"
+
+
+def engine_facts(description: str) -> tuple[str, str]:
+    """(model, backend) of an engine's description, ``lite 1.0 at 384x768 on OpenVINO ...``."""
+    model, _, backend = description.partition(" on ")
+    return model, backend

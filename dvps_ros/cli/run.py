@@ -7,6 +7,7 @@ import itertools
 import logging
 import resource
 import time
+from collections import defaultdict
 from pathlib import Path
 
 import click
@@ -63,9 +64,9 @@ def command(
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     total = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
     pipeline = DvpsPipeline.open(pipeline_config(model, backend, camera_height_m), source.camera)
-    label_space = pipeline.engine.manifest.label_space
+    label_space = pipeline.label_space
     quality = ClipQuality(label_space)
-    stages: list[dict[str, float]] = []
+    stages: defaultdict[str, list[float]] = defaultdict(list)
     latency_ms: list[float] = []
     failed = 0
     clip = results.ClipResults(out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4")
@@ -81,7 +82,8 @@ def command(
                 log.warning("%s: frame at %.3f s: %s", source.name, frame.stamp_ns * 1e-9, error)
                 continue
             latency_ms.append((time.perf_counter() - begin) * 1e3)
-            stages.append(result.stages_ms)
+            for stage, milliseconds in result.stages_ms.items():
+                stages[stage].append(milliseconds)
             clip.add(result)
             if save_maps:
                 write_maps(out / "maps" / f"{frame.stamp_ns}.npz", result.panoptic)
@@ -91,6 +93,7 @@ def command(
             bar.update()
     if not latency_ms:
         raise InputError(f"{source.name}: none of its frames could be processed")
+    model_name, backend_name = results.engine_facts(pipeline.engine.description)
     report = {
         "frames_in": len(latency_ms) + failed + source.unreadable,
         "frames_processed": len(latency_ms),
@@ -98,8 +101,8 @@ def command(
         "latency_ms": results.spread(latency_ms),
         "stages_ms": results.stage_table(stages),
         "rate_hz": 1e3 * len(latency_ms) / sum(latency_ms),
-        "backend": pipeline.engine.description,
-        "model": pipeline.engine.manifest.name,
+        "backend": backend_name,
+        "model": model_name,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "quality": quality.compute() if quality.frames else None,
         "inputs": results.input_facts(source, input_spec),

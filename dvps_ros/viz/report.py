@@ -290,14 +290,13 @@ def _latency_plot(latency_ms: Sequence[float]) -> str:
     # The rare long frame would squeeze all others into one bar: it goes into the last one.
     top = float(np.percentile(values, 99)) * 1.2 if values.size else 1.0
     axes.hist(np.minimum(values, top), bins=40, color="#2566b8", alpha=0.85)
-    for share, style in ((50, "-"), (99, "--")):
-        if values.size:
-            at = float(np.percentile(values, share))
-            axes.axvline(at, color="#1d2733", lw=1.2, ls=style, label=f"p{share}: {at:.1f} ms")
+    for share, style in ((50, "-"), (99, "--")) if values.size else ():
+        at = float(np.percentile(values, share))
+        axes.axvline(at, color="#1d2733", lw=1.2, ls=style, label=f"p{share}: {at:.1f} ms")
+        axes.legend(frameon=False)
     axes.set_xlim(left=0)
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("frames")
-    axes.legend(frameon=False)
     return _svg(figure)
 
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A look at a running graph from outside: how many frames are done, and what its nodes complain of."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import SingleThreadedExecutor
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.ros import qos
+
+
+class Monitor:
+    """Counts the messages of the small topics; a context manager with an rclpy context of its own.
+
+    Environment variables of the middleware must be set before it is entered.
+
+    Args:
+        node: name of the perception node, such as ``/dvps``.
+        domain: ROS domain id.
+    """
+
+    def __init__(self, *, node: str, domain: int) -> None:
+        self.processed = 0
+        """Frames whose last output came."""
+        self.trouble = ""
+        """The newest warning or error in /diagnostics; empty when all is well."""
+        self._node_name = node
+        self._domain = domain
+
+    def __enter__(self) -> Monitor:
+        self._context = rclpy.Context()
+        self._context.init(domain_id=self._domain)
+        self._node = rclpy.create_node("dvps_monitor", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._node.create_subscription(
+            dvps_msg.ScaleEstimate, f"{self._node_name}/output/scale", self._on_done, qos.output()
+        )
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def spin(self, seconds: float) -> None:
+        """Take in what comes during this time."""
+        self._executor.spin_once(timeout_sec=seconds)
+
+    def _on_done(self, message: dvps_msg.ScaleEstimate) -> None:
+        self.processed += 1
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        bad = [s for s in message.status if s.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)]
+        self.trouble = bad[-1].message if bad else ""
