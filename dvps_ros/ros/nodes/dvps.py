@@ -7,6 +7,7 @@ and only hand the newest image over; one worker thread does the rest.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import traceback
@@ -612,3 +613,7 @@ def main(args: list[str] | None = None) -> int:
         return node
 
     return run(make_node, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

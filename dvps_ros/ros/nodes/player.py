@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +26,7 @@ from dvps_ros.errors import ConfigError, DvpsError, InputError
 from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.process import run
 from dvps_ros.types import Frame
+from dvps_ros.viz.files import write_text
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,11 @@ class PlayerConfig:
     frames: int = option(0, "Stop after this many images; 0 plays all.", low=0, high=2**31 - 1)
     image_transport: str = option("raw", "How images go out.", choices=("raw", "compressed"))
     jpeg_quality: int = option(95, "Quality of compressed images.", low=1, high=100)
+    report: str = option(
+        "",
+        "JSON file to write at the end: stamp, time in the source and time of sending of each image; "
+        "empty writes none.",
+    )
     clock: bool = option(False, "Publish the images' stamps on /clock.")
     subscribers: int = option(1, "Wait until this many subscribers listen to the images.", low=0, high=1000)
     start_timeout_s: float = option(
@@ -95,6 +104,7 @@ class Player(Node):
         self._processed_ns: int | None = None
         self._sent_s = 0.0
         self._latency_ms: list[float] = []
+        self._report: list[dict[str, int]] = []
         self._labels_in = self.create_subscription(
             dvps_msg.LabelSpace, "labels", self._on_labels, qos.latched()
         )
@@ -180,6 +190,9 @@ class Player(Node):
         if acknowledged and sent:
             self._wait_processed(stamp_ns)
         self._images.wait_for_all_acked(Duration(seconds=2))
+        if self.config.report:
+            report = {"images": self._report, "unreadable": self._source.unreadable}
+            write_text(Path(self.config.report), json.dumps(report))
         message = (
             f"{self._source.name}: {sent} images in {seconds:.1f} s ({sent / max(seconds, 1e-9):.1f} Hz)"
         )
@@ -227,9 +240,13 @@ class Player(Node):
             else convert.rgb_to_image(frame.image, header)
         )
         self._sent_s = time.monotonic()
+        stamp_ns = convert.stamp_to_ns(stamp)
+        if self.config.report:
+            times = {"stamp_ns": stamp_ns, "source_ns": frame.stamp_ns, "sent_ns": time.time_ns()}
+            self._report.append(times)
         self._infos.publish(convert.camera_to_info(frame.camera, header))
         self._images.publish(image)
-        return convert.stamp_to_ns(stamp)
+        return stamp_ns
 
     def _wait_processed(self, stamp_ns: int) -> bool:
         return self._wait(lambda: self._processed_ns == stamp_ns, self.config.processed_timeout_s)
@@ -251,3 +268,7 @@ class Player(Node):
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_player``."""
     return run(Player, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -129,3 +130,7 @@ class Recorder(Node):
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_recorder``."""
     return run(Recorder, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
