@@ -302,7 +302,9 @@ def evaluate(
     from dvps_ros.cli.quality import ClipQuality
     from dvps_ros.ros.recorded import read_engine, read_frames, read_times
 
-    sent = {row["stamp_ns"]: row for row in json.loads((out / SENT).read_text())["images"]}
+    played = json.loads((out / SENT).read_text())
+    sent = {row["stamp_ns"]: row for row in played["images"]}
+    frames_in = len(sent) + played["unreadable"]
     quality = ClipQuality(label_space)
     latency_ms: list[float] = []
     received_ns: list[int] = []
@@ -326,9 +328,9 @@ def evaluate(
     seconds = (received_ns[-1] - received_ns[0]) * 1e-9
     model, backend = results.engine_facts(read_engine(out / "bag", node=NODE))
     report = {
-        "frames_in": len(sent),
+        "frames_in": frames_in,
         "frames_processed": len(received_ns),
-        "frames_dropped": len(sent) - len(received_ns),
+        "frames_dropped": frames_in - len(received_ns),
         "latency_ms": results.spread(latency_ms),
         "stages_ms": results.stage_table(read_times(out / "bag", node=NODE)),
         "rate_hz": (len(received_ns) - 1) / seconds if seconds > 0 else None,
@@ -336,7 +338,7 @@ def evaluate(
         "model": model,
         "peak_rss_mib": peak_rss_mib,
         "quality": quality.compute() if quality.frames else None,
-        "inputs": results.input_facts(source, spec),
+        "inputs": results.input_facts(source, spec) | {"unreadable": played["unreadable"]},
         "machine": results.machine_facts(),
         "commit": results.commit(),
     }
