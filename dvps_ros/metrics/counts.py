@@ -101,24 +101,22 @@ class PairCounts:
             )
         return np.cumsum(self.pixels, 1)[:, [self.lambdas.index(value) for value in lambdas]]
 
-    def check(self, classes: Classes, source: str = "frame") -> None:
+    def check(self, classes: Classes) -> None:
         """Refuse classes that are neither scored nor void, and negative instance ids of the prediction.
 
         Raises:
-            InputError: naming ``source`` and the values.
+            InputError: naming the values.
         """
         for name, segments in (("truth", self.gt), ("prediction", self.pr)):
             found = class_of(segments)
             unknown = np.unique(found[(found >= classes.count) & (found != VOID)])
             if unknown.size:
                 raise InputError(
-                    f"{source}: the {name} holds unknown classes {unknown.tolist()}; "
+                    f"the {name} holds unknown classes {unknown.tolist()}; "
                     f"expected 0 to {classes.count - 1}, or {VOID} for void"
                 )
         if (id_of(self.pr) >> 31).any():
-            raise InputError(
-                f"{source}: the prediction holds negative instance ids; expected 0 (none) or more"
-            )
+            raise InputError("the prediction holds negative instance ids; expected 0 (none) or more")
 
 
 def merge_pairs(parts: Sequence[PairCounts]) -> PairCounts:

@@ -77,7 +77,10 @@ class QualityCounts:
         thing = classes.is_thing[: classes.count]
         groups = {"all": np.ones_like(thing), "things": thing, "stuff": ~thing}
         result: dict[str, Any] = {name: _mean(pq[group & self.present]) for name, group in groups.items()}
-        result["declared"] = {name: _mean(np.nan_to_num(pq[group])) for name, group in groups.items()}
+        seen = bool(self.present.any())
+        result["declared"] = {
+            name: _mean(np.nan_to_num(pq[group])) if seen else None for name, group in groups.items()
+        }
         return result
 
 

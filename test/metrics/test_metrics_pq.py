@@ -286,8 +286,8 @@ def test_bad_maps_are_refused(change, message):
 
 
 def test_unknown_classes_and_negative_ids_are_refused_by_name():
-    with pytest.raises(InputError, match=r"frame 7: the truth holds unknown classes \[9\]; expected 0 to 3"):
-        count_pairs(*row((9, 0)), *row(A)).check(CLASSES, "frame 7")
+    with pytest.raises(InputError, match=r"the truth holds unknown classes \[9\]; expected 0 to 3"):
+        count_pairs(*row((9, 0)), *row(A)).check(CLASSES)
     with pytest.raises(InputError, match="negative instance ids"):
         count_pairs(*row(A), *row((2, -1))).check(CLASSES)
     # In the truth -1 is a thing without an id: crowd.

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps eval``: score predictions against ground truth."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dvps_ros.errors import ConfigError, InputError
+
+WINDOWS = {"semkitti-dvps": (1, 5, 10, 20)}
+"""Window lengths k of a data set, where they are not 1 to 4."""
+SMALL_WORK_PX = 20_000_000
+"""Below this many pixels starting processes costs more than it saves."""
+
+
+def _numbers(kind: type) -> Callable[..., Any]:
+    def parse(_: click.Context, option: click.Parameter, text: str | None) -> Any:
+        if text is None:
+            return None
+        try:
+            return tuple(kind(part) for part in text.split(",") if part.strip())
+        except ValueError:
+            raise click.BadParameter(
+                f"expected numbers separated by commas, got {text!r}", param=option
+            ) from None
+
+    return parse
+
+
+def _words(_: click.Context, __: click.Parameter, text: str | None) -> Any:
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
+    if text in ("default", "none"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"expected metres, default or none, got {text!r}", param=option) from None
+
+
+@click.command()
+@click.option(
+    "--dataset",
+    type=click.Choice(["cityscapes-dvps", "semkitti-dvps", "kitti-step"]),
+    help="Layout of the folders --gt and --pred.",
+)
+@click.option("--gt", type=click.Path(path_type=Path), help="Folder with the ground truth.")
+@click.option("--pred", type=click.Path(path_type=Path), help="Folder with the predictions, named alike.")
+@click.option("--split", default="val", show_default=True, help="Split to score.")
+@click.option("--npz", type=click.Path(path_type=Path), help="One file with truth and prediction instead.")
+@click.option("--classes", type=int, help="With --npz: number of classes  [default: Cityscapes' 19]")
+@click.option("--things", callback=_numbers(int), help="With --npz: ids of the thing classes.")
+@click.option("--metrics", callback=_words, help="Some of PQ, DPQ, VPQ, DVPQ, STQ, DSTQ, PAT, depth, ids.")
+@click.option("--k", "windows", callback=_numbers(int), help="Window lengths in frames, e.g. 1,2,3,4.")
+@click.option("--lambdas", callback=_numbers(float), help="Relative depth errors, e.g. 0.5,0.25,0.1.")
+@click.option(
+    "--crowd",
+    type=click.Choice(["ignored", "segment"]),
+    default="ignored",
+    show_default=True,
+    help="PQ, VPQ: what a true thing of instance 0 is.",
+)
+@click.option(
+    "--depth-crowd",
+    type=click.Choice(["ignored", "segment"]),
+    default="segment",
+    show_default=True,
+    help="DPQ, DVPQ: the same.",
+)
+@click.option(
+    "--stq-void",
+    type=click.Choice(["masked", "kept"]),
+    default="masked",
+    show_default=True,
+    help="STQ: true void leaves the predicted tracks, or counts in their size.",
+)
+@click.option(
+    "--pat-ids",
+    type=click.Choice(["track", "class"]),
+    default="track",
+    show_default=True,
+    help="PAT: predictions are track ids, or class and id together.",
+)
+@click.option(
+    "--pat-void",
+    type=click.Choice(["masked", "kept"]),
+    default="kept",
+    show_default=True,
+    help="PAT: true void leaves the predicted masks, or counts in their size.",
+)
+@click.option(
+    "--min-area",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="PAT, ids: pixels below which a mask does not exist.",
+)
+@click.option(
+    "--crops",
+    callback=_words,
+    default="none,garg,eigen,cityscapes",
+    show_default=True,
+    help="Depth: image parts that are scored.",
+)
+@click.option(
+    "--scalings",
+    callback=_words,
+    default="none,median",
+    show_default=True,
+    help="Depth: scaling of the prediction.",
+)
+@click.option(
+    "--depth-cap",
+    callback=_cap,
+    default="default",
+    show_default=True,
+    help="Depth: largest true depth in metres, or none; default is 80 on crops, none elsewhere.",
+)
+@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all results here.")
+@click.option("--report", type=click.Path(path_type=Path), help="Write a page with tables and pictures here.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes to work in  [default: one a core]")
+@click.option("--check", is_flag=True, help="Only name every broken, missing or inconsistent file.")
+def command(
+    dataset: str | None,
+    gt: Path | None,
+    pred: Path | None,
+    split: str,
+    npz: Path | None,
+    classes: int | None,
+    things: tuple[int, ...] | None,
+    metrics: tuple[str, ...] | None,
+    windows: tuple[int, ...] | None,
+    lambdas: tuple[float, ...] | None,
+    crowd: str,
+    depth_crowd: str,
+    stq_void: str,
+    pat_ids: str,
+    pat_void: str,
+    min_area: int,
+    crops: tuple[str, ...],
+    scalings: tuple[str, ...],
+    depth_cap: float | str | None,
+    json_path: Path | None,
+    report: Path | None,
+    jobs: int | None,
+    check: bool,
+) -> None:
+    """Score predictions against ground truth.
+
+    \b
+    dvps eval --dataset cityscapes-dvps --gt DATA/cityscapes-dvps --pred out/pred --json scores.json
+    dvps eval --npz clip.npz --classes 19 --things 11,12,13,14,15,16,17,18 --k 1,2,3,4 --lambdas 0.5,0.25,0.1
+
+    docs/metrics.md defines every number and switch. The table shows percent, the JSON fractions.
+    """
+    from dvps_ros.labels import CITYSCAPES
+    from dvps_ros.metrics.counts import Classes
+    from dvps_ros.metrics.evaluation import DEPTH_METRICS, METRICS, Evaluation, Rules
+
+    names = {name.lower(): name for name in METRICS}
+    wanted = None if metrics is None else tuple(names.get(m.lower(), m) for m in metrics)
+    needs_depth = None if wanted is None else bool(set(wanted) & set(DEPTH_METRICS))
+    if npz is not None:
+        if dataset or gt or pred:
+            raise ConfigError("give either --npz, or --dataset with --gt and --pred, not both")
+        if (classes is None) != (things is None):
+            raise ConfigError('--classes and --things go together (--things "" when every class is stuff)')
+        from dvps_ros.data.npz_pairs import NpzPairs
+
+        scored = Classes.of(CITYSCAPES) if classes is None or things is None else Classes(classes, things)
+        source: Any = NpzPairs(npz, depth=needs_depth)
+    elif dataset and gt and (pred or check):
+        if classes is not None or things is not None:
+            raise ConfigError("--classes and --things go with --npz; a data set has its own")
+        from dvps_ros.data.layout import FolderPairs
+        from dvps_ros.data.layouts import LAYOUTS
+
+        layout = LAYOUTS[dataset]
+        if check:
+            return _check(layout, gt, pred, split)
+        scored = layout.classes
+        source = FolderPairs(layout, gt, pred, split, depth=needs_depth)
+    else:
+        raise ConfigError("give --dataset with --gt and --pred, or --npz; see dvps eval --help")
+
+    if wanted is None:
+        wanted = tuple(m for m in METRICS if source.has_depth or m not in DEPTH_METRICS)
+    defaults = Rules()
+    rules = Rules(
+        windows=windows or WINDOWS.get(dataset or "", defaults.windows),
+        lambdas=lambdas or defaults.lambdas,
+        crowd=crowd,  # type: ignore[arg-type]
+        depth_crowd=depth_crowd,  # type: ignore[arg-type]
+        stq_void=stq_void,  # type: ignore[arg-type]
+        pat_ids=pat_ids,  # type: ignore[arg-type]
+        pat_void=pat_void,  # type: ignore[arg-type]
+        min_area_px=min_area,
+        crops=crops,  # type: ignore[arg-type]
+        scalings=scalings,  # type: ignore[arg-type]
+        depth_cap_m=depth_cap,
+    )
+    evaluation = Evaluation(scored, wanted, rules)
+    for counts in count_frames(source, evaluation, jobs):
+        evaluation.add(counts)
+    result = evaluation.result()
+    steering = getattr(source, "steering", None)
+    if steering is not None:
+        from dvps_ros.metrics.steering import SteeringErrors
+
+        errors = SteeringErrors()
+        errors.update(*steering)
+        result["steering"] = errors.compute()
+    click.echo(table(result))
+    if json_path is not None:
+        write_json(json_path, result)
+
+
+def _check(layout: Any, gt: Path, pred: Path | None, split: str) -> None:
+    from tqdm import tqdm
+
+    from dvps_ros.data.layout import find_problems
+
+    problems = 0
+    with tqdm(unit=" frames", desc="checking") as bar:
+        for problem in find_problems(layout, gt, pred, split):
+            if problem is None:
+                bar.update()
+            else:
+                problems += 1
+                tqdm.write(problem)
+        frames = bar.n
+    if problems:
+        raise InputError(f"{problems} problems in {frames} frames")
+    click.echo(f"{frames} frames are whole and consistent")
+
+
+_worker: tuple[Any, Any] | None = None
+
+
+def _start(source: Any, evaluation: Any) -> None:
+    global _worker
+    _worker = source, evaluation
+
+
+def _count(index: int) -> Any:
+    assert _worker is not None
+    source, evaluation = _worker
+    return evaluation.count(source.load(index))
+
+
+def count_frames(source: Any, evaluation: Any, jobs: int | None = None) -> Iterator[Any]:
+    """The counts of all frames in order, the pixels being looked at in several processes.
+
+    Args:
+        source: has ``__len__`` and ``load(index) -> FramePair``, and can be pickled.
+        jobs: number of processes; None takes one a core, or this one alone when there is little to do.
+    """
+    from multiprocessing import get_context
+
+    from tqdm import tqdm
+
+    frames = len(source)
+    first = evaluation.count(source.load(0)) if frames else None
+    if jobs is None:
+        pixels = frames * first.shape[0] * first.shape[1] if first else 0
+        jobs = 1 if pixels < SMALL_WORK_PX else len(os.sched_getaffinity(0))
+    with tqdm(total=frames, unit=" frames", desc="scoring") as bar:
+        if first:
+            yield first
+            bar.update()
+        if jobs == 1 or frames < 3:
+            for index in range(1, frames):
+                yield evaluation.count(source.load(index))
+                bar.update()
+            return
+        # Forking a process that runs threads (the bar has one) can hang it.
+        with get_context("spawn").Pool(min(jobs, frames), _start, (source, evaluation)) as pool:
+            for counts in pool.imap(_count, range(1, frames), chunksize=4):
+                yield counts
+                bar.update()
+
+
+def write_json(path: Path, result: dict[str, Any]) -> None:
+    """Write results so that the file is whole or not there; NaN would be an error here."""
+    partial = path.with_name(path.name + ".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+        os.replace(partial, path)
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+
+
+def table(result: dict[str, Any]) -> str:
+    """The results for a terminal, in percent (depth errors in their units)."""
+    lines = [f"{result['frames']} frames in {result['sequences']} sequences"]
+    groups = ("all", "things", "stuff")
+
+    def percent(value: float | None) -> str:
+        return "     -" if value is None else f"{100 * value:6.2f}"
+
+    def row(name: str, values: Any) -> None:
+        lines.append(f"{name:<18}" + "  ".join(values))
+
+    if any(name in result for name in ("PQ", "VPQ", "DPQ", "DVPQ")):
+        row("\n" + " " * 18, [f"{g:>6}" for g in groups])
+    if "PQ" in result:
+        row("PQ", [percent(result["PQ"][g]) for g in groups])
+    for key, cell in result.get("VPQ", {}).items():
+        row(f"VPQ k={key}", [percent(cell[g]) for g in groups])
+    if "VPQ" in result.get("means", {}):
+        row("VPQ mean", [percent(result["means"]["VPQ"][g]) for g in groups])
+    grid = {k: dict(columns) for k, columns in result.get("DVPQ", {}).items()}
+    means = result.get("means", {})
+    for k, columns in grid.items():
+        columns["mean"] = means["DVPQ_k"][k]
+    if grid:
+        grid["mean"] = means["DVPQ_lambda"] | {"mean": means["DVPQ"]}
+    elif "DPQ" in result:
+        grid["1"] = result["DPQ"] | {"mean": means["DPQ"]}
+    if grid:
+        name = "DVPQ" if "DVPQ" in result else "DPQ"
+        heads = ["mean" if v == "mean" else f"lambda={v}" for v in next(iter(grid.values()))]
+        lines += ["", f"{name:<8}" + "".join(f"{head:>26}" for head in heads)]
+        for k, columns in grid.items():
+            cells = [
+                "".join(percent(cell[g]) + " " * (g != "stuff") for g in groups) for cell in columns.values()
+            ]
+            lines.append(f"{k if k == 'mean' else 'k=' + k:<8}" + "".join(f"{cell:>26}" for cell in cells))
+    lines.append("")
+    for name in ("STQ", "DSTQ", "PAT"):
+        if name in result:
+            parts = {key: value for key, value in result[name].items() if not isinstance(value, dict)}
+            lines.append("  ".join(f"{key} {percent(value).strip()}" for key, value in parts.items()))
+    if "ids" in result:
+        ids = result["ids"]
+        lines.append(
+            f"ids: {ids['objects']} objects, found in {percent(ids['found']).strip()} % of their frames, "
+            f"under one id in {percent(ids['kept']).strip()} %, {ids['switches']} switches"
+        )
+    if "depth" in result:
+        names = ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "delta1", "delta2", "delta3")
+        lines += ["", f"{'depth':<20}" + "".join(f"{name:>10}" for name in names)]
+        for crop, by_scaling in result["depth"].items():
+            for scaling, values in by_scaling.items():
+                cells = ["-" if values[n] is None else f"{values[n]:.4f}" for n in names]
+                lines.append(f"{crop + ' ' + scaling:<20}" + "".join(f"{cell:>10}" for cell in cells))
+    if "steering" in result and result["steering"]["samples"]:
+        steering = result["steering"]
+        lines += ["", f"steering: mae {steering['mae_rad']:.4f} rad, mse {steering['mse_rad2']:.6f} rad^2"]
+    counts = result.get("per_class", {}).get("PQ")
+    if counts:
+        lines += ["", f"{'class':<18}{'PQ':>7}{'SQ':>8}{'RQ':>8}{'TP':>8}{'FP':>8}{'FN':>8}"]
+        for c, name in enumerate(result["classes"]["names"]):
+            if counts["pq"][c] is not None:
+                shares = "  ".join(percent(counts[key][c]) for key in ("pq", "sq", "rq"))
+                lines.append(
+                    f"{name:<18}{shares:>7}" + "".join(f"{counts[n][c]:>8}" for n in ("tp", "fp", "fn"))
+                )
+    lines += ["", *(f"undefined: {reason}" for reason in result["undefined"])]
+    return "\n".join(lines).rstrip()

@@ -1,0 +1,349 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the data sets of depth-aware video panoptic segmentation have in common on disk.
+
+A layout knows the file names and encodings of one data set. Read maps follow the project's convention:
+class uint8 with 255 void; instance int32, unique over classes in a sequence, 0 for stuff, void and crowd;
+depth float32 metres, 0 where there is no truth.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.errors import InputError
+from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.metrics.counts import Classes
+from dvps_ros.metrics.evaluation import FramePair
+from dvps_ros.types import Sample
+
+DEPTH_SCALE = 256.0
+"""A depth PNG holds uint16 metres times this; 0 is "no truth"."""
+_PNG_END = b"IEND\xaeB`\x82"
+
+
+@dataclass(frozen=True)
+class FrameFiles:
+    """The files of one frame in a tree; ``sequence`` and ``frame`` as their names say."""
+
+    sequence: str
+    frame: int
+    labels: tuple[Path, ...]
+    depth: Path | None = None
+    image: Path | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.sequence}/{self.frame:06d}"
+
+
+class Layout(ABC):
+    """One data set's folders, names and encodings.
+
+    Args:
+        space: names and colours of its classes.
+        things: ids of its countable classes.
+    """
+
+    name: str
+    space: LabelSpace
+    things: tuple[int, ...]
+
+    @property
+    def classes(self) -> Classes:
+        return Classes.of(self.space, self.things)
+
+    @abstractmethod
+    def index(self, root: Path, split: str) -> list[FrameFiles]:
+        """The annotated or predicted frames of a tree, ordered by sequence and frame.
+
+        ``root`` may be the data set, its split, or a folder with the same names inside.
+
+        Raises:
+            InputError: nothing found, or a frame is there twice. A label file that is missing beside another
+                is found out when it is read.
+        """
+
+    @abstractmethod
+    def read_labels(self, files: FrameFiles) -> tuple[np.ndarray, np.ndarray]:
+        """Class uint8 [H,W] and instance int32 [H,W].
+
+        Raises:
+            InputError: naming the file: unreadable, of another type, or with unknown classes.
+        """
+
+    @abstractmethod
+    def write(
+        self,
+        root: Path,
+        split: str,
+        sequence: str,
+        frame: int,
+        *,
+        class_map: np.ndarray,
+        instance_map: np.ndarray,
+        depth_m: np.ndarray | None = None,
+        image: np.ndarray | None = None,
+    ) -> FrameFiles:
+        """Write one frame as the data set would hold it; depth beyond 255.99 m is written as "no truth".
+
+        Raises:
+            InputError: an instance id does not fit the encoding, or the layout holds no depth.
+        """
+
+    @abstractmethod
+    def intrinsics(self, files: FrameFiles, height: int, width: int) -> np.ndarray:
+        """float32 [4]: fx, fy, cx, cy in pixels, nominal where the files do not say."""
+
+    def to_project(self, class_map: np.ndarray) -> np.ndarray:
+        """Class ids of this data set as ids of the project's label space."""
+        return class_map
+
+    def samples(self, root: Path, split: str, length: int, stride: int = 1) -> Iterator[Sample]:
+        """Clips of ``length`` consecutive frames inside each sequence, starting every ``stride`` frames.
+
+        Raises:
+            InputError: naming the file that is missing, broken or of another size.
+        """
+        for _, group in groupby(self.index(root, split), key=lambda f: f.sequence):
+            frames = list(group)
+            for start in range(0, len(frames) - length + 1, stride):
+                yield self.sample(frames[start : start + length])
+
+    def sample(self, frames: list[FrameFiles]) -> Sample:
+        """The clip of these frames, classes in the project's label space, ids of unlabelled things -1.
+
+        Raises:
+            InputError: naming the file that is missing, broken or of another size.
+        """
+        images, classes, instances, depths, intrinsics = [], [], [], [], []
+        is_thing = self.classes.is_thing
+        for files in frames:
+            if files.image is None:
+                raise InputError(f"{files.labels[0]}: its camera image is missing beside it")
+            image = read_rgb(files.image)
+            class_map, instance_map = self.read_labels(files)
+            maps = [(files.image, image), (files.labels[0], class_map)]
+            if files.depth is not None:
+                depths.append(read_depth(files.depth))
+                maps.append((files.depth, depths[-1]))
+            for path, array in maps:
+                check_size(path, array.shape[:2], images[0].shape[:2] if images else image.shape[:2])
+            images.append(image)
+            classes.append(self.to_project(class_map))
+            instances.append(np.where(is_thing[class_map] & (instance_map == 0), -1, instance_map))
+            intrinsics.append(self.intrinsics(files, *image.shape[:2]))
+        return Sample(
+            images=np.stack(images),
+            intrinsics=np.stack(intrinsics),
+            source=f"{self.name} {frames[0].name}",
+            class_map=np.stack(classes),
+            instance_map=np.stack(instances).astype(np.int32),
+            depth_m=np.stack(depths) if len(depths) == len(frames) else None,
+        )
+
+
+class FolderPairs:
+    """Truth and prediction of the frames of two trees of one layout.
+
+    Raises:
+        InputError: the prediction lacks frames, or holds others than the truth; or depth is asked for and
+            missing.
+    """
+
+    def __init__(
+        self, layout: Layout, gt: Path, pred: Path, split: str, *, depth: bool | None = None
+    ) -> None:
+        self.layout = layout
+        truth = layout.index(gt, split)
+        guess = {(f.sequence, f.frame): f for f in layout.index(pred, split)}
+        missing = [f for f in truth if (f.sequence, f.frame) not in guess]
+        if missing:
+            raise InputError(
+                f"{pred}: {len(missing)} of {len(truth)} frames of the truth have no prediction, "
+                f"the first is {missing[0].name} (truth: {missing[0].labels[0]})"
+            )
+        self.frames = [(f, guess.pop((f.sequence, f.frame))) for f in truth]
+        if guess:
+            first = next(iter(guess.values()))
+            raise InputError(
+                f"{pred}: {len(guess)} predicted frames are not in the truth {gt}, "
+                f"the first is {first.labels[0]}"
+            )
+        lacking = [f"{f.labels[0]} (truth)" for f, _ in self.frames if f.depth is None]
+        lacking += [f"{f.labels[0]} (prediction)" for g, f in self.frames if g.depth and f.depth is None]
+        if depth and lacking:
+            raise InputError(f"no depth file beside {lacking[0]}, nor beside {len(lacking) - 1} others")
+        self.has_depth = not lacking if depth is None else depth
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def sequence(self, index: int) -> str:
+        return self.frames[index][0].sequence
+
+    def load(self, index: int) -> FramePair:
+        """The maps of one frame.
+
+        Raises:
+            InputError: naming the file.
+        """
+        gt, pr = self.frames[index]
+        gt_sem, gt_ins = self.layout.read_labels(gt)
+        pr_sem, pr_ins = self.layout.read_labels(pr)
+        check_size(pr.labels[0], pr_sem.shape, gt_sem.shape)
+        depth = [read_depth(f.depth) if self.has_depth and f.depth else None for f in (gt, pr)]
+        for files, array in zip((gt, pr), depth, strict=True):
+            if array is not None:
+                check_size(files.depth, array.shape, gt_sem.shape)
+        return FramePair(gt.sequence, gt.name, gt_sem, gt_ins, pr_sem, pr_ins, *depth)
+
+    def image(self, index: int) -> np.ndarray | None:
+        """uint8 [H,W,3] RGB of one frame, where the truth has it."""
+        path = self.frames[index][0].image
+        return None if path is None else read_rgb(path)
+
+
+def find_problems(layout: Layout, gt: Path, pred: Path | None, split: str) -> Iterator[str | None]:
+    """Look at every file of a tree, or of truth and prediction, instead of stopping at the first bad one.
+
+    Yields:
+        After each frame None, or a sentence naming the file that is broken, missing or inconsistent.
+    """
+    try:
+        truth = layout.index(gt, split)
+        guess = [] if pred is None else layout.index(pred, split)
+    except InputError as error:
+        yield str(error)
+        return
+    predicted = {(f.sequence, f.frame): f for f in guess}
+    sizes: dict[str, tuple[int, ...]] = {}
+    for files in truth:
+        both = [files]
+        if pred is not None:
+            partner = predicted.pop((files.sequence, files.frame), None)
+            if partner is None:
+                yield f"{pred}: frame {files.name} has no prediction (truth: {files.labels[0]})"
+            else:
+                both.append(partner)
+        for item in both:
+            for path, read in (
+                (item.labels[0], lambda item=item: layout.read_labels(item)[0]),
+                (item.depth, lambda item=item: read_depth(item.depth)),
+                (item.image, lambda item=item: read_rgb(item.image)),
+            ):
+                if path is not None:
+                    try:
+                        size = read().shape[:2]
+                        check_size(path, size, sizes.setdefault(files.sequence, size))
+                    except InputError as error:
+                        yield str(error)
+        yield None
+    for extra in predicted.values():
+        yield f"{extra.labels[0]}: the truth has no such frame"
+
+
+def split_folder(root: Path, *candidates: str) -> Path:
+    """The first of ``root/candidate`` that exists, else ``root``.
+
+    Raises:
+        InputError: root is no folder.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder")
+    return next((root / c for c in candidates if (root / c).is_dir()), root)
+
+
+def read_png(path: Path) -> np.ndarray:
+    """A PNG as stored, colour channels in RGB order.
+
+    Raises:
+        InputError: missing, truncated, or no PNG.
+    """
+    import cv2
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    # A truncated file would decode to an image with an empty lower part.
+    whole = data[:4] == b"\x89PNG" and _PNG_END in data[-64:]
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    if array is None:
+        raise InputError(f"{path}: expected a whole PNG, got {len(data)} bytes that cannot be decoded")
+    return array if array.ndim == 2 else np.ascontiguousarray(array[..., 2::-1])
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """uint8 [H,W,3] camera image.
+
+    Raises:
+        InputError: unreadable, or not 8 bits a channel.
+    """
+    image = read_png(path)
+    if image.dtype != np.uint8:
+        raise InputError(f"{path}: expected an image of 8 bits a channel, got {image.dtype}")
+    return np.repeat(image[..., None], 3, 2) if image.ndim == 2 else image
+
+
+def read_depth(path: Path) -> np.ndarray:
+    """float32 [H,W] metres, 0 = no truth.
+
+    Raises:
+        InputError: unreadable, or not one channel of 16 bits.
+    """
+    depth = read_png(path)
+    if depth.dtype != np.uint16 or depth.ndim != 2:
+        channels = 1 if depth.ndim == 2 else depth.shape[2]
+        raise InputError(
+            f"{path}: expected depth as one channel of 16 bits (metres x 256), "
+            f"got {channels} channels of {depth.dtype}"
+        )
+    return depth.astype(np.float32) / np.float32(DEPTH_SCALE)
+
+
+def write_depth(path: Path, depth_m: np.ndarray) -> None:
+    """Write metres as uint16 x 256; values that do not fit, or are no numbers, become 0."""
+    scaled = np.rint(np.nan_to_num(depth_m.astype(np.float64), nan=0, posinf=0, neginf=0) * DEPTH_SCALE)
+    write_png(path, np.where((scaled > 0) & (scaled < 2**16), scaled, 0).astype(np.uint16))
+
+
+def write_png(path: Path, array: np.ndarray) -> None:
+    """Write uint8 or uint16 [H,W], or uint8 [H,W,3] in RGB order; the file is whole or not there."""
+    import cv2
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, data = cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])
+    if not ok:
+        raise InputError(f"cannot encode {path} from {array.dtype} {array.shape}")
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data.tobytes())
+    os.replace(partial, path)
+
+
+def check_size(path: Path | None, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    """Refuse a map of another size.
+
+    Raises:
+        InputError: naming the file, sizes as height x width.
+    """
+    if got != expected:
+        raise InputError(f"{path}: expected {expected[0]}x{expected[1]} pixels, got {got[0]}x{got[1]}")
+
+
+def check_classes(path: Path, class_map: np.ndarray, count: int) -> None:
+    """Refuse class ids that are neither 0..count-1 nor void.
+
+    Raises:
+        InputError: naming the file and the ids.
+    """
+    found = np.flatnonzero(np.bincount(class_map.ravel(), minlength=256))
+    stray = [int(c) for c in found if c >= count and c != VOID]
+    if stray:
+        raise InputError(f"{path}: unknown classes {stray}; expected 0 to {count - 1}, or {VOID} for void")
