@@ -247,7 +247,8 @@ class DvpsNode(LifecycleNode):
             self._open = self._prepare(self.config)
         except DvpsError as error:
             self._failure = str(error)
-            self.get_logger().error(self._failure)
+            if not self.get_parameter("autostart").value:  # else it ends the process, which tells it
+                self.get_logger().error(self._failure)
             return TransitionCallbackReturn.FAILURE
         self._configured = True
         self._pipeline: Pipeline | None = None
@@ -423,7 +424,6 @@ class DvpsNode(LifecycleNode):
         except Exception as error:
             sentence = str(error) if isinstance(error, DvpsError) else traceback.format_exc()
             self._engine = f"failed: {sentence}"
-            self.get_logger().error(f"cannot start the engine: {sentence}")
             self._finish(sentence)
             return
         self._space = self._pipeline.engine.manifest.label_space

@@ -28,6 +28,9 @@ from dvps_ros.ros.process import run
 from dvps_ros.types import Frame
 from dvps_ros.viz.files import write_text
 
+_SETTLE_S = 0.3
+"""The middleware finds the other topics of a new listener a moment after the first."""
+
 
 @dataclass(frozen=True)
 class PlayerConfig:
@@ -160,6 +163,7 @@ class Player(Node):
             listeners = self._images.get_subscription_count()
             if listeners >= self.config.subscribers:
                 if self._ready or not self.count_publishers(self._labels_in.topic_name):
+                    self._wait(lambda: self._stopped, _SETTLE_S)
                     return
                 # The engine opens for the camera that it is told of.
                 header.stamp = self.get_clock().now().to_msg()
