@@ -88,16 +88,20 @@ def test_flow_finds_the_same_surface_in_the_previous_frame(clips):
             )
             inside &= clip.depth_m[t] > 0
             x, y = np.round(target[inside]).astype(int).T
-            same = (clip.instance_map[t - 1][y, x] == clip.instance_map[t][inside]) & (
-                clip.class_map[t - 1][y, x] == clip.class_map[t][inside]
-            )
+            # Thin leaves and bars cover a pixel's centre in one frame and its neighbour's in the next.
+            same = np.zeros(len(x), bool)
+            for dy, dx in np.ndindex(3, 3):
+                j, i = y + dy - 1, x + dx - 1
+                same |= (clip.instance_map[t - 1][j, i] == clip.instance_map[t][inside]) & (
+                    clip.class_map[t - 1][j, i] == clip.class_map[t][inside]
+                )
             agree, total = agree + same.sum(), total + same.size
             moved = clip.moving[t][inside] == 1
             moved_agree, moved_total = moved_agree + same[moved].sum(), moved_total + moved.sum()
-        # The rest are pixels at edges and surfaces that were hidden.
-        assert agree / total > 0.94
+        # The rest are surfaces that were hidden.
+        assert agree / total > 0.97
         if moved_total > 300:
-            assert moved_agree / moved_total > 0.8
+            assert moved_agree / moved_total > 0.9
 
 
 def test_reprojected_depth_matches_the_previous_frame(clips):
@@ -190,6 +194,21 @@ def test_ego_follows_a_bicycle_model():
         x, y, _, heading, _, _ = world.scene.route.at(e.s)
         side = -(e.x - x) * np.sin(heading) + (e.y - y) * np.cos(heading)
         assert abs(side - world.scene.section.lane_d(world.scene.ego_lane)) < 0.9
+
+
+def test_relight_changes_the_looks_and_nothing_of_the_street():
+    world = World(WorldConfig(seed=2, camera_height_m=1.5, camera_pitch_deg=2.0))
+    world._shake = world._shake[0], 0.0
+    a = world.clip(1, CAMERA)
+    world.relight(1)
+    world._shake = world._shake[0], 0.0
+    b = world.clip(1, CAMERA)
+    assert (a.images != b.images).mean() > 0.5
+    # The mount's yaw and roll are drawn anew as well: hardly a pixel changes its class.
+    assert (a.class_map == b.class_map).mean() > 0.85
+    world.relight(0)
+    world._shake = world._shake[0], 0.0
+    np.testing.assert_array_equal(world.clip(1, CAMERA).images, a.images)
 
 
 def test_camera_height_and_pitch_are_as_told():

@@ -138,6 +138,12 @@ _BOX_CORNERS = 0.5 * np.array(
     ],
     np.float32,
 )  # fmt: skip
+# Walls run u counter-clockwise round the box, so that a pattern goes on across an edge; v goes up.
+_BOX_UV_AXES = np.array(
+    [[[0, 0], [1, 0], [0, 1]], [[0, 0], [-1, 0], [0, 1]], [[-1, 0], [0, 0], [0, 1]], [[1, 0], [0, 0], [0, 1]],
+     [[1, 0], [0, 1], [0, 0]], [[1, 0], [0, 1], [0, 0]]], np.float32,
+)  # fmt: skip
+_BOX_FACES, _BOX_ROWS = np.repeat(np.arange(6), 4), np.arange(24)
 _BOX_TRIANGLES = (
     (np.arange(6)[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3).astype(np.int32)
 )
@@ -149,12 +155,8 @@ def box(
     """An axis-aligned box; ``top`` is another slot for its upper face. uv = metres along and up each face."""
     size = np.asarray(size, np.float32)
     v = _BOX_CORNERS * size
-    uv = np.empty((24, 2), np.float32)
-    # Walls run u counter-clockwise round the box, so that a pattern goes on across an edge.
-    for f, (axis, sign) in enumerate([(1, 1), (1, -1), (0, -1), (0, 1)]):
-        uv[4 * f : 4 * f + 4, 0] = sign * v[4 * f : 4 * f + 4, axis] + 0.5 * size[axis]
-        uv[4 * f : 4 * f + 4, 1] = v[4 * f : 4 * f + 4, 2] + 0.5 * size[2]
-    uv[16:] = v[16:, :2]
+    uv = (v @ _BOX_UV_AXES)[_BOX_FACES, _BOX_ROWS]
+    uv[:16] += 0.5 * np.stack([np.repeat(size[[1, 1, 0, 0]], 4), np.full(16, size[2])], 1)
     slots = np.full(12, slot, np.uint8)
     if top is not None:
         slots[8:10] = top
@@ -182,14 +184,54 @@ def grid(
     v = points.reshape(-1, 3).astype(np.float32)
     if crease_deg < 180.0:
         return creased(v, triangles, each, crease_deg)
-    corner = v[triangles]
-    face = np.cross(corner[:, 1] - corner[:, 0], corner[:, 2] - corner[:, 0])
-    normals = np.zeros((n * m, 3), np.float32)
-    for k in range(3):
-        np.add.at(normals, triangles[:, k], face)
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    normals = _sheet_normals(points)
     flat = np.zeros((n * m, 2), np.float32) if uv is None else uv.reshape(-1, 2).astype(np.float32)
-    return Mesh(v, normals, flat, triangles.astype(np.int32), each)
+    return Mesh(v, normals.reshape(-1, 3), flat, triangles.astype(np.int32), each)
+
+
+def _sheet_normals(points: np.ndarray) -> np.ndarray:
+    """Normals float32 of sheets of points [...,N,M,3]: along x across, by central differences."""
+    along, across = np.empty_like(points), np.empty_like(points)
+    along[..., 1:-1, :, :] = points[..., 2:, :, :] - points[..., :-2, :, :]
+    along[..., 0, :, :] = points[..., 1, :, :] - points[..., 0, :, :]
+    along[..., -1, :, :] = points[..., -1, :, :] - points[..., -2, :, :]
+    across[..., 1:-1, :] = points[..., 2:, :] - points[..., :-2, :]
+    across[..., 0, :] = points[..., 1, :] - points[..., 0, :]
+    across[..., -1, :] = points[..., -1, :] - points[..., -2, :]
+    normals = np.cross(along, across)
+    return (normals / np.maximum(np.linalg.norm(normals, axis=-1, keepdims=True), 1e-9)).astype(np.float32)
+
+
+def ribbons(points: np.ndarray, uv: np.ndarray, slots: np.ndarray) -> Mesh:
+    """Two-sided strips side by side with hard edges: points [S,N,2,3] (strip, along, right and left edge)."""
+    count, n = points.shape[:2]
+    index = np.arange(count * n * 2).reshape(count, n, 2)
+    a, b, c, d = index[:, :-1, 0], index[:, 1:, 0], index[:, 1:, 1], index[:, :-1, 1]
+    triangles = np.stack([np.stack([a, b, c], -1), np.stack([a, c, d], -1)], 2).reshape(-1, 3)
+    return Mesh(
+        points.reshape(-1, 3).astype(np.float32),
+        _sheet_normals(points).reshape(-1, 3),
+        uv.reshape(-1, 2).astype(np.float32),
+        triangles.astype(np.int32),
+        np.repeat(slots.astype(np.uint8), 2 * (n - 1)),
+        two_sided=True,
+    )
+
+
+def facets(points: np.ndarray, slot: int = 0) -> Mesh:
+    """Flat quads [N,4,3], corners counter-clockwise seen from outside; cheap, for what is built in numbers."""
+    v = np.asarray(points, np.float32).reshape(-1, 4, 3)
+    normals = np.cross(v[:, 2] - v[:, 0], v[:, 3] - v[:, 1])
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
+    n = len(v)
+    triangles = (np.arange(n)[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3)
+    return Mesh(
+        v.reshape(-1, 3),
+        np.repeat(normals, 4, axis=0),
+        np.zeros((4 * n, 2), np.float32),
+        triangles.astype(np.int32),
+        np.full(2 * n, slot, np.uint8),
+    )
 
 
 def tube(

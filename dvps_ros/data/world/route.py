@@ -179,11 +179,20 @@ class Route:
         x, y, z = a[..., 0] - d * np.sin(a[..., 3]), a[..., 1] + d * np.cos(a[..., 3]), a[..., 2] + up
         return np.stack(np.broadcast_arrays(x, y, z), -1)
 
+    def point(self, s: float) -> tuple[float, ...]:
+        """x, y, z, heading, curvature, grade at one s; much cheaper than :meth:`at` with an array."""
+        self._grow_until(s)
+        q = min(max(s - START_M, 0.0), len(self._x) - 1.001)
+        i = int(q)
+        k, j = q - i, i + 1
+        columns = (self._x, self._y, self._z, self._heading, self._curvature, self._grade)
+        return tuple(c[i] * (1 - k) + c[j] * k for c in columns)
+
     def pose(
         self, s: float, d: float, up: float = 0.0, yaw: float = 0.0, *, upright: bool = True
     ) -> np.ndarray:
         """World from an object at (s, d) that looks along the road plus ``yaw``; not upright follows the grade."""
-        x, y, z, heading, _, grade = self.at(s)
+        x, y, z, heading, _, grade = self.point(s)
         c, sn = math.cos(heading + yaw), math.sin(heading + yaw)
         pitch = 0.0 if upright else math.atan(grade) * math.cos(yaw)
         cp, sp = math.cos(pitch), math.sin(pitch)
@@ -221,7 +230,7 @@ class Ego:
         """
         self._route, self._d, self._cruise, self._leader = route, lane_d, speed, leader
         self._sway = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.03, 0.22)
-        x, y, _, heading, curvature, _ = route.at(0.0)
+        x, y, _, heading, curvature, _ = route.point(0.0)
         offset = rng.normal() * 0.15
         d = lane_d + offset
         yaw = heading + rng.normal() * 0.01
@@ -246,11 +255,11 @@ class Ego:
     def _step(self) -> None:
         e, dt = self._states[-1], self.STEP_S
         t = (len(self._states) - 1) * dt
-        x, y, _, heading, _, _ = self._route.at(e.s)
+        x, y, _, heading, curvature, _ = self._route.point(e.s)
         phase, size = self._sway
         want = self._d + size * math.sin(0.31 * t + phase[0])
         side = -(e.x - x) * math.sin(heading) + (e.y - y) * math.cos(heading)
-        preview = self._route.at(e.s + 0.25 * e.speed_mps + 1.0)[4]
+        preview = self._route.point(e.s + 0.25 * e.speed_mps + 1.0)[4]
         feed = math.atan(WHEELBASE_M * preview / max(1 - preview * want, 0.2))
         speed = max(e.speed_mps, 2.0)
         turn = math.remainder(e.heading - heading, 2 * math.pi)
@@ -268,5 +277,5 @@ class Ego:
         mid = 0.5 * (h + e.heading)
         nx, ny = e.x + v * math.cos(mid) * dt, e.y + v * math.sin(mid) * dt
         along = (nx - e.x) * math.cos(heading) + (ny - e.y) * math.sin(heading)
-        s = e.s + along / max(1 - self._route.at(e.s)[4] * side, 0.2)
+        s = e.s + along / max(1 - curvature * side, 0.2)
         self._states.append(EgoState(s, nx, ny, h, v, steer))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dvps_ros.data.world import models, shade
-from dvps_ros.data.world.mesh import SLOTS, Mesh, box, grid, merge, turn_z
+from dvps_ros.data.world.mesh import SLOTS, Mesh, box, facets, grid, merge, ribbons, turn_z
 from dvps_ros.data.world.route import START_M, STYLES, CrossSection, Route, Style, draw_section
 from dvps_ros.labels import CITYSCAPES, VOID
 
@@ -151,10 +151,16 @@ class Agent:
     def __init__(self, parts: list[Part], motion, moving: bool, length: float):
         self.parts, self.moving, self.length = parts, moving, length
         self._motion = motion
+        self._known: dict[float, list[np.ndarray]] = {}
 
     def poses(self, t: float) -> list[np.ndarray]:
         """World from each part at time t, float64 [4,4] each."""
-        return self._motion(t)
+        # Each frame asks for its own time and for the one before: the last two answers are kept.
+        if t not in self._known:
+            if len(self._known) == 2:
+                del self._known[min(self._known)]
+            self._known[t] = self._motion(t)
+        return self._known[t]
 
 
 @dataclass(frozen=True)
@@ -175,8 +181,8 @@ class Lane:
 class Scene:
     """The street of one seed, without camera and weather."""
 
-    def __init__(self, seed: int, style: str, *, traffic: float = 1.0, view_m: float = 220.0):
-        self.seed, self.view_m = seed, view_m
+    def __init__(self, seed: int, style: str, *, traffic: float = 1.0):
+        self.seed = seed
         rng = np.random.default_rng([seed, 1])
         self.style: Style = STYLES[style]
         self.section: CrossSection = draw_section(self.style, rng)
@@ -186,6 +192,7 @@ class Scene:
         self._next_instance = 1
         self._blocks: dict[int, list[Part]] = {}
         self._agents: dict[tuple[int, int], Agent | None] = {}
+        self.land = {side: (rng.uniform(0, 6.28, 2), rng.uniform(-2.0, 5.0)) for side in (-1, 1)}
         self._palette(rng)
         self.lanes = self._lanes(rng, traffic)
 
@@ -755,8 +762,7 @@ class Block:
 
     def far_height(self, side: int, s: np.ndarray, distance: np.ndarray) -> np.ndarray:
         """Height of the land over the road, ``distance`` metres beyond the lots' front."""
-        rng = np.random.default_rng([self.scene.seed, 5, side + 1])
-        p, a = rng.uniform(0, 6.28, 3), rng.uniform(-2.0, 5.0)
+        p, a = self.scene.land[side]
         rise = a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])
         k = np.clip((distance - 12.0) / 70.0, 0, 1.2)
         return self.scene.section.kerb + rise * k * k * (3 - 2 * np.minimum(k, 1.0)) * 2.0
@@ -774,13 +780,10 @@ class Block:
             )
         else:
             road = scene._road_plain
-        strips: list[Mesh] = []
+        strips: list[tuple] = []
 
         def strip(d0, z0, d1, z1, slot: int) -> None:
-            d = np.stack([np.broadcast_to(d0, s.shape), np.broadcast_to(d1, s.shape)], 1)
-            z = np.stack([np.broadcast_to(z0, s.shape), np.broadcast_to(z1, s.shape)], 1)
-            points = scene.route.points(s[:, None], d, z) - origin
-            strips.append(grid(points, slot, uv=np.stack([np.broadcast_to(s[:, None], d.shape), d], -1)))
+            strips.append((d0, d1, z0, z1, slot))
 
         origin = scene.route.points(self.s0, 0.0)
         for side in (-1, 1):
@@ -821,7 +824,12 @@ class Block:
                      ground.get(lots[-1], scene._grass), ground.get(lots[1], scene._grass))  # fmt: skip
         pose = np.eye(4)
         pose[:3, 3] = origin
-        self.parts.append(Part(scene.pool.add(merge(strips, two_sided=True)), materials, 0, pose))
+        spread = [np.stack([np.broadcast_to(q, s.shape) for q in column]) for column in list(zip(*strips))[:4]]
+        d, z = np.stack(spread[:2], -1), np.stack(spread[2:], -1)
+        points = scene.route.points(s[None, :, None], d, z) - origin
+        uv = np.stack([np.broadcast_to(s[None, :, None], d.shape), d], -1)
+        mesh = ribbons(points, uv, np.array([q[4] for q in strips]))
+        self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
 
     # -- beside the road --------------------------------------------------------------------------------------
 
@@ -903,36 +911,24 @@ class Block:
             over = 0.35
             hx, hy = along / 2 + over, deep / 2 + over
             if rng.random() < 0.6 or along > deep * 1.6:  # ridge along the street
-                eave = [
-                    [(-hx, -hy, height), (hx, -hy, height)],
-                    [(-hx, 0, height + gable), (hx, 0, height + gable)],
-                    [(-hx, hy, height), (hx, hy, height)],
-                ]
-                tri = [
-                    [
-                        (x0, -deep / 2, height),
-                        (x0, deep / 2, height),
-                        (x0, 0, height + gable * deep / (2 * hy)),
-                    ]
-                    for x0 in (along / 2, -along / 2)
-                ]
-                sheet = np.array(eave).transpose(1, 0, 2)
-            else:
-                sheet = np.array(
-                    [
-                        [(-hx, -hy, height), (0, -hy, height + gable), (hx, -hy, height)],
-                        [(-hx, hy, height), (0, hy, height + gable), (hx, hy, height)],
-                    ]
+                front, ridge, back = (
+                    [(x0, y0, z0) for x0 in (-hx, hx)] for y0, z0 in ((-hy, height), (0, height + gable), (hy, height))
                 )
+                top = height + gable * deep / (2 * hy)
                 tri = [
-                    [
-                        (-along / 2, y0, height),
-                        (along / 2, y0, height),
-                        (0, y0, height + gable * along / (2 * hx)),
-                    ]
-                    for y0 in (deep / 2, -deep / 2)
+                    [(x0, -deep / 2, height), (x0, deep / 2, height), (x0, 0, top)] for x0 in (along / 2, -along / 2)
                 ]
-            meshes.append(grid(sheet, 1, crease_deg=20.0))
+            else:
+                front, ridge, back = (
+                    [(x0, y0, z0) for y0 in (hy, -hy)] for x0, z0 in ((-hx, height), (0, height + gable), (hx, height))
+                )
+                top = height + gable * along / (2 * hx)
+                tri = [
+                    [(-along / 2, y0, height), (along / 2, y0, height), (0, y0, top)] for y0 in (deep / 2, -deep / 2)
+                ]
+            meshes.append(
+                facets([[front[0], front[1], ridge[1], ridge[0]], [ridge[0], ridge[1], back[1], back[0]]], 1)
+            )
             for corner in tri:
                 v = np.array(corner, np.float32)
                 n = np.cross(v[1] - v[0], v[2] - v[0])

@@ -32,7 +32,7 @@ class Sensor(NamedTuple):
     seed: int
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _smear(rgb, flow_px, shutter, out):
     """Average along each pixel's own motion, five taps."""
     height, width = flow_px.shape[:2]
@@ -54,7 +54,7 @@ def _smear(rgb, flow_px, shutter, out):
                     out[y, x, c] += np.float32(0.2) * rgb[sy, sx, c]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _blur(rgb, sigma, scratch):
     """Separable Gaussian in place, radius 1 or 2."""
     height, width = rgb.shape[:2]
@@ -82,7 +82,7 @@ def _blur(rgb, sigma, scratch):
                 )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _random(state):
     """One step of xorshift32 (Marsaglia, 2003)."""
     state ^= (state << 13) & 0xFFFFFFFF
@@ -91,7 +91,7 @@ def _random(state):
     return state
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _develop(rgb, sensor, curve, state, out):
     """Exposure, colour, noise and tone to bytes; ``curve`` is the tone curve over 0..1 in 4096 steps."""
     height, width = rgb.shape[:2]
@@ -107,16 +107,15 @@ def _develop(rgb, sensor, curve, state, out):
             r = grey + sensor.saturation * (r - grey)
             g = grey + sensor.saturation * (g - grey)
             b = grey + sensor.saturation * (b - grey)
+            noise = sensor.noise + sensor.grain * math.sqrt(max(grey, 0.0))
             for c in range(3):
                 v = r if c == 0 else (g if c == 1 else b)
                 # Two uniform draws make a triangular stand-in for the normal distribution.
                 state = _random(state)
-                n = (state & 0xFFFF) + (state >> 16) - 65535.0
-                n *= 3.738e-5
-                v += n * (sensor.noise + sensor.grain * math.sqrt(max(v, 0.0)))
+                v += ((state & 0xFFFF) + (state >> 16) - 65535.0) * 3.738e-5 * noise
                 # Highlights roll off instead of clipping hard.
                 if v > 0.7:
-                    v = 0.7 + 0.3 * (1.0 - math.exp(-(v - 0.7) / 0.3))
+                    v = 1.0 - 0.09 / (v - 0.4)
                 out[y, x, c] = curve[int(min(max(v, 0.0), 1.0) * steps)]
     return state
 

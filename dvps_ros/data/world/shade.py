@@ -49,6 +49,14 @@ class Light(NamedTuple):
     seed: int
 
 
+# Value noise comes from a table: cheaper than hashing four corners, and its period shows nowhere.
+_TABLE_BITS = 7
+_TABLE = np.random.default_rng(1234).random((1 << _TABLE_BITS, 1 << _TABLE_BITS)).astype(np.float32)
+_WRAP = (1 << _TABLE_BITS) - 1
+# Reordering is allowed, NaN and infinity are not assumed away (flow holds NaN).
+_FAST = {"contract", "reassoc", "arcp", "nsz"}
+
+
 @njit(cache=True, nogil=True, inline="always")
 def _hash(x, y, seed):
     h = (x * 374761393 + y * 668265263 + seed * 1442695041) & 0xFFFFFFFF
@@ -57,21 +65,20 @@ def _hash(x, y, seed):
     return (h ^ (h >> 16)) * 2.3283064365386963e-10
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _noise(x, y, seed):
     """Smooth value noise, 0..1, one feature a unit."""
     fx, fy = math.floor(x), math.floor(y)
-    ix, iy = int(fx), int(fy)
     tx, ty = x - fx, y - fy
-    tx, ty = tx * tx * (3 - 2 * tx), ty * ty * (3 - 2 * ty)
-    a = _hash(ix, iy, seed)
-    b = _hash(ix + 1, iy, seed)
-    c = _hash(ix, iy + 1, seed)
-    d = _hash(ix + 1, iy + 1, seed)
+    x0 = (int(fx) + seed * 29) & _WRAP
+    y0 = (int(fy) + seed * 67) & _WRAP
+    x1, y1 = (x0 + 1) & _WRAP, (y0 + 1) & _WRAP
+    tx, ty = tx * tx * (3.0 - 2.0 * tx), ty * ty * (3.0 - 2.0 * ty)
+    a, b, c, d = _TABLE[y0, x0], _TABLE[y0, x1], _TABLE[y1, x0], _TABLE[y1, x1]
     return a + (b - a) * tx + (c - a + (a - b - c + d) * tx) * ty
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _detail(x, y, scale, footprint, seed):
     """Noise around 0 (-0.5..0.5) of ``scale`` features a metre that fades where a pixel spans a feature."""
     keep = 1.4 - 1.6 * footprint * scale
@@ -80,12 +87,12 @@ def _detail(x, y, scale, footprint, seed):
     return (_noise(x * scale, y * scale, seed) - 0.5) * min(keep, 1.0)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
 def _clamp(x, low, high):
     return min(max(x, low), high)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
 def _cover(distance, half_width, footprint):
     """Share of a pixel that a line of this half width covers."""
     soft = max(footprint, 1e-4)
@@ -93,14 +100,14 @@ def _cover(distance, half_width, footprint):
     return edge * min(1.0, 2.0 * half_width / soft)
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
 def _wave(x, period, line, footprint):
     """Coverage by lines of width ``line`` every ``period``."""
     d = abs(x - period * math.floor(x / period + 0.5))
     return _cover(d, 0.5 * line, footprint)
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _sky(light, x, y, z):
     """Colour of the sky in a direction."""
     up = max(z, 0.0)
@@ -112,7 +119,9 @@ def _sky(light, x, y, z):
     glow = max(x * s[0] + y * s[1] + z * s[2], 0.0)
     glow2 = glow * glow
     glow8 = glow2 * glow2 * glow2 * glow2
-    halo = 0.10 * glow8 + 0.8 * glow8**8
+    glow16 = glow8 * glow8
+    glow32 = glow16 * glow16
+    halo = 0.10 * glow8 + 0.8 * glow32 * glow32
     r, g, b = r + light.sun[0] * halo, g + light.sun[1] * halo, b + light.sun[2] * halo
     if light.cloud_cover > 0.0 and z > 0.01:
         q = light.cloud_scale / (z + 0.12)
@@ -127,13 +136,14 @@ def _sky(light, x, y, z):
     return r, g, b
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _mirror(light, x, y, z, seed):
     """What shiny surfaces reflect: sky over a rough skyline over ground."""
     line = 0.10 + 0.30 * _noise(2.5 * x + 7.0, 2.5 * y, seed)
-    r = light.zenith[0] + (light.horizon[0] - light.zenith[0]) * math.exp(-3.0 * max(z, 0.0))
-    g = light.zenith[1] + (light.horizon[1] - light.zenith[1]) * math.exp(-3.0 * max(z, 0.0))
-    b = light.zenith[2] + (light.horizon[2] - light.zenith[2]) * math.exp(-3.0 * max(z, 0.0))
+    low = math.exp(-3.0 * max(z, 0.0))
+    r = light.zenith[0] + (light.horizon[0] - light.zenith[0]) * low
+    g = light.zenith[1] + (light.horizon[1] - light.zenith[1]) * low
+    b = light.zenith[2] + (light.horizon[2] - light.zenith[2]) * low
     k = _clamp((z - line) * 9.0 + 0.5, 0.0, 1.0)
     d = 0.26 if z > 0.0 else 0.20
     return (
@@ -143,7 +153,7 @@ def _mirror(light, x, y, z, seed):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
     """Share of the main light that reaches a world point, 0..1 (1 outside the shadow map)."""
     size = shadow.shape[0]
@@ -172,7 +182,7 @@ def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
     return total / taps
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _road(m, u, v, across, along, seed):
     """Asphalt with its markings: u along the lane, v to the left; returns colour and gloss."""
     base = 1.0 + 0.22 * _detail(u, v, 0.08, along, seed) + 0.20 * _detail(u, v * 3, 0.35, along, seed + 1)
@@ -231,7 +241,7 @@ def _road(m, u, v, across, along, seed):
     return r, g, b
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _facade(m, u, v, foot, light, facing, seed):
     """A house front, u metres along, v metres up; returns colour, gloss (window glass) and glow."""
     floor_h, bay, win_w, win_h = m[P], m[P + 1], m[P + 2], m[P + 3]
@@ -330,7 +340,7 @@ def _facade(m, u, v, foot, light, facing, seed):
     )
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _sign_face(m, u, v, pattern, seed):
     """A traffic sign's face over -1..1."""
     rad = math.sqrt(u * u + v * v)
@@ -380,7 +390,7 @@ def _sign_face(m, u, v, pattern, seed):
     return m[4], m[5], m[6]
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def shade(
     visible, edges, source, vertices, normals, uv, triangles, slots,
     part_world, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale,
@@ -644,9 +654,12 @@ def shade(
             if gloss > 0.0:
                 reflect = 2.0 * facing
                 ox, oy, oz = dx + reflect * nx, dy + reflect * ny, dz + reflect * nz
-                fresnel = gloss * (0.12 + 0.88 * (1.0 - min(facing, 1.0)) ** 4)
+                grazing = (1.0 - min(facing, 1.0)) ** 2
+                fresnel = gloss * (0.12 + 0.88 * grazing * grazing)
                 sr, sg, sb = _mirror(light, ox, oy, oz, seed)
-                shine = max(ox * sun[0] + oy * sun[1] + oz * sun[2], 0.0) ** 60 * 6.0 * lit
+                shine = max(ox * sun[0] + oy * sun[1] + oz * sun[2], 0.0) ** 4
+                shine = shine**4
+                shine = shine**4 * 6.0 * lit
                 lr += (sr + light.sun[0] * shine - lr) * fresnel
                 lg += (sg + light.sun[1] * shine - lg) * fresnel
                 lb += (sb + light.sun[2] * shine - lb) * fresnel

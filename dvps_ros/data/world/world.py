@@ -176,24 +176,14 @@ class World:
         names = list(STYLES)
         drawn = names[int(np.searchsorted(np.cumsum([0.28, 0.28, 0.16, 0.14, 0.14]), rng.random()))]
         style = drawn if config.style == "auto" else config.style
-        mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
-        weather = mood if config.weather == "auto" else config.weather
-        if style not in STYLES or weather not in WEATHERS:
+        if style not in STYLES or config.weather not in ("auto", *WEATHERS):
             raise ConfigError(
                 f"world: expected a style of auto, {', '.join(STYLES)} and a weather of auto, {', '.join(WEATHERS)}; "
-                f"got {style!r} and {weather!r}"
+                f"got {style!r} and {config.weather!r}"
             )
-        self.style, self.weather = style, weather
-        self.scene = Scene(config.seed, style, traffic=config.traffic, view_m=config.view_m)
-        self.light = _draw_light(weather, rng)
-        self.sensor = _draw_sensor(self.light, rng, config.effects)
-        height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
-        self.camera_height_m = float(config.camera_height_m or height)
-        self.camera_pitch_rad = math.radians(
-            pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg
-        )
-        self._camera_yaw, self._camera_roll = rng.normal() * 0.01, rng.normal() * 0.006
-        self._shake = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.0, 0.006)
+        self.style = style
+        self.scene = Scene(config.seed, style, traffic=config.traffic)
+        self.relight(0)
         self.ego = Ego(
             self.scene.route,
             self.scene.section.lane_d(self.scene.ego_lane),
@@ -201,6 +191,24 @@ class World:
             rng,
             self._leader,
         )
+
+    def relight(self, take: int) -> None:
+        """Draw weather, light, camera looks and camera mount anew (take 0 is what a new world has).
+
+        Growing a street costs more than a frame of it: several takes of one street, at different times of the
+        drive, are the cheap way to varied training clips.
+        """
+        config = self.config
+        rng = np.random.default_rng([config.seed, 9, take])
+        mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
+        self.weather = mood if config.weather == "auto" else config.weather
+        self.light = _draw_light(self.weather, rng)
+        self.sensor = _draw_sensor(self.light, rng, config.effects)
+        height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
+        self.camera_height_m = float(config.camera_height_m or height)
+        self.camera_pitch_rad = math.radians(pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg)
+        self._camera_yaw, self._camera_roll = rng.normal() * 0.01, rng.normal() * 0.006
+        self._shake = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.0, 0.006)
 
     # -- motion -----------------------------------------------------------------------------------------------
 
@@ -225,7 +233,7 @@ class World:
         return self._camera_pose(t, self.ego.at(t))
 
     def _camera_pose(self, t: float, e: EgoState) -> np.ndarray:
-        *_, z, _, _, grade = self.scene.route.at(e.s)
+        _, _, z, _, _, grade = self.scene.route.point(e.s)
         (a, b, c), size = self._shake
         rate = min(e.speed_mps / 6.0, 1.5)
         bob = size * rate * math.sin(9.1 * t + a)
@@ -263,7 +271,7 @@ class World:
                     agents.append(agent)
         return static, agents
 
-    def _place(self, t: float, dt: float) -> _Placed:
+    def _place(self, t: float, t_previous: float) -> _Placed:
         static, agents = self._near(t)
         poses = [p.world_from_part for p in static]
         earlier = list(poses)
@@ -272,7 +280,7 @@ class World:
         for agent in agents:
             parts += agent.parts
             poses += agent.poses(t)
-            earlier += agent.poses(t - dt)
+            earlier += agent.poses(t_previous)
             moving += [int(agent.moving)] * len(agent.parts)
         return _Placed(
             np.array(poses)[:, :3],
@@ -327,15 +335,15 @@ class World:
                 "world: expected a camera without distortion, got one with; use camera.rectified()"
             )
         for number in range(frames):
-            yield self._frame(number, start_s + number / rate_hz, 1.0 / rate_hz, camera)
+            yield self._frame(number, start_s + number / rate_hz, start_s + (number - 1) / rate_hz, camera)
 
-    def _frame(self, number: int, t: float, dt: float, camera: CameraModel) -> Sample:
+    def _frame(self, number: int, t: float, t_previous: float, camera: CameraModel) -> Sample:
         height, width = camera.height, camera.width
         ego = self.ego.at(t)
         world_from_camera = self._camera_pose(t, ego)
         # The scene knows no time before its start: the flow of frame 0 is not used.
-        world_from_previous = self._camera_pose(t - dt, self.ego.at(t - dt)) if number else world_from_camera
-        placed = self._place(t, dt)
+        world_from_previous = self.world_from_camera(t_previous) if number else world_from_camera
+        placed = self._place(t, t_previous if number else t)
         vertices, normals, uv, triangles, slots, ranges, spheres, two_sided = self.scene.pool.arrays
         camera_from_world = np.linalg.inv(world_from_camera)
         previous_from_world = np.linalg.inv(world_from_previous)
