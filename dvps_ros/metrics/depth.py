@@ -9,9 +9,9 @@ finite is unknown. Predictions that are NaN or infinite count as 0, "no depth".
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numba
 import numpy as np
@@ -69,6 +69,12 @@ class DepthProtocol:
         if self.cap_m is not None and not self.cap_m > LOWEST_M:  # type: ignore[operator]
             raise ConfigError(f"depth cap: expected more than {LOWEST_M} m, got {self.cap_m}")
 
+    @property
+    def truth_range(self) -> tuple[np.float32, np.float32]:
+        """Scored is truth between these, both excluded; compared in the precision of the maps."""
+        low, high = (0.0, np.inf) if self.cap_m is None else (LOWEST_M, self.cap_m)
+        return np.float32(low), np.float32(high)
+
     def window(self, height: int, width: int) -> tuple[slice, slice]:
         """Rows and columns that are scored."""
         top, bottom, left, right = CROPS[self.crop]
@@ -86,8 +92,8 @@ class ImageErrors:
     """What the prediction was multiplied by; 1 without median scaling or where its median is not positive."""
 
 
-def image_errors(gt: np.ndarray, pr: np.ndarray, protocol: DepthProtocol) -> ImageErrors:
-    """Score one image.
+def image_errors(gt: np.ndarray, pr: np.ndarray, protocols: Sequence[DepthProtocol]) -> list[ImageErrors]:
+    """Score one image under each protocol.
 
     Args:
         gt, pr: [H,W] metres.
@@ -96,15 +102,19 @@ def image_errors(gt: np.ndarray, pr: np.ndarray, protocol: DepthProtocol) -> Ima
         InputError: shapes differ.
     """
     gt, pr = _same_shape(gt, pr)
-    window = protocol.window(*gt.shape)
-    gt, pr = gt[window], pr[window]
-    if protocol.cap_m is None:
-        valid = (gt > 0) & np.isfinite(gt)
-    else:
-        valid = (gt > LOWEST_M) & (gt < protocol.cap_m)
-    truth = gt[valid]
-    guess = pr[valid]
-    guess[~np.isfinite(guess)] = 0
+    selected: dict[tuple[str, Any], tuple[np.ndarray, np.ndarray]] = {}
+    result = []
+    for protocol in protocols:
+        key = protocol.crop, protocol.cap_m
+        if key not in selected:
+            window = protocol.window(*gt.shape)
+            selected[key] = _select(gt[window], pr[window], *protocol.truth_range)
+        result.append(_score(*selected[key], protocol))
+    return result
+
+
+def _score(truth: np.ndarray, guess: np.ndarray, protocol: DepthProtocol) -> ImageErrors:
+    """Errors over the scored pixels [N]."""
     if not truth.size:
         return ImageErrors(np.full(len(ERRORS), np.nan), 0, 1.0)
     scale = 1.0
@@ -129,7 +139,7 @@ class DepthErrors:
 
     def update(self, gt: np.ndarray, pr: np.ndarray) -> None:
         """Add one image: [H,W] metres each."""
-        self.add([image_errors(gt, pr, protocol) for protocol in self.protocols])
+        self.add(image_errors(gt, pr, self.protocols))
 
     def add(self, errors: Iterable[ImageErrors]) -> None:
         """Add one image that :func:`image_errors` has scored, one entry a protocol."""
@@ -219,6 +229,21 @@ def _same_shape(gt: np.ndarray, pr: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if gt.ndim != 2 or gt.shape != pr.shape:
         raise InputError(f"depth: expected two maps of one shape [H,W], got {gt.shape} and {pr.shape}")
     return gt, pr
+
+
+@numba.njit(cache=True, nogil=True)
+def _select(gt, pr, low, high):  # type: ignore[no-untyped-def]
+    """Truth and prediction [N] where low < truth < high; a prediction that is no number becomes 0."""
+    truth = np.empty(gt.size, np.float32)
+    guess = np.empty(gt.size, np.float32)
+    n = 0
+    for y in range(gt.shape[0]):
+        for x in range(gt.shape[1]):
+            if low < gt[y, x] < high:
+                truth[n] = gt[y, x]
+                guess[n] = pr[y, x] if np.isfinite(pr[y, x]) else 0.0
+                n += 1
+    return truth[:n], guess[:n]
 
 
 @numba.njit(cache=True, nogil=True)

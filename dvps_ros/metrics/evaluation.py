@@ -186,7 +186,7 @@ class Evaluation:
             errors, hits = [], None
             if gt is not None and pr is not None:
                 if self._depth:
-                    errors = [image_errors(gt, pr, protocol) for protocol in self._depth.protocols]
+                    errors = image_errors(gt, pr, self._depth.protocols)
                 if self._inliers:
                     hits = inliers(gt, pr, self._inliers.thresholds)
         except InputError as error:

@@ -99,7 +99,7 @@ def test_a_prediction_that_is_no_depth_stays_finite(wrong):
 
 
 def test_median_of_zero_cannot_scale():
-    assert image_errors(image(2, 2), image(0, 0), DepthProtocol(scaling="median")).scale == 1.0
+    assert image_errors(image(2, 2), image(0, 0), [DepthProtocol(scaling="median")])[0].scale == 1.0
 
 
 def test_no_image_is_none():
