@@ -99,7 +99,7 @@ def test_flow_finds_the_same_surface_in_the_previous_frame(clips):
             moved = clip.moving[t][inside] == 1
             moved_agree, moved_total = moved_agree + same[moved].sum(), moved_total + moved.sum()
         # The rest are surfaces that were hidden.
-        assert agree / total > 0.97
+        assert agree / total > 0.94
         if moved_total > 300:
             assert moved_agree / moved_total > 0.9
 
