@@ -75,7 +75,7 @@ def test_what_the_player_sends(graph: Graph, folder: Path, transport: str) -> No
     infos = graph.listen(CameraInfo, f"{graph.namespace}/camera_info", qos.output())
     clock = graph.listen(Clock, "/clock", qos.output())
     player = play(graph, folder, rate_hz=50.0, image_transport=transport, clock=True, frames=4)
-    graph.wait(lambda: player.done.done() and len(images) == 4, "four images")
+    graph.wait(lambda: player.done.done() and len(images + infos + clock) == 12, "four of each")
     assert player.done.result() is None
     assert stamps(images) == stamps(infos) == [n * 100_000_000 for n in range(4)]
     assert [convert.stamp_to_ns(c.clock) for c in clock] == stamps(images)
