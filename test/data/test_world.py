@@ -151,7 +151,7 @@ def test_same_seed_same_bytes_and_other_seed_other_bytes():
 
 def test_frames_equal_the_clip():
     clip = World(WorldConfig(seed=6)).clip(3, CAMERA)
-    for t, frame in enumerate(World(WorldConfig(seed=6)).frames(3, CAMERA)):
+    for t, frame in zip(range(3), World(WorldConfig(seed=6)).frames(CAMERA), strict=False):
         np.testing.assert_array_equal(frame.images[0], clip.images[t])
         np.testing.assert_array_equal(frame.depth_m[0], clip.depth_m[t])
 
@@ -186,7 +186,7 @@ def test_ego_follows_a_bicycle_model():
     """Heading changes as speed * tan(steering) / wheelbase says, and the vehicle stays on its lane."""
     world = World(WorldConfig(seed=3, style="residential"))
     states = [world.ego.at(0.02 * k) for k in range(400)]
-    for a, b in zip(states, states[1:]):
+    for a, b in zip(states[:-1], states[1:], strict=True):
         np.testing.assert_allclose(
             b.heading - a.heading, b.speed_mps * np.tan(b.steering_rad) / 2.71 * 0.02, atol=1e-9
         )

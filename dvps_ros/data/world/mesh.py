@@ -63,7 +63,7 @@ def merge(meshes: Sequence[Mesh], *, two_sided: bool = False) -> Mesh:
         np.concatenate([m.vertices for m in meshes]),
         np.concatenate([m.normals for m in meshes]),
         np.concatenate([m.uv for m in meshes]),
-        np.concatenate([m.triangles + s for m, s in zip(meshes, starts)]).astype(np.int32),
+        np.concatenate([m.triangles + s for m, s in zip(meshes, starts[:-1], strict=True)]).astype(np.int32),
         np.concatenate([m.slots for m in meshes]),
         two_sided,
     )
@@ -108,7 +108,7 @@ def creased(vertices: np.ndarray, triangles: np.ndarray, slots: np.ndarray, crea
     starts = np.flatnonzero(np.r_[True, np.diff(position[by_position]) > 0, True])
     normals = np.empty((len(triangles) * 3, 3), np.float32)
     limit = np.cos(np.radians(crease_deg))
-    for a, b in zip(starts[:-1], starts[1:]):
+    for a, b in zip(starts[:-1], starts[1:], strict=True):
         corners = by_position[a:b]
         tri = corners // 3
         near = unit[tri] @ unit[tri].T > limit

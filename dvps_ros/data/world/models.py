@@ -224,7 +224,7 @@ def _coach(length: float, width: float, height: float, *, taper: float, clearanc
     points = np.array(
         [
             [(x * length, y * s, clearance + (z - clearance) * (0.97 + 0.03 * s)) for y, z in ring]
-            for x, s in zip(xs, shrink)
+            for x, s in zip(xs, shrink, strict=True)
         ]
     )
     front = np.repeat(points[:1].mean(1, keepdims=True), len(ring), axis=1)
@@ -298,7 +298,7 @@ def limb(name: str, build: str = "plain") -> Mesh:
         rings = np.array(
             [
                 [(deep / wide * r * np.cos(a) * 1.05, r * np.sin(a), z) for a in angle]
-                for r, z in zip(radii, zs)
+                for r, z in zip(radii, zs, strict=True)
             ]
         )
         ends = [np.repeat(rings[k].mean(0)[None, None], 11, 1) for k in (0, -1)]
@@ -378,12 +378,12 @@ def body_pose(
     torso = base @ _pose((0, 0, 0), turn_y(lean))
     poses = [torso]
     thighs = [base @ _pose((0, side * 0.05, 0), turn_y(-a)) for side, a in ((1, tl), (-1, tr))]
-    shins = [t @ _pose((0, 0, -0.265), turn_y(k)) for t, k in zip(thighs, (kl, kr))]
+    shins = [t @ _pose((0, 0, -0.265), turn_y(k)) for t, k in zip(thighs, (kl, kr), strict=True)]
     arms = [
         torso @ _pose((0, side * 0.118, 0.27), turn_y(-a) @ turn_x(side * spread))
         for side, a in ((1, al), (-1, ar))
     ]
-    forearms = [a @ _pose((0, 0, -0.175), turn_y(-e)) for a, e in zip(arms, (el, er))]
+    forearms = [a @ _pose((0, 0, -0.175), turn_y(-e)) for a, e in zip(arms, (el, er), strict=True)]
     return poses + thighs + shins + arms + forearms
 
 
@@ -490,7 +490,7 @@ def _crown(
     rng: np.random.Generator, centres: np.ndarray, radii: np.ndarray, leaves: int, size: float, detail: int
 ) -> Mesh:
     parts = []
-    for c, r in zip(centres, radii):
+    for c, r in zip(centres, radii, strict=True):
         b = ball(1, detail=detail)
         bumps = 1 + 0.16 * rng.normal(size=(len(b.vertices), 1)).clip(-1.5, 1.5)
         v = (b.vertices * bumps * r * [1, 1, rng.uniform(0.75, 1.0)] + c).astype(np.float32)

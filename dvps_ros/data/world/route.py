@@ -249,7 +249,7 @@ class Ego:
         a, b = self._states[i], self._states[i + 1]
         if k < 1e-9:
             return a
-        mix = [u + (v - u) * k for u, v in zip(vars(a).values(), vars(b).values())]
+        mix = [u + (v - u) * k for u, v in zip(vars(a).values(), vars(b).values(), strict=True)]
         return EgoState(*mix)
 
     def _step(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -11,15 +12,23 @@ import numpy as np
 
 from dvps_ros.config import option
 from dvps_ros.data.world import raster, shade
+from dvps_ros.data.world.blocks import blocks_between
+from dvps_ros.data.world.materials import SKY, Part, row8
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
 from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
-from dvps_ros.data.world.scene import SKY, Agent, Part, Scene, blocks_between, row8
+from dvps_ros.data.world.scene import Agent, Scene
 from dvps_ros.data.world.sensor import Sensor, expose
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
 WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+_PER_FRAME = (
+    "images", "intrinsics", "class_map", "instance_map", "depth_m", "flow_px", "moving", "world_from_camera",
+    "steering_rad",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,9 @@ class World:
         self.sensor = _draw_sensor(self.light, rng, config.effects)
         height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
         self.camera_height_m = float(config.camera_height_m or height)
-        self.camera_pitch_rad = math.radians(pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg)
+        self.camera_pitch_rad = math.radians(
+            pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg
+        )
         self._camera_yaw, self._camera_roll = rng.normal() * 0.01, rng.normal() * 0.006
         self._shake = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.0, 0.006)
 
@@ -305,36 +316,27 @@ class World:
         Raises:
             InputError: no frames, a rate that is not positive, a negative start, or a distorted camera.
         """
-        samples = list(self.frames(frames, camera, rate_hz=rate_hz, start_s=start_s))
-        join = {
-            name: np.concatenate([getattr(s, name) for s in samples])
-            for name in (
-                "images",
-                "intrinsics",
-                "class_map",
-                "instance_map",
-                "depth_m",
-                "flow_px",
-                "moving",
-                "world_from_camera",
-                "steering_rad",
-            )
-        }
+        if frames < 1:
+            raise InputError(f"world: expected at least 1 frame, got {frames}")
+        samples = list(itertools.islice(self.frames(camera, rate_hz=rate_hz, start_s=start_s), frames))
+        join = {name: np.concatenate([getattr(s, name) for s in samples]) for name in _PER_FRAME}
         return Sample(source=samples[0].source, **join)
 
-    def frames(
-        self, frames: int, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0
-    ) -> Iterator[Sample]:
-        """The same as :meth:`clip`, one frame at a time (each a Sample with T = 1), for long drives."""
-        if frames < 1 or not rate_hz > 0.0 or not start_s >= 0.0:
+    def frames(self, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0) -> Iterator[Sample]:
+        """An endless drive, each frame a Sample with T = 1; see :meth:`clip`.
+
+        Raises:
+            InputError: a rate that is not positive, a negative start, or a distorted camera.
+        """
+        if not rate_hz > 0.0 or not start_s >= 0.0:
             raise InputError(
-                f"world: expected at least 1 frame, a rate above 0 and a start at 0 or later; got {frames}, {rate_hz}, {start_s}"
+                f"world: expected a rate above 0 and a start at 0 or later, got {rate_hz} Hz and {start_s} s"
             )
         if camera.is_distorted:
             raise InputError(
                 "world: expected a camera without distortion, got one with; use camera.rectified()"
             )
-        for number in range(frames):
+        for number in itertools.count():
             yield self._frame(number, start_s + number / rate_hz, start_s + (number - 1) / rate_hz, camera)
 
     def _frame(self, number: int, t: float, t_previous: float, camera: CameraModel) -> Sample:

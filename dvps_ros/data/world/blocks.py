@@ -1,0 +1,855 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The street in blocks of 40 m: the ground, what stands beside it, and what is parked."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dvps_ros.data.world import models, shade
+from dvps_ros.data.world.materials import (
+    BICYCLE,
+    BUILDING,
+    FENCE,
+    MOTORCYCLE,
+    ROAD,
+    TERRAIN,
+    WALL,
+    Part,
+    car_color,
+    grey,
+    hue,
+    pick,
+)
+from dvps_ros.data.world.mesh import Mesh, box, facets, grid, merge, ribbons, turn_z
+from dvps_ros.data.world.route import START_M
+
+if TYPE_CHECKING:
+    from dvps_ros.data.world.scene import Scene
+
+BLOCK_M = 40.0
+
+
+class Block:
+    """Builds the static parts of one stretch of street."""
+
+    def __init__(self, scene: Scene, number: int):
+        self.scene, self.number = scene, number
+        self.rng = np.random.default_rng([scene.seed, 3, number & 0xFFFFFFFF])
+        self.s0 = number * BLOCK_M
+        self.parts: list[Part] = []
+        x, style = scene.section, scene.style
+        self.crosswalk = (
+            self.s0 + 20.0 if x.walk > 0 and scene.markings and self.rng.random() < 0.22 else None
+        )
+        lots = {}
+        for side in (-1, 1):
+            # A lot goes on over two blocks more often than not.
+            lot_rng = np.random.default_rng([scene.seed, 4, side + 1, (number // 2) & 0xFFFFFFFF])
+            lots[side] = pick(lot_rng, style.lots)
+        self.ground(lots)
+        for side in (-1, 1):
+            self.lot(side, lots[side])
+            self.kerbside(side)
+            self.parking(side)
+        if x.median > 0.5:
+            self.median()
+
+    def put(
+        self,
+        mesh: Mesh,
+        materials,
+        s: float,
+        d: float,
+        up: float = 0.0,
+        yaw: float = 0.0,
+        scale: float = 1.0,
+        instance: int = 0,
+        upright: bool = True,
+    ) -> None:
+        pose = self.scene.route.pose(s, d, up, yaw, upright=upright)
+        pose[:3, :3] *= scale
+        self.parts.append(Part(self.scene.pool.add(mesh), tuple(materials), instance, pose))
+
+    def edge(self, side: int) -> float:
+        x = self.scene.section
+        return x.right_edge if side < 0 else x.left_edge
+
+    def far_height(self, side: int, s: np.ndarray, distance: np.ndarray) -> np.ndarray:
+        """Height of the land over the road, ``distance`` metres beyond the lots' front."""
+        p, a = self.scene.land[side]
+        rise = a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])
+        k = np.clip((distance - 12.0) / 70.0, 0, 1.2)
+        return self.scene.section.kerb + rise * k * k * (3 - 2 * np.minimum(k, 1.0)) * 2.0
+
+    def ground(self, lots: dict[int, str]) -> None:
+        scene, x = self.scene, self.scene.section
+        s = self.s0 + np.arange(0.0, BLOCK_M + 0.1, 2.0 if scene.style.curvature > 1 / 300 else 4.0)
+        bend = float(np.abs(scene.route.at(np.linspace(self.s0, self.s0 + BLOCK_M, 9))[:, 4]).max())
+        reach = min(110.0, 0.8 / max(bend, 1e-4))
+        if self.crosswalk is not None:
+            params = list(scene._road_params)
+            params[15], params[16], params[22] = self.crosswalk, 3.0, 0.0
+            road = scene.materials.add(
+                shade.ROAD, ROAD, scene._asphalt, scene._white, params, seed=scene._road_plain * 7 + 3
+            )
+        else:
+            road = scene._road_plain
+        strips: list[tuple] = []
+
+        def strip(d0, z0, d1, z1, slot: int) -> None:
+            strips.append((d0, d1, z0, z1, slot))
+
+        origin = scene.route.points(self.s0, 0.0)
+        for side in (-1, 1):
+            e, k = self.edge(side), x.kerb
+            lot_slot = {-1: 5, 1: 6}[side]
+
+            def both(a, za, b, zb, slot, side=side):
+                # From right to left, so that the faces look up.
+                strip(b, zb, a, za, slot) if side < 0 else strip(a, za, b, zb, slot)
+
+            if k > 0:
+                both(e, 0.0, e, k, 3)
+                both(e, k, e + side * 0.15, k, 3)
+            inner = e + side * (0.15 if k > 0 else 0.0)
+            verge = e + side * x.verge
+            if x.verge > 0.2:
+                both(inner, k, verge, k, 2)
+            else:
+                verge = inner
+            front = verge + side * x.walk
+            if x.walk > 0:
+                both(verge, k, front, k, 1)
+            marks = [0.0, 6.0, 14.0, 30.0, 60.0, 110.0]
+            marks = [min(m, max(reach - abs(front), 3.0)) for m in marks]
+            for m0, m1 in zip(marks[:-1], marks[1:], strict=True):
+                if m1 - m0 < 0.5:
+                    break
+                z0, z1 = (
+                    self.far_height(side, s, np.full_like(s, m0)),
+                    self.far_height(side, s, np.full_like(s, m1)),
+                )
+                both(front + side * m0, z0, front + side * m1, z1, lot_slot if m1 <= 14.0 else 4)
+        strip(x.right_edge, 0.0, x.left_edge, 0.0, 0)
+        ground = {"rows": scene._yard, "blocks": scene._yard if self.rng.random() < 0.6 else scene._grass, "parking": road,
+                  "field": scene._field, "rail": scene._dirt, "forest": scene._dirt}  # fmt: skip
+        far = scene._field if scene.style.name in ("rural", "highway") else scene._grass
+        materials = (road, scene._walk, scene._grass, scene._kerb, far,
+                     ground.get(lots[-1], scene._grass), ground.get(lots[1], scene._grass))  # fmt: skip
+        pose = np.eye(4)
+        pose[:3, 3] = origin
+        spread = [
+            np.stack([np.broadcast_to(q, s.shape) for q in column]) for column in list(zip(*strips, strict=True))[:4]
+        ]
+        d, z = np.stack(spread[:2], -1), np.stack(spread[2:], -1)
+        points = scene.route.points(s[None, :, None], d, z) - origin
+        uv = np.stack([np.broadcast_to(s[None, :, None], d.shape), d], -1)
+        mesh = ribbons(points, uv, np.array([q[4] for q in strips]))
+        self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
+
+    # -- beside the road --------------------------------------------------------------------------------------
+
+    def front(self, side: int) -> float:
+        """d of the lots' front line."""
+        return self.edge(side) + side * (self.scene.section.lot + 0.05)
+
+    def tree(
+        self,
+        s: float,
+        d: float,
+        height: float,
+        *,
+        fine: bool = True,
+        kind: str | None = None,
+        up: float = 0.0,
+    ) -> None:
+        scene, rng = self.scene, self.rng
+        kind = kind or scene._tree_kinds[int(rng.integers(len(scene._tree_kinds)))]
+        mesh = models.tree(kind, int(rng.integers(3)), fine)
+        leaves = scene._fir if kind == "conifer" else scene._leaves[int(rng.integers(4))]
+        self.put(mesh, (scene._bark, leaves), s, d, up, rng.uniform(0, 6.28), height)
+
+    def bushes(self, s: float, d: float, size: float, up: float = 0.0) -> None:
+        rng = self.rng
+        self.put(
+            models.bush(int(rng.integers(4))),
+            (self.scene._bark, self.scene._leaves[int(rng.integers(4))]),
+            s,
+            d,
+            up,
+            rng.uniform(0, 6.28),
+            size,
+        )
+
+    def building(
+        self,
+        s: float,
+        d: float,
+        along: float,
+        deep: float,
+        height: float,
+        *,
+        gable: float = 0.0,
+        shop: bool = False,
+    ) -> None:
+        """A house whose front (facing the road) is at d."""
+        scene, rng = self.scene, self.rng
+        side = 1 if d > 0 else -1
+        add = scene.materials.add
+        masonry = rng.random() < 0.3
+        if masonry:
+            wall = hue(rng, rng.uniform(0.4, 0.65), rng.uniform(0.12, 0.4), 0.03, 0.03)
+        elif rng.random() < 0.6:
+            wall = hue(rng, rng.uniform(0.08, 0.4), rng.uniform(0.3, 0.8), 0.10, 0.06)
+        else:
+            wall = hue(rng, rng.uniform(0.05, 0.45), rng.uniform(0.15, 0.7))
+        trim = grey(rng.uniform(0.5, 0.85), 0.04, rng) if rng.random() < 0.75 else hue(rng, 0.6, 0.15)
+        door = hue(rng, 0.7, rng.uniform(0.05, 0.3))
+        floors = max(1, round(height / rng.uniform(2.8, 3.6)))
+        modern = height > 14 and rng.random() < 0.4
+        params = (
+            height / floors, rng.uniform(2.0, 3.8), rng.uniform(0.82, 0.96) if modern else rng.uniform(0.32, 0.55),
+            rng.uniform(0.55, 0.85) if modern else rng.uniform(0.42, 0.62), float(shop), float(masonry), height,
+            float(rng.random() < 0.6), float(gable > 0 and rng.random() < 0.35), *door,
+        )  # fmt: skip
+        facade = add(shade.FACADE, BUILDING, wall, trim, params)
+        tile = (
+            hue(rng, rng.uniform(0.3, 0.7), rng.uniform(0.06, 0.28), 0.03, 0.03)
+            if rng.random() < 0.7
+            else grey(rng.uniform(0.05, 0.2), 0.1, rng)
+        )
+        roof = add(shade.ROOF, BUILDING, tile, params=(0.28,))
+        body = box((along, deep, height + 1.0), (0, 0, height / 2 - 0.5), 0, top=1)
+        # The box stands 1 m deep in the ground: its facade counts from the ground up.
+        body = Mesh(body.vertices, body.normals, body.uv - np.float32([0, 1.0]), body.triangles, body.slots)
+        meshes = [body]
+        if gable > 0:
+            over = 0.35
+            hx, hy = along / 2 + over, deep / 2 + over
+            if rng.random() < 0.6 or along > deep * 1.6:  # ridge along the street
+                front, ridge, back = (
+                    [(x0, y0, z0) for x0 in (-hx, hx)]
+                    for y0, z0 in ((-hy, height), (0, height + gable), (hy, height))
+                )
+                top = height + gable * deep / (2 * hy)
+                tri = [
+                    [(x0, -deep / 2, height), (x0, deep / 2, height), (x0, 0, top)]
+                    for x0 in (along / 2, -along / 2)
+                ]
+            else:
+                front, ridge, back = (
+                    [(x0, y0, z0) for y0 in (hy, -hy)]
+                    for x0, z0 in ((-hx, height), (0, height + gable), (hx, height))
+                )
+                top = height + gable * along / (2 * hx)
+                tri = [
+                    [(-along / 2, y0, height), (along / 2, y0, height), (0, y0, top)]
+                    for y0 in (deep / 2, -deep / 2)
+                ]
+            meshes.append(
+                facets([[front[0], front[1], ridge[1], ridge[0]], [ridge[0], ridge[1], back[1], back[0]]], 1)
+            )
+            for corner in tri:
+                v = np.array(corner, np.float32)
+                n = np.cross(v[1] - v[0], v[2] - v[0])
+                n = n / np.linalg.norm(n) * np.sign(n @ v[0])
+                uv = np.stack([v[:, 1] if abs(n[0]) > 0.5 else v[:, 0], v[:, 2]], 1).astype(np.float32)
+                meshes.append(
+                    Mesh(
+                        v,
+                        np.tile(n, (3, 1)).astype(np.float32),
+                        uv,
+                        np.array([[0, 1, 2]], np.int32),
+                        np.zeros(1, np.uint8),
+                    )
+                )
+            if rng.random() < 0.6:
+                meshes.append(
+                    box(
+                        (0.6, 0.6, 1.6),
+                        (along * rng.uniform(-0.3, 0.3), deep * 0.15, height + gable * 0.85),
+                        1,
+                    )
+                )
+            meshes = [merge(meshes, two_sided=True)]
+        elif rng.random() < 0.5:
+            meshes.append(
+                box((along * 0.3, deep * 0.3, 2.2), (along * rng.uniform(-0.3, 0.3), 0, height + 1.1), 1)
+            )
+        if height > 8 and rng.random() < 0.4:
+            floor = height / floors
+            for k in range(1, floors):
+                for q in (-0.25, 0.25):
+                    meshes.append(
+                        box((along * 0.2, 1.1, 0.12), (along * q, -side * (deep / 2 + 0.55), k * floor), 2)
+                    )
+                    meshes.append(
+                        box(
+                            (along * 0.2, 0.06, 0.95),
+                            (along * q, -side * (deep / 2 + 1.07), k * floor + 0.5),
+                            2,
+                        )
+                    )
+        if shop and rng.random() < 0.5:
+            meshes.append(
+                box(
+                    (along * 0.5, 1.3, 0.08),
+                    (along * rng.uniform(-0.2, 0.2), -side * (deep / 2 + 0.6), height / floors - 0.35),
+                    3,
+                )
+            )
+        plain = add(shade.PLAIN, BUILDING, trim, params=(0.2, 1.0))
+        awning = add(shade.PLANKS, BUILDING, hue(rng, 0.8, 0.35), params=(0.4,))
+        self.put(
+            merge(meshes, two_sided=gable > 0),
+            (facade, roof, plain, awning),
+            s,
+            d + side * deep / 2,
+            self.scene.section.kerb,
+            0.0,
+        )
+
+    def barrier(self, side: int, d: float, s0: float, s1: float, kind: str, up: float) -> None:
+        """A fence, wall or hedge along the road."""
+        scene, rng = self.scene, self.rng
+        route = scene.route
+        count = max(2, int((s1 - s0) / 4.0) + 1)
+        s = np.linspace(s0, s1, count)
+        centre = route.points(s0, d, up)
+        add = scene.materials.add
+        if kind in ("wall", "hedge", "noise"):
+            height = {
+                "wall": rng.uniform(0.7, 2.4),
+                "hedge": rng.uniform(0.8, 2.0),
+                "noise": rng.uniform(3.0, 5.0),
+            }[kind]
+            half = {"wall": 0.14, "hedge": 0.4, "noise": 0.12}[kind]
+            d4 = np.array([half, half, -half, -half])
+            z4 = np.array([-0.3, height, height, -0.3])
+            if kind == "hedge":
+                wobble = rng.normal(size=(count, 4)) * 0.06
+            else:
+                wobble = np.zeros((count, 4))
+            points = route.points(s[:, None], d + d4[None] + wobble, up + z4[None] + wobble) - centre
+            sheets = []
+            for a in range(3):
+                uv = np.stack(
+                    [
+                        np.broadcast_to(s[:, None], (count, 2)),
+                        np.broadcast_to(
+                            np.array([z4[a], z4[a + 1]]) + 0.3 * (a == 1) * np.array([0, half * 2]),
+                            (count, 2),
+                        ),
+                    ],
+                    -1,
+                )
+                sheets.append(grid(points[:, a : a + 2], 0, uv=uv))
+            ends = [box((0.05, 2 * half, height), (0, 0, height / 2), 0)]
+            mesh = merge(sheets, two_sided=True)
+            if kind == "hedge":
+                material = scene._leaves[int(rng.integers(4))]
+            elif kind == "noise":
+                material = add(
+                    shade.PLANKS, WALL, hue(rng, 0.3, rng.uniform(0.15, 0.5)), params=(rng.uniform(0.3, 4.0),)
+                )
+            elif rng.random() < 0.5:
+                material = add(
+                    shade.BRICK,
+                    WALL,
+                    hue(rng, rng.uniform(0.1, 0.6), rng.uniform(0.12, 0.45), 0.05, 0.04),
+                    grey(0.4, 0.1, rng),
+                    (rng.uniform(0.22, 0.6), rng.uniform(0.08, 0.25)),
+                )
+            else:
+                material = add(shade.PLAIN, WALL, grey(rng.uniform(0.25, 0.7), 0.08, rng), params=(0.5, 0.8))
+            pose = np.eye(4)
+            pose[:3, 3] = centre
+            self.parts.append(Part(scene.pool.add(mesh), (material,), 0, pose))
+            if kind != "hedge":
+                for at in (s0, s1):
+                    self.put(ends[0], (material,), at, d, up)
+            return
+        height = rng.uniform(0.8, 1.9)
+        spacing = {"picket": 0.16, "bars": 0.14, "rails": 9e9, "mesh": 0.10}[kind]
+        wide = {"picket": 0.10, "bars": 0.025, "rails": 0.0, "mesh": 0.008}[kind]
+        meshes = []
+        # Posts and slats are flat two-sided boards along the fence, rails run from post to post.
+        at = np.arange(s0, s1, min(spacing, 2.2))
+        posts = np.arange(s0, s1 + 0.1, 2.2)
+
+        def boards(where: np.ndarray, width: float, top: float) -> Mesh:
+            p0 = route.points(where - width / 2, d, up - 0.1) - centre
+            p1 = route.points(where + width / 2, d, up - 0.1) - centre
+            n = len(where)
+            v = (
+                np.stack([p0, p1, p1 + [0, 0, top + 0.1], p0 + [0, 0, top + 0.1]], 1)
+                .reshape(-1, 3)
+                .astype(np.float32)
+            )
+            t = (
+                (np.arange(n)[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]]))
+                .reshape(-1, 3)
+                .astype(np.int32)
+            )
+            normal = np.cross(p1 - p0, [0, 0, 1.0])
+            normal /= np.linalg.norm(normal, axis=1, keepdims=True)
+            uv = np.zeros((4 * n, 2), np.float32)
+            uv[:, 0] = np.repeat(where, 4)
+            uv[:, 1] = v[:, 2]
+            return Mesh(v, np.repeat(normal, 4, 0).astype(np.float32), uv, t, np.zeros(2 * n, np.uint8))
+
+        meshes.append(boards(posts, 0.09, height + 0.06))
+        if kind != "rails":
+            meshes.append(boards(at, wide, height))
+        levels = {
+            "picket": (0.3, 0.8),
+            "bars": (0.08, 0.95),
+            "rails": (0.35, 0.65, 0.97),
+            "mesh": (0.05, 0.28, 0.52, 0.75, 0.98),
+        }[kind]
+        thick = 0.1 if kind in ("picket", "rails") else 0.035
+        for level in levels:
+            z = np.array([level * height - thick / 2, level * height + thick / 2])
+            points = route.points(s[:, None], d + 0.02, up + z[None]) - centre
+            meshes.append(
+                grid(
+                    points,
+                    0,
+                    uv=np.stack(
+                        [np.broadcast_to(s[:, None], (count, 2)), np.broadcast_to(z, (count, 2))], -1
+                    ),
+                )
+            )
+        wood = kind in ("picket", "rails")
+        color = (
+            hue(rng, rng.uniform(0.1, 0.5), rng.uniform(0.1, 0.6), 0.08, 0.03)
+            if wood
+            else grey(rng.uniform(0.02, 0.4), 0.2, rng)
+        )
+        material = add(shade.PLAIN, FENCE, color, params=(0.5, 4.0))
+        pose = np.eye(4)
+        pose[:3, 3] = centre
+        self.parts.append(Part(scene.pool.add(merge(meshes, two_sided=True)), (material,), 0, pose))
+
+    def any_barrier(self, side: int, d: float, s0: float, s1: float, up: float) -> None:
+        kind = pick(self.rng, {"wall": 2.5, "hedge": 2.5, "picket": 2, "bars": 2, "rails": 1, "mesh": 1.0})
+        self.barrier(side, d, s0, s1, kind, up)
+
+    def lot(self, side: int, kind: str) -> None:
+        scene, rng = self.scene, self.rng
+        front, up = self.front(side), scene.section.kerb
+        a, b = self.s0, self.s0 + BLOCK_M
+        far = lambda s, m: float(self.far_height(side, np.array([s]), np.array([m]))[0])  # noqa: E731
+        if kind == "rows":
+            s, height = a, rng.uniform(8, 18)
+            while s < b - 3:
+                along = min(rng.uniform(8, 20), b - s)
+                if b - s - along < 5:
+                    along = b - s
+                h = height * rng.uniform(0.8, 1.25)
+                self.building(s + along / 2, front + side * rng.choice([0.0, 0.0, 0.6]), along - 0.02, rng.uniform(9, 14), h,
+                              gable=rng.uniform(2, 4) if rng.random() < 0.5 else 0.0, shop=rng.random() < 0.55)  # fmt: skip
+                s += along
+        elif kind == "houses":
+            for s in np.arange(a + 7, b - 5, rng.uniform(15, 22)):
+                along, setback = rng.uniform(8, 12), rng.uniform(3, 7)
+                self.building(
+                    s + rng.uniform(-1, 1),
+                    front + side * setback,
+                    along,
+                    rng.uniform(8, 11),
+                    rng.uniform(3.0, 6.5),
+                    gable=rng.uniform(2, 4),
+                )
+                if rng.random() < 0.7:
+                    self.tree(
+                        s + along * 0.8, front + side * rng.uniform(1.5, setback + 1), rng.uniform(3, 9)
+                    )
+                for _ in range(int(rng.integers(0, 4))):
+                    self.bushes(
+                        s + rng.uniform(-7, 7),
+                        front + side * rng.uniform(0.8, 2.5),
+                        rng.uniform(0.6, 1.6),
+                        up,
+                    )
+                if rng.random() < 0.35:
+                    self.parked_car(
+                        s + along / 2 + 1.6,
+                        front + side * rng.uniform(2.5, 4.0),
+                        side * -math.pi / 2 + rng.normal() * 0.05,
+                        up,
+                    )
+            if rng.random() < 0.85:
+                self.any_barrier(side, front + side * 0.2, a, a + 17, up)
+                self.any_barrier(side, front + side * 0.2, a + 21, b, up)
+        elif kind == "blocks":
+            setback = rng.uniform(2, 12)
+            self.building(
+                a + 18,
+                front + side * setback,
+                rng.uniform(24, 34),
+                rng.uniform(12, 16),
+                rng.uniform(11, 32),
+                shop=rng.random() < 0.2,
+            )
+            for s in np.arange(a + 3, b, rng.uniform(7, 14)):
+                if rng.random() < 0.6:
+                    self.tree(s, front + side * rng.uniform(1.0, max(setback - 1, 1.5)), rng.uniform(5, 11))
+            if rng.random() < 0.4:
+                self.any_barrier(side, front + side * 0.3, a, b, up)
+        elif kind in ("park", "forest", "garden"):
+            n = {"park": 7, "forest": 16, "garden": 4}[kind]
+            for _ in range(n):
+                m = rng.uniform(2.5, 26) if kind != "forest" else 3.0 + 30 * rng.random() ** 1.5
+                s = rng.uniform(a, b)
+                self.tree(
+                    s,
+                    front + side * m,
+                    rng.uniform(5, 14) * (1.3 if kind == "forest" else 1.0),
+                    fine=m < 12,
+                    up=far(s, m) - 0.1,
+                )
+            for _ in range(int(rng.integers(2, 8))):
+                m = rng.uniform(0.8, 8)
+                s = rng.uniform(a, b)
+                self.bushes(s, front + side * m, rng.uniform(0.6, 2.6), far(s, m) - 0.05)
+            if kind == "park":
+                m = rng.uniform(25, 45)
+                self.building(
+                    a + 20,
+                    front + side * m,
+                    rng.uniform(12, 30),
+                    12,
+                    rng.uniform(6, 22),
+                    gable=3.0 if rng.random() < 0.5 else 0.0,
+                )
+            if rng.random() < (0.5 if kind != "forest" else 0.15):
+                self.any_barrier(side, front + side * 0.25, a, b, up)
+        elif kind in ("wall", "fence"):
+            self.barrier(
+                side,
+                front + side * 0.2,
+                a,
+                b,
+                "wall" if kind == "wall" else pick(rng, {"bars": 1, "mesh": 1, "picket": 0.6}),
+                up,
+            )
+            for _ in range(5):
+                self.tree(
+                    rng.uniform(a, b), front + side * rng.uniform(3, 20), rng.uniform(5, 12), fine=False
+                )
+            if rng.random() < 0.6:
+                self.building(
+                    a + 20,
+                    front + side * rng.uniform(6, 16),
+                    rng.uniform(14, 32),
+                    12,
+                    rng.uniform(4, 14),
+                    gable=2.5 if rng.random() < 0.5 else 0.0,
+                )
+        elif kind == "parking":
+            for m in (3.0, 11.0):
+                for s in np.arange(a + 1.5, b - 1, 2.7):
+                    if rng.random() < 0.6:
+                        self.parked_car(
+                            s, front + side * m, side * math.pi / 2 * (1 if rng.random() < 0.5 else -1), up
+                        )
+            self.building(a + 20, front + side * 22, rng.uniform(20, 38), 12, rng.uniform(6, 14))
+            self.tree(a + 1, front + side * 7, rng.uniform(4, 7))
+        elif kind == "barrier":
+            self.barrier(side, front + side * 1.0, a, b, "noise", up)
+            for _ in range(5):
+                self.tree(
+                    rng.uniform(a, b), front + side * rng.uniform(4, 12), rng.uniform(6, 13), fine=False
+                )
+        elif kind == "field":
+            for _ in range(int(rng.integers(0, 3))):
+                m, s = rng.uniform(3, 9), rng.uniform(a, b)
+                self.tree(s, front + side * m, rng.uniform(4, 11), up=far(s, m) - 0.1)
+            for _ in range(9):
+                m, s = rng.uniform(45, 85), rng.uniform(a, b)
+                self.tree(s, front + side * m, rng.uniform(6, 14), fine=False, up=far(s, m) - 0.2)
+            if rng.random() < 0.2:
+                m = rng.uniform(30, 60)
+                self.building(a + 20, front + side * m, 14, 10, 5.0, gable=3.5)
+        elif kind == "rail":
+            self.rail(side, front, far)
+        # Something always stands far off, so that the horizon is not empty.
+        for _ in range(5):
+            m, s = rng.uniform(40, 75), rng.uniform(a, b)
+            if scene.style.name in ("city", "avenue", "residential") and rng.random() < 0.5:
+                self.building(
+                    s,
+                    front + side * m,
+                    rng.uniform(10, 25),
+                    12,
+                    rng.uniform(6, 26),
+                    gable=3.0 if rng.random() < 0.5 else 0.0,
+                )
+            else:
+                self.tree(s, front + side * m, rng.uniform(7, 15), fine=False, up=far(s, m) - 0.2)
+        if self.number % 3 == 0 and rng.random() < 0.6:
+            size = rng.uniform(50, 140)
+            mesh = models.hill(int(rng.integers(3)))
+            pose = scene.route.pose(a, front + side * (130 + size), -8.0)
+            pose[:3, :3] = turn_z(rng.uniform(0, 6)) @ np.diag([size, size, rng.uniform(12, 45)])
+            self.parts.append(
+                Part(
+                    scene.pool.add(mesh), (scene._leaves[0] if rng.random() < 0.6 else scene._grass,), 0, pose
+                )
+            )
+
+    def rail(self, side: int, front: float, far) -> None:
+        """A railway beside the road, with a train on it now and then."""
+        scene, rng = self.scene, self.rng
+        d = front + side * 6.0
+        up = far(self.s0 + 20, 6.0) + 0.05
+        steel = scene.materials.add(shade.PLAIN, TERRAIN, grey(0.12, 0.1, rng), params=(0.3, 1.0))
+        s = self.s0 + np.linspace(0, BLOCK_M, 11)
+        origin = scene.route.points(self.s0, d, up)
+        rails = []
+        for k in (-0.72, 0.72):
+            points = scene.route.points(s[:, None], d + k + np.array([[-0.04, 0.04]]), up + 0.18) - origin
+            rails.append(grid(points, 0))
+        pose = np.eye(4)
+        pose[:3, 3] = origin
+        self.parts.append(Part(scene.pool.add(merge(rails, two_sided=True)), (steel,), 0, pose))
+        if rng.random() < 0.75:
+            mesh, _, materials = scene.vehicle("rail", rng)
+            self.put(mesh, materials, self.s0 + 20, d, up, instance=scene._instance(), upright=False)
+        if rng.random() < 0.6:
+            self.barrier(side, front + side * 0.4, self.s0, self.s0 + BLOCK_M, "mesh", scene.section.kerb)
+        for k in (5.0, 25.0):
+            self.put(models.pole(7.0, 0.12), (scene._dark_pole,), self.s0 + k, d + side * 3.0, up)
+
+    def parked_car(self, s: float, d: float, yaw: float, up: float = 0.0) -> None:
+        scene, rng = self.scene, self.rng
+        kind = pick(rng, {"car": 10, "van": 1.3, "truck": 0.15})
+        mesh, _, materials = scene.vehicle(kind, rng)
+        self.put(mesh, materials, s, d, up, yaw, instance=scene._instance(), upright=False)
+
+    def parking(self, side: int) -> None:
+        scene, rng = self.scene, self.rng
+        x = scene.section
+        width = x.park_right if side < 0 else x.park_left
+        if width <= 0:
+            return
+        fill = np.random.default_rng([scene.seed, 6, side + 1]).uniform(0.3, 0.95)
+        d = self.edge(side) - side * (x.shoulder + width / 2)
+        s = self.s0 + 1.5
+        facing = 0.0 if side < 0 else math.pi
+        while s < self.s0 + BLOCK_M - 4:
+            near_crossing = self.crosswalk is not None and abs(s + 1 - self.crosswalk) < 7
+            if rng.random() < fill and not near_crossing:
+                self.parked_car(
+                    s + 2.3,
+                    d + rng.normal() * 0.08,
+                    facing + rng.normal() * 0.02 + (math.pi if rng.random() < 0.06 else 0),
+                )
+            s += rng.uniform(5.3, 6.6)
+
+    def kerbside(self, side: int) -> None:
+        """Lamps, signs, lights, street trees, bins, bicycles at the edge of the road."""
+        scene, rng = self.scene, self.rng
+        x, name = scene.section, scene.style.name
+        e, up = self.edge(side), x.kerb
+        d = e + side * (0.45 if x.kerb > 0 else 1.0)
+        look = -math.pi / 2 if side > 0 else math.pi / 2
+        lamp_kind = np.random.default_rng([scene.seed, 7]).choice(["arm", "arm", "arm", "post"])
+        if (name not in ("rural",) or rng.random() < 0.2) and (side < 0) == (self.number % 2 == 0):
+            self.put(
+                models.lamp(str(lamp_kind)),
+                (scene._metal, scene._lamp_glass),
+                self.s0 + 4 + rng.uniform(-1, 1),
+                d,
+                up,
+                look,
+            )
+        for _ in range(int(rng.integers(0, 3))):
+            self.signpost(self.s0 + rng.uniform(2, BLOCK_M - 2), d + side * rng.uniform(0, 0.3), up, side)
+        if self.crosswalk is not None and rng.random() < 0.6:
+            reach = 3.5 * -side if rng.random() < 0.35 else 0.0
+            self.light(self.crosswalk - 1.5, d, up, reach, facing=side < 0)
+            self.light(self.crosswalk + 4.5, d, up, 0.0, facing=side > 0)
+        if x.walk > 0:
+            if rng.random() < 0.45:
+                step = rng.uniform(7, 13)
+                for s in np.arange(self.s0 + 2, self.s0 + BLOCK_M, step):
+                    self.tree(
+                        s + rng.normal() * 0.5,
+                        e + side * (0.9 if x.verge < 1 else x.verge * 0.55),
+                        rng.uniform(4, 9),
+                        up=up,
+                    )
+            if rng.random() < 0.15:
+                for s in np.arange(self.s0, self.s0 + BLOCK_M, 2.0):
+                    self.put(models.pole(0.95, 0.06), (scene._dark_pole,), s, e + side * 0.35, up)
+            if rng.random() < 0.3:
+                for k in range(int(rng.integers(1, 6))):
+                    self.parked_bicycle(self.s0 + 10 + 0.7 * k, e + side * (x.lot - 0.9), up)
+            if rng.random() < 0.15:
+                self.parked_motorcycle(self.s0 + rng.uniform(3, 35), e + side * 0.9, up)
+            for _ in range(int(rng.integers(0, 2))):
+                body = scene._clutter[int(rng.integers(3))]
+                self.put(
+                    models.bin_box(),
+                    (body, scene._clutter[0]),
+                    self.s0 + rng.uniform(0, 40),
+                    e + side * (x.lot - 0.4),
+                    up,
+                    rng.uniform(0, 6),
+                )
+        if name == "highway" and rng.random() < 0.5:
+            self.guard_rail(e + side * 0.6)
+        if name in ("highway", "avenue") and self.number % 5 == 2 and side < 0 and rng.random() < 0.8:
+            self.gantry()
+        if name in ("rural", "residential") and side > 0 and scene.seed % 2 == 0:
+            self.put(models.pole(8.0, 0.11), (scene._dark_pole,), self.s0 + 10, e + side * (x.lot + 0.4), 0.0)
+            self.put(
+                box((0.1, 1.8, 0.12), (0, 0, 7.4), 0),
+                (scene._dark_pole,),
+                self.s0 + 10,
+                e + side * (x.lot + 0.4),
+                0.0,
+            )
+
+    def signpost(self, s: float, d: float, up: float, side: int) -> None:
+        scene, rng = self.scene, self.rng
+        yaw = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
+        yaw += rng.normal() * 0.12
+        height = rng.uniform(2.1, 3.0)
+        self.put(models.pole(height + 0.3, 0.035), (scene._metal,), s, d, up)
+        for k in range(1 if rng.random() < 0.7 else 2):
+            pattern = int(rng.integers(0, 8))
+            shape = ("round", "triangle", "round", "octagon", "square", "square", "wide", "wide")[pattern]
+            face = scene._faces[pattern] if pattern < 6 else scene._boards[int(rng.integers(3))]
+            size = rng.uniform(0.55, 0.85)
+            mesh = models.sign(shape)
+            pose = scene.route.pose(s, d, up + height - k * 0.75, yaw)
+            pose[:3, 3] -= pose[:3, 0] * 0.06
+            stretch = np.array([1.0, 1.6 if shape == "wide" else 1.0, 0.5 if shape == "wide" else 1.0]) * size
+            pose[:3, :3] = pose[:3, :3] * stretch[None]
+            self.parts.append(Part(scene.pool.add(mesh), (face, scene._sign_back), 0, pose))
+
+    def light(self, s: float, d: float, up: float, reach: float, facing: bool) -> None:
+        scene = self.scene
+        on = int(self.rng.integers(3))
+        lenses = [scene._lens_on[k] if k == on else scene._lens_off[k] for k in range(3)]
+        self.put(
+            models.traffic_light(round(reach, 1)),
+            (scene._metal, scene._housing, *lenses),
+            s,
+            d,
+            up,
+            0.0 if facing else math.pi,
+        )
+
+    def gantry(self) -> None:
+        scene, rng = self.scene, self.rng
+        x = scene.section
+        s = self.s0 + 20.0
+        self.put(models.pole(7.0, 0.16), (scene._metal,), s, x.right_edge - 1.0, 0.0)
+        beam = box((0.2, abs(x.right_edge) + 2.0, 0.25), (0, -(abs(x.right_edge) - 1.0) / 2, 6.4), 0)
+        self.put(beam, (scene._metal,), s, 0.0)
+        board = scene._boards[int(rng.integers(3))]
+        for lane in range(x.lanes_right):
+            pose = scene.route.pose(s - 0.3, x.lane_d(lane), 6.3)
+            pose[:3, :3] = pose[:3, :3] * np.array([1.0, x.lane_width * 0.85, 1.9])[None]
+            self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
+
+    def guard_rail(self, d: float) -> None:
+        scene = self.scene
+        s = self.s0 + np.linspace(0, BLOCK_M, 11)
+        origin = scene.route.points(self.s0, d)
+        z = np.array([0.45, 0.55, 0.6, 0.65, 0.75])
+        out = np.array([0.0, 0.05, 0.0, 0.05, 0.0])
+        points = scene.route.points(s[:, None], d + out[None], z[None]) - origin
+        pose = np.eye(4)
+        pose[:3, 3] = origin
+        self.parts.append(Part(scene.pool.add(grid(points, 0)), (scene._rail_guard,), 0, pose))
+        for at in self.s0 + np.arange(0, BLOCK_M, 4.0):
+            self.put(box((0.06, 0.1, 0.7), (0, 0, 0.3), 0), (scene._rail_guard,), at, d, 0.0)
+
+    def parked_bicycle(self, s: float, d: float, up: float) -> None:
+        scene, rng = self.scene, self.rng
+        c = BICYCLE
+        paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
+        parts = (
+            paint,
+            scene._trim[c],
+            scene._trim[c],
+            scene._tyre[c],
+            scene._rim[c],
+            scene._front[c],
+            scene._rear[c],
+            scene._plate[c],
+        )
+        self.put(
+            models.bicycle(), parts, s, d, up, math.pi / 2 + rng.normal() * 0.15, instance=scene._instance()
+        )
+
+    def parked_motorcycle(self, s: float, d: float, up: float) -> None:
+        scene, rng = self.scene, self.rng
+        c = MOTORCYCLE
+        paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.5)
+        parts = (
+            paint,
+            scene._trim[c],
+            scene._trim[c],
+            scene._tyre[c],
+            scene._rim[c],
+            scene._front[c],
+            scene._rear[c],
+            scene._plate[c],
+        )
+        self.put(
+            models.motorcycle("scooter" if rng.random() < 0.5 else "road"),
+            parts,
+            s,
+            d,
+            up,
+            rng.normal() * 0.4,
+            instance=scene._instance(),
+        )
+
+    def median(self) -> None:
+        scene, rng = self.scene, self.rng
+        x = scene.section
+        d = x.median / 2
+        if scene.style.name == "highway":
+            kind = np.random.default_rng([scene.seed, 8]).choice(["wall", "rail", "hedge"])
+            if kind == "wall":
+                mesh = box((BLOCK_M / 8, 0.35, 0.85), (0, 0, 0.42), 0)
+                material = scene.materials.add(shade.PLAIN, WALL, grey(0.4, 0.05, rng), params=(0.4, 1.0))
+                for k in range(8):
+                    self.put(mesh, (material,), self.s0 + (k + 0.5) * BLOCK_M / 8, d)
+            elif kind == "rail":
+                self.guard_rail(d)
+            else:
+                self.barrier(1, d, self.s0, self.s0 + BLOCK_M, "hedge", 0.0)
+            return
+        s = self.s0 + np.linspace(0, BLOCK_M, 11)
+        origin = scene.route.points(self.s0, d)
+        half = x.median / 2 - 0.15
+        points = (
+            scene.route.points(
+                s[:, None], d + half * np.array([[-1, -1, 1, 1]]), 0.13 * np.array([[0, 1, 1, 0]])
+            )
+            - origin
+        )
+        mesh = grid(points, np.tile([[1, 0, 1]], (10, 1)), crease_deg=30.0)
+        pose = np.eye(4)
+        pose[:3, 3] = origin
+        self.parts.append(Part(scene.pool.add(mesh), (scene._grass, scene._kerb), 0, pose))
+        if rng.random() < 0.6:
+            for at in np.arange(self.s0 + 3, self.s0 + BLOCK_M, 9.0):
+                self.tree(at, d, rng.uniform(4, 8), up=0.1)
+
+
+def blocks_between(s0: float, s1: float) -> range:
+    """Numbers of the blocks that cover s0..s1 (the road begins at START_M)."""
+    first = math.floor(max(s0, START_M + BLOCK_M / 2) / BLOCK_M)
+    return range(first, math.floor(s1 / BLOCK_M) + 1)
