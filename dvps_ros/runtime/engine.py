@@ -7,7 +7,9 @@ import json
 import logging
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files, find_mod
 from dvps_ros.types import NetworkOutput, check_array
 
 log = logging.getLogger(__name__)
+K = TypeVar("K")
 
 REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
 OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
@@ -254,7 +257,8 @@ class _Opener:
                 refused.append(error)
         if not engines:
             raise refused[0]
-        median_ms = measure(engines, self.golden)
+        times_ms = times_in_turns(engines, self.golden, rounds=MEASURE_ROUNDS, limit_s=MEASURE_LIMIT_S)
+        median_ms = {choice: statistics.median(times) for choice, times in times_ms.items()}
         best = min(engines, key=median_ms.__getitem__)
         for choice, engine in engines.items():
             if choice != best:
@@ -265,18 +269,27 @@ class _Opener:
         return engines[best], {"backend": best[0], "precision": best[1], "median_ms": shown}
 
 
-def measure(engines: dict, golden: verify.Golden) -> dict:
-    """Median milliseconds of each engine, run in turns so that other load hits all alike."""
-    times_ms: dict = {key: [] for key in engines}
-    deadline = time.perf_counter() + MEASURE_LIMIT_S
-    for turn in range(MEASURE_ROUNDS + 1):
+def times_in_turns(
+    engines: Mapping[K, Engine], golden: verify.Golden, *, rounds: int, limit_s: float
+) -> dict[K, list[float]]:
+    """Milliseconds of each run of each engine on the golden frame.
+
+    They run in turns, so that other load hits all alike; a first round, which warms up, does not count.
+
+    Args:
+        limit_s: no further round (after one) begins later than this.
+    """
+    times_ms: dict[K, list[float]] = {key: [] for key in engines}
+    deadline = time.perf_counter() + limit_s
+    for turn in range(rounds + 1):
         if turn > 1 and time.perf_counter() > deadline:
             break
         for key, engine in engines.items():
             start = time.perf_counter()
             engine.run(golden.images[1], golden.intrinsics)
-            times_ms[key].append((time.perf_counter() - start) * 1e3)
-    return {key: statistics.median(times[1:]) for key, times in times_ms.items()}  # the first warms up
+            if turn > 0:
+                times_ms[key].append((time.perf_counter() - start) * 1e3)
+    return times_ms
 
 
 def _read_choices(path: Path) -> dict[str, dict]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -22,7 +23,7 @@ from dvps_ros.panoptic.track import NO_ROW, Tracker, Tracks
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.maps import MapMaker, cells_inside
 from dvps_ros.runtime.preprocess import Preprocess
-from dvps_ros.types import CameraModel, Frame, FrameResult, NetworkOutput
+from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult, NetworkOutput
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,8 @@ class DvpsPipeline:
         self._scale = ScaleEstimator(config.scale)
         self._camera: CameraModel | None = None
         self._stamp_ns: int | None = None
+        self._cloud = np.empty((0, 0), CLOUD_DTYPE)
+        self._unshared = sys.getrefcount(self._cloud)  # 1 or 2: it depends on the version of Python
 
     @classmethod
     def open(
@@ -130,7 +133,8 @@ class DvpsPipeline:
         lap("objects")
         camera, cloud = self._preprocess.camera, None
         if "cloud" in wanted and maps is not None:
-            cloud = organised_cloud(maps.depth_m, image, maps.class_map, maps.track_map, camera)
+            cloud = self._cloud_buffer(camera)
+            organised_cloud(maps.depth_m, image, maps.class_map, maps.track_map, camera, out=cloud)
             lap("cloud")
         latent = output.latent if "latent" in wanted else None
         return FrameResult(
@@ -199,6 +203,13 @@ class DvpsPipeline:
             elif step_s > LONGEST_GAP_S:
                 self._forget("gap in time")
         self._stamp_ns = frame.stamp_ns
+
+    def _cloud_buffer(self, camera: CameraModel) -> np.ndarray:
+        """The last cloud's memory if nobody holds that any more (fresh pages cost more than the points)."""
+        shape = camera.height, camera.width
+        if self._cloud.shape != shape or sys.getrefcount(self._cloud) > self._unshared:
+            self._cloud = np.empty(shape, CLOUD_DTYPE)
+        return self._cloud
 
     def _forget(self, reason: str = "") -> None:
         self.engine.reset()

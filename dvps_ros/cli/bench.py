@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps bench``: what each stage and each engine costs on this machine."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dvps_ros.cli.options import pipeline_config, pipeline_options
+
+
+class _CameraSize(click.ParamType):
+    name = "WIDTHxHEIGHT"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
+        match = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", str(value))
+        if not match:
+            self.fail(f"expected WIDTHxHEIGHT such as 1242x375, got {value}", param, ctx)
+        return int(match[1]), int(match[2])
+
+
+@click.command()
+@pipeline_options
+@click.option(
+    "--camera",
+    "cameras",
+    type=_CameraSize(),
+    multiple=True,
+    default=("1242x375", "2048x1024"),
+    show_default=True,
+    help="Camera image size; may be given several times.",
+)
+@click.option("--frames", type=click.IntRange(5), default=60, show_default=True, help="Frames timed.")
+@click.option("--engines/--no-engines", default=True, help="Compare all installed engines as well.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+def command(
+    model: str,
+    backend: str,
+    camera_height_m: float,
+    cameras: tuple[tuple[int, int], ...],
+    frames: int,
+    engines: bool,
+    json_path: Path | None,
+) -> None:
+    """Measure stages and engines on this machine.
+
+    The picture is the model's golden frame, moving sideways; the first frames are not counted. "host" is
+    everything of a frame but the engine. On one processor: taskset -c 0 dvps bench
+
+    \b
+    dvps bench
+    dvps bench --camera 640x480 --camera 1920x1080 --json bench.json
+    dvps bench --model lite --backend openvino --no-engines
+    """
+    import os
+
+    from dvps_ros.cli.results import commit, machine_facts, write_report
+
+    config = pipeline_config(model, backend, camera_height_m)
+    report: dict[str, Any] = {
+        "command": ["dvps", *sys.argv[1:]],
+        "commit": commit(),
+        "machine": {**machine_facts(), "load": os.getloadavg()[0]},
+        "stages_ms": {},
+        "engines_ms": {},
+    }
+    if report["machine"]["load"] > 0.5:
+        click.echo(f"other work is running (load {report['machine']['load']:.1f}): times will be too long")
+    for size in cameras:
+        name = f"{size[0]}x{size[1]}"
+        description, times = _stages(config, size, frames)
+        report["stages_ms"][name] = {"engine_name": description, **{k: _spread(v) for k, v in times.items()}}
+        click.echo(f"\ncamera {name}, {description}\n{_table(report['stages_ms'][name])}")
+    if engines:
+        for size, times in _engines(model, config.engine.threads, frames).items():
+            report["engines_ms"][size] = {k: _spread(v) for k, v in times.items()}
+            click.echo(f"\nengines at {size}\n{_table(report['engines_ms'][size])}")
+    if json_path is not None:
+        write_report(json_path, report)
+        click.echo(f"\nwritten to {json_path}")
+
+
+def _spread(times_ms: list[float]) -> dict[str, float]:
+    low, median, high = statistics.quantiles(times_ms, n=4) if len(times_ms) > 1 else times_ms * 3
+    return {"median": median, "quartile_1": low, "quartile_3": high, "max": max(times_ms)}
+
+
+def _table(spreads: dict[str, Any]) -> str:
+    lines = [f"  {'':<20}{'median':>9}{'quartiles':>18}{'max':>9}  ms"]
+    for name, s in spreads.items():
+        if isinstance(s, dict):
+            quartiles = f"{s['quartile_1']:.2f} - {s['quartile_3']:.2f}"
+            lines.append(f"  {name:<20}{s['median']:>9.2f}{quartiles:>18}{s['max']:>9.2f}")
+    return "\n".join(lines)
+
+
+def _stages(config: Any, size: tuple[int, int], frames: int) -> tuple[str, dict[str, list[float]]]:
+    """Engine description and the milliseconds of each stage of each frame, "host" and "total" at the end."""
+    import cv2
+    import numpy as np
+    from tqdm import tqdm
+
+    from dvps_ros.runtime.manifest import find_model
+    from dvps_ros.runtime.pipeline import DvpsPipeline
+    from dvps_ros.runtime.verify import load_golden
+    from dvps_ros.types import CameraModel, Frame
+
+    camera = CameraModel.from_fov(*size, 80.0)
+    times: dict[str, list[float]] = {}
+    with DvpsPipeline.open(config, camera) as pipeline:
+        engine = pipeline.engine
+        graph = engine.manifest.graph_of(f"{engine.height}x{engine.width}")
+        golden = load_golden(find_model(config.engine.model) / graph.golden)
+        picture = cv2.resize(golden.images[1], size, interpolation=cv2.INTER_LINEAR)
+        warm_up = 5
+        for i in tqdm(range(frames + warm_up), desc=f"{size[0]}x{size[1]}", leave=False):
+            image = np.roll(picture, 4 * i, axis=1)
+            stages = pipeline.process(Frame(image, (i + 1) * 50_000_000, camera)).stages_ms
+            total = sum(stages.values())
+            if i >= warm_up:
+                for name, ms in {**stages, "host": total - stages["engine"], "total": total}.items():
+                    times.setdefault(name, []).append(ms)
+        return engine.description, times
+
+
+def _engines(model: str, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+    """Milliseconds of each run, by graph size and engine; what cannot be used is told and left out."""
+    from dvps_ros.config import EngineConfig
+    from dvps_ros.errors import EngineError
+    from dvps_ros.runtime.backends import installed
+    from dvps_ros.runtime.engine import Engine, times_in_turns
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+    from dvps_ros.runtime.verify import load_golden
+
+    model_dir = find_model(model)
+    results = {}
+    for graph in load_manifest(model_dir).graphs:
+        opened: dict[str, Engine] = {}
+        try:
+            for name, kind in installed().items():
+                for precision in kind.precisions():
+                    config = EngineConfig(size=graph.size, backend=name, precision=precision, threads=threads)
+                    try:
+                        opened[f"{name} {precision}"] = Engine.open(model_dir, config)
+                    except EngineError as error:
+                        click.echo(f"{name} {precision} at {graph.size} is left out: {error}")
+            golden = load_golden(model_dir / graph.golden)
+            results[graph.size] = times_in_turns(opened, golden, rounds=rounds, limit_s=30.0)
+        finally:
+            for engine in opened.values():
+                engine.close()
+    return results
