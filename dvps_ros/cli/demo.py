@@ -55,6 +55,16 @@ INPUT_LIMITS: Limits = {"share of frames processed": (">=", 0.01)}
 
 
 @dataclass(frozen=True)
+class Ran:
+    """What was seen of the graph while it ran."""
+
+    received_ns: Mapping[int, int]
+    """Stamp of a frame -> when its last output came here, nanoseconds of the wall clock."""
+    peak_rss_mib: float
+    """Of the perception node."""
+
+
+@dataclass(frozen=True)
 class Check:
     """One line of the verdict."""
 
@@ -159,8 +169,8 @@ def command(
         "scale.camera_height_m": camera_height_m,
     }
     frames = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
-    peak_rss_mib = run_graph(out, source.name, frames, player, node)
-    report, page = evaluate(out, source, input_spec, manifest.label_space, peak_rss_mib)
+    ran = run_graph(out, source.name, frames, player, node)
+    report, page = evaluate(out, source, input_spec, manifest.label_space, ran)
     checks = verdict(report, SCENE_LIMITS if is_default else INPUT_LIMITS)
     results.write_report(out / "report.json", report)
     write_html(
@@ -229,18 +239,15 @@ def clear(out: Path) -> None:
 
 def run_graph(
     out: Path, name: str, frames: int | None, player: Mapping[str, Any], node: Mapping[str, Any]
-) -> float:
+) -> Ran:
     """Start the nodes, watch them until everything is played, and end them.
-
-    Returns:
-        The peak of the perception node's resident memory, MiB.
 
     Raises:
         GraphError: a node failed, or nothing came out for too long.
     """
     from tqdm import tqdm
 
-    from dvps_ros.cli.graph import Graph, GraphError, free_domain, share_file
+    from dvps_ros.cli.graph import Graph, GraphError, free_domain
 
     domain = free_domain()
     with Graph(out / "logs", domain=domain) as graph:
@@ -251,7 +258,6 @@ def run_graph(
             "dvps",
             parameters=node,
             remap={"~/input/image": IMAGE, "~/input/camera_info": INFO},
-            params_file=share_file("config/dvps.yaml"),
         )
         graph.start("recorder", parameters={"output": str(out / "bag"), "topics": RECORDED}, remap={})
         playing = graph.start(
@@ -272,8 +278,8 @@ def run_graph(
             while playing.code is None:
                 monitor.spin(0.1)
                 graph.check()
-                if monitor.processed > bar.n:
-                    bar.update(monitor.processed - bar.n)
+                if len(monitor.received_ns) > bar.n:
+                    bar.update(len(monitor.received_ns) - bar.n)
                     last = time.monotonic()
                 limit_s = SILENCE_LIMIT_S if bar.n else START_LIMIT_S
                 if time.monotonic() - last > limit_s:
@@ -282,11 +288,11 @@ def run_graph(
         graph.check()
         graph.stop("recorder")
         graph.stop("dvps")
-        return perception.peak_rss_mib
+        return Ran(monitor.received_ns, perception.peak_rss_mib)
 
 
 def evaluate(
-    out: Path, source: FrameSource, spec: str, label_space: LabelSpace, peak_rss_mib: float
+    out: Path, source: FrameSource, spec: str, label_space: LabelSpace, ran: Ran
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Turn the recording into results.
 
@@ -301,42 +307,42 @@ def evaluate(
     from dvps_ros.cli import results
     from dvps_ros.cli.quality import ClipQuality
     from dvps_ros.ros.recorded import read_engine, read_frames, read_times
+    from dvps_ros.runtime.pipeline import STAGES
 
     played = json.loads((out / SENT).read_text())
     sent = {row["stamp_ns"]: row for row in played["images"]}
     frames_in = len(sent) + played["unreadable"]
     quality = ClipQuality(label_space)
     latency_ms: list[float] = []
-    received_ns: list[int] = []
     clip = results.ClipResults(
         out, label_space, rate_hz=source.rate_hz, frames=len(sent), video_name="demo.mp4"
     )
     frames = read_frames(out / "bag", image_topic=IMAGE, node=NODE)
     with clip, tqdm(frames, total=len(sent), desc="evaluating", unit="frame") as bar:
-        for frame in bar:
-            row = sent[frame.result.stamp_ns]
-            latency_ms.append((frame.recorded_ns - row["sent_ns"]) * 1e-6)
-            received_ns.append(frame.recorded_ns)
-            clip.add(rectified(frame.result, source.camera))
+        for result in bar:
+            row = sent[result.stamp_ns]
+            if result.stamp_ns in ran.received_ns:
+                latency_ms.append((ran.received_ns[result.stamp_ns] - row["sent_ns"]) * 1e-6)
+            clip.add(rectified(result, source.camera))
             truth = None if source.camera.is_distorted else source.truth(row["source_ns"])
-            if truth is not None and frame.result.panoptic is not None:
-                quality.update(truth, frame.result.panoptic, row["source_ns"])
-    if not received_ns:
-        raise InputError(
-            f"the recording {out / 'bag'} holds no complete frame: see the logs in {out / 'logs'}"
-        )
-    seconds = (received_ns[-1] - received_ns[0]) * 1e-9
+            if truth is not None and result.panoptic is not None:
+                quality.update(truth, result.panoptic, row["source_ns"])
+    if not clip.frames:
+        raise InputError(f"{out / 'bag'} holds no complete frame: see the logs in {out / 'logs'}")
+    times = sorted(ran.received_ns.values())
+    seconds = (times[-1] - times[0]) * 1e-9 if times else 0.0
     model, backend = results.engine_facts(read_engine(out / "bag", node=NODE))
+    stages = read_times(out / "bag", node=NODE)
     report = {
         "frames_in": frames_in,
-        "frames_processed": len(received_ns),
-        "frames_dropped": frames_in - len(received_ns),
+        "frames_processed": clip.frames,
+        "frames_dropped": frames_in - clip.frames,
         "latency_ms": results.spread(latency_ms),
-        "stages_ms": results.stage_table(read_times(out / "bag", node=NODE)),
-        "rate_hz": (len(received_ns) - 1) / seconds if seconds > 0 else None,
+        "stages_ms": results.stage_table({name: stages[name] for name in STAGES if name in stages}),
+        "rate_hz": (len(times) - 1) / seconds if seconds > 0 else None,
         "backend": backend,
         "model": model,
-        "peak_rss_mib": peak_rss_mib,
+        "peak_rss_mib": ran.peak_rss_mib,
         "quality": quality.compute() if quality.frames else None,
         "inputs": results.input_facts(source, spec) | {"unreadable": played["unreadable"]},
         "machine": results.machine_facts(),

@@ -197,8 +197,8 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
     latency, quality = report["latency_ms"], report["quality"] or {}
     lines = [
         f"{report['frames_processed']} of {report['frames_in']} frames processed "
-        f"at {report['rate_hz']:.1f} Hz, latency p50 {latency['p50']:.1f} ms, p99 {latency['p99']:.1f} ms, "
-        f"peak memory {report['peak_rss_mib']:.0f} MiB",
+        f"at {_number(report['rate_hz'])} Hz, latency p50 {_number(latency['p50'])} ms, "
+        f"p99 {_number(latency['p99'])} ms, peak memory {_number(report['peak_rss_mib'])} MiB",
         f"{report['model']} on {report['backend']}",
     ]
     if "pq" in quality:
@@ -224,6 +224,10 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
     width = max(len(name) for name in FILES)
     lines += [f"  {out / name!s:<{len(str(out)) + width + 1}}  {text}" for name, text in left_behind(out)]
     return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.1f}"
 
 
 def _share(value: float | None) -> str:

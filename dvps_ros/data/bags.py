@@ -154,9 +154,12 @@ def _choose_topic(path: Path, topics: dict[str, Any], wanted: str | None) -> str
         raise InputError(f"bag {path} holds no images; its topics are {', '.join(topics) or 'none'}")
     # The same camera may be there raw and compressed: raw is exact.
     cameras = sorted({_base(n) if _base(n) in images else n for n in images})
+    # Results may have been recorded beside the camera: that has a CameraInfo, and is called image_...
     if len(cameras) > 1:
         kinds = {name: info.msgtype for name, info in topics.items()}
         cameras = [n for n in cameras if kinds.get(f"{_base(n).rpartition('/')[0]}/camera_info") == INFO]
+    if len(cameras) > 1:
+        cameras = [n for n in cameras if _base(n).rpartition("/")[2].startswith("image")] or cameras
     if len(cameras) != 1:
         raise InputError(f"bag {path} holds several cameras: {listing}; choose one as {path}:/topic")
     return cameras[0]

@@ -19,6 +19,13 @@ log = logging.getLogger(__name__)
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 DEFAULT_RATE_HZ = 10.0
 """Of inputs that carry no time."""
+FIRST_STAMP_NS = 1_000_000_000
+"""Of inputs that carry no time: a stamp of zero means "no stamp" in ROS."""
+
+
+def even_stamps(count: int, rate_hz: float) -> list[int]:
+    """Stamps of frames at an even rate, from :data:`FIRST_STAMP_NS`."""
+    return [FIRST_STAMP_NS + round(i * 1e9 / rate_hz) for i in range(count)]
 
 
 class ImageSequence:

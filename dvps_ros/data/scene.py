@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from dvps_ros.data.calibration import load_camera, save_camera
-from dvps_ros.data.images import ImageSequence, image_files, read_image
+from dvps_ros.data.images import ImageSequence, even_stamps, image_files, read_image
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Sample
 
@@ -79,8 +79,9 @@ def open_scene(folder: Path) -> ImageSequence:
             depth_m=(_read_png(folder / "depth" / image.name).astype(np.float32) / DEPTH_UNITS_PER_M)[None],
         )
 
-    stamps_ns = [round(i * 1e9 / rate_hz) for i in range(len(paths))]
-    return ImageSequence(name, paths, stamps_ns, camera, frame_id="camera_optical", truth=truth)
+    return ImageSequence(
+        name, paths, even_stamps(len(paths), rate_hz), camera, frame_id="camera_optical", truth=truth
+    )
 
 
 def _write_png(path: Path, pixels: np.ndarray) -> None:

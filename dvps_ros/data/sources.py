@@ -13,7 +13,14 @@ import cv2
 
 from dvps_ros.data.bags import BagSource
 from dvps_ros.data.calibration import camera_for, load_camera
-from dvps_ros.data.images import DEFAULT_RATE_HZ, ImageSequence, first_readable, image_files
+from dvps_ros.data.images import (
+    DEFAULT_RATE_HZ,
+    FIRST_STAMP_NS,
+    ImageSequence,
+    even_stamps,
+    first_readable,
+    image_files,
+)
 from dvps_ros.data.kitti_drive import kitti_drive
 from dvps_ros.data.scene import open_scene
 from dvps_ros.errors import InputError
@@ -86,7 +93,7 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
 
 
 class VideoSource:
-    """A video file; stamps count from zero at its frame rate."""
+    """A video file; stamps count from one second at its frame rate."""
 
     def __init__(self, path: Path, *, camera: CameraModel | None, fov_deg: float | None) -> None:
         self._path = path
@@ -119,7 +126,7 @@ class VideoSource:
                 ok, bgr = capture.read()
                 if not ok:
                     break
-                stamp_ns = round(index * 1e9 / self.rate_hz)
+                stamp_ns = FIRST_STAMP_NS + round(index * 1e9 / self.rate_hz)
                 yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp_ns, self.camera)
                 index += 1
         finally:
@@ -140,7 +147,7 @@ def image_folder(folder: Path, *, camera: CameraModel | None, fov_deg: float | N
         camera = next((load_camera(file) for file in own if file.is_file()), None)
     height, width = first_readable(paths).shape[:2]
     name = folder.resolve().name
-    stamps_ns = [round(i * 1e9 / DEFAULT_RATE_HZ) for i in range(len(paths))]
+    stamps_ns = even_stamps(len(paths), DEFAULT_RATE_HZ)
     return ImageSequence(
         name, paths, stamps_ns, camera_for(name, width, height, camera=camera, fov_deg=fov_deg)
     )
@@ -170,7 +177,7 @@ class WorldSource:
 
     def __iter__(self) -> Iterator[Frame]:
         for index, clip in enumerate(self.clips()):
-            stamp_ns = round(index * 1e9 / self.rate_hz)
+            stamp_ns = FIRST_STAMP_NS + round(index * 1e9 / self.rate_hz)
             self._last = stamp_ns, clip
             yield Frame(clip.images[0], stamp_ns, self.camera, "camera_optical")
 

@@ -192,3 +192,16 @@ def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[tuple[s
         raise
     except Exception as error:
         raise InputError(f"cannot read bag {path}: {error}") from error
+
+
+def bag_topics(path: str | Path) -> dict[str, str]:
+    """Topic -> message type of a bag.
+
+    Raises:
+        InputError: the bag cannot be read.
+    """
+    try:
+        with AnyReader([Path(path)], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+            return {c.topic: c.msgtype for c in reader.connections}
+    except Exception as error:
+        raise InputError(f"cannot read bag {path}: {error}") from error

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 
 import rclpy
@@ -14,7 +15,7 @@ from dvps_ros.ros import qos
 
 
 class Monitor:
-    """Counts the messages of the small topics; a context manager with an rclpy context of its own.
+    """Listens to the small topics only; a context manager with an rclpy context of its own.
 
     Environment variables of the middleware must be set before it is entered.
 
@@ -24,8 +25,8 @@ class Monitor:
     """
 
     def __init__(self, *, node: str, domain: int) -> None:
-        self.processed = 0
-        """Frames whose last output came."""
+        self.received_ns: dict[int, int] = {}
+        """Stamp of a frame -> when its last output came, nanoseconds of the wall clock."""
         self.trouble = ""
         """The newest warning or error in /diagnostics; empty when all is well."""
         self._node_name = node
@@ -55,7 +56,8 @@ class Monitor:
         self._executor.spin_once(timeout_sec=seconds)
 
     def _on_done(self, message: dvps_msg.ScaleEstimate) -> None:
-        self.processed += 1
+        stamp = message.header.stamp
+        self.received_ns[stamp.sec * 10**9 + stamp.nanosec] = time.time_ns()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         bad = [s for s in message.status if s.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,10 @@ PENDING = 20
 """Frames that may be incomplete at a time: topics are recorded in any order."""
 
 
-@dataclass
-class _Parts:
-    """Messages of one stamp by the last part of their topic, and when the last one was recorded."""
-
-    messages: dict[str, Any] = field(default_factory=dict)
-    recorded_ns: int = 0
-
-
-@dataclass(frozen=True)
-class RecordedFrame:
-    """One frame as published."""
-
-    result: FrameResult
-    """Its ``image`` is the camera's (not rectified); ``stages_ms`` is empty."""
-    recorded_ns: int
-    """When the last of its outputs had been received."""
-
-
-def read_frames(bag: Path, *, image_topic: str, node: str) -> Iterator[RecordedFrame]:
+def read_frames(bag: Path, *, image_topic: str, node: str) -> Iterator[FrameResult]:
     """The complete frames of a recording, in the order of their stamps.
+
+    Their ``image`` is the camera's (not rectified); ``latent`` is left out and ``stages_ms`` is empty.
 
     Args:
         image_topic: the camera's images (sensor_msgs/Image).
@@ -58,13 +41,10 @@ def read_frames(bag: Path, *, image_topic: str, node: str) -> Iterator[RecordedF
         InputError: the bag cannot be read.
     """
     names = {f"{node}/output/{name}": name for name in (*NEEDED, "points")} | {image_topic: "image"}
-    pending: dict[int, _Parts] = {}
-    for topic, recorded_ns, message in read_bag(bag, list(names)):
+    pending: dict[int, dict[str, Any]] = {}
+    for topic, _, message in read_bag(bag, list(names)):
         stamp = message.header.stamp
-        parts = pending.setdefault(stamp.sec * 10**9 + stamp.nanosec, _Parts())
-        parts.messages[names[topic]] = message
-        if topic != image_topic:
-            parts.recorded_ns = max(parts.recorded_ns, recorded_ns)
+        pending.setdefault(stamp.sec * 10**9 + stamp.nanosec, {})[names[topic]] = message
         if len(pending) > PENDING:
             yield from _complete(pending, min(pending))
     for stamp_ns in sorted(pending):
@@ -99,10 +79,10 @@ def read_engine(bag: Path, *, node: str) -> str:
     return engine
 
 
-def _complete(pending: dict[int, _Parts], stamp_ns: int) -> Iterator[RecordedFrame]:
-    parts = pending.pop(stamp_ns)
-    if all(name in parts.messages for name in (*NEEDED, "image")):
-        yield RecordedFrame(_result(stamp_ns, parts.messages), parts.recorded_ns)
+def _complete(pending: dict[int, dict[str, Any]], stamp_ns: int) -> Iterator[FrameResult]:
+    messages = pending.pop(stamp_ns)
+    if all(name in messages for name in (*NEEDED, "image")):
+        yield _result(stamp_ns, messages)
 
 
 def _result(stamp_ns: int, m: dict[str, Any]) -> FrameResult:

@@ -293,7 +293,7 @@ def _latency_plot(latency_ms: Sequence[float]) -> str:
     for share, style in ((50, "-"), (99, "--")) if values.size else ():
         at = float(np.percentile(values, share))
         axes.axvline(at, color="#1d2733", lw=1.2, ls=style, label=f"p{share}: {at:.1f} ms")
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, loc="upper right")
     axes.set_xlim(left=0)
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("frames")
@@ -308,11 +308,11 @@ def _timeline_plot(timelines: Mapping[int, Sequence[tuple[int, int]]]) -> str:
     rows.sort(key=lambda item: item[1][0][0])
     stamps = sorted({stamp for _, line in rows for stamp, _ in line})
     step_s = float(np.median(np.diff(stamps))) * 1e-9 if len(stamps) > 1 else 0.1
-    colors = colormaps["tab20"].colors
+    colors = [c for c in colormaps["tab20"].colors if np.ptp(c) > 0.1]
     figure, axes = _axes(11, 0.8 + 0.2 * len(rows))
     for y, (_, line) in enumerate(rows):
         starts = [((stamp - stamps[0]) * 1e-9, step_s) for stamp, _ in line]
-        shades = [colors[(track * 7) % 20] if track else "#d5dae0" for _, track in line]
+        shades = [colors[track * 7 % len(colors)] if track else "#d5dae0" for _, track in line]
         axes.broken_barh(starts, (y - 0.4, 0.8), facecolors=shades)
     axes.set_yticks(range(len(rows)), [str(object_id) for object_id, _ in rows], fontsize=7)
     axes.invert_yaxis()

@@ -176,6 +176,16 @@ def test_an_image_without_camera_info_is_not_taken_for_the_camera(tmp_path: Path
     check(bag.write(tmp_path / "drive", topics))
 
 
+def test_recorded_results_are_not_taken_for_the_camera(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "image")
+    topics |= {
+        "/dvps/output/depth": [bag.image(9, START_NS)],
+        "/dvps/output/camera_info": [bag.info(START_NS)],
+    }
+    check(bag.write(tmp_path / "drive", topics))
+
+
 def test_bag_without_images(tmp_path: Path) -> None:
     bag = Bag(ros1=False)
     folder = bag.write(tmp_path / "drive", {"/front/camera_info": [bag.info(START_NS)]})
