@@ -142,7 +142,8 @@ class Block:
         pose = np.eye(4)
         pose[:3, 3] = origin
         spread = [
-            np.stack([np.broadcast_to(q, s.shape) for q in column]) for column in list(zip(*strips, strict=True))[:4]
+            np.stack([np.broadcast_to(q, s.shape) for q in column])
+            for column in list(zip(*strips, strict=True))[:4]
         ]
         d, z = np.stack(spread[:2], -1), np.stack(spread[2:], -1)
         points = scene.route.points(s[None, :, None], d, z) - origin

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered sequences as files: in the layout of a data set, with a ``truth/`` folder beside (docs/world.md)."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from dvps_ros.data.layout import Layout
+from dvps_ros.data.semkitti_dvps import SemkittiDvps
+from dvps_ros.errors import InputError
+from dvps_ros.labels import CITYSCAPES, VOID
+from dvps_ros.types import Sample
+
+_NEAREST_CLASS = {"bus": "other-vehicle", "train": "other-vehicle", "wall": "fence"}
+"""Classes of ours that SemanticKITTI has no own name for; without an entry here they become void."""
+
+POSE_COLUMNS = [f"world_from_camera_{r}{c}" for r in range(3) for c in range(4)]
+TRUTH_COLUMNS = ["frame", "time_s", "fx", "fy", "cx", "cy", "steering_rad", *POSE_COLUMNS]
+
+
+def from_project(layout: Layout) -> np.ndarray:
+    """uint8 [256]: class of the layout for each class of ours."""
+    theirs = layout.to_project(np.arange(256, dtype=np.uint8))
+    table = np.full(256, VOID, np.uint8)
+    for c in CITYSCAPES.classes:
+        match = np.flatnonzero(theirs[: len(layout.space)] == c.id)
+        if len(match):
+            table[c.id] = match[0]
+        elif c.name in _NEAREST_CLASS:
+            table[c.id] = layout.space.id_of(_NEAREST_CLASS[c.name])
+    return table
+
+
+def write_sequence(
+    frames: Iterable[Sample], layout: Layout, root: Path, *, split: str, sequence: str, rate_hz: float
+) -> int:
+    """Write one-frame samples with full truth as one sequence.
+
+    Objects are numbered anew, 1, 2, ... in the order of their first sight, so that the ids fit every layout.
+    ``truth/<split>/<sequence>.csv`` is written last, under a temporary name first: where it is, all is there.
+
+    Returns:
+        Number of frames written.
+
+    Raises:
+        InputError: the folder cannot be written, or there are more objects than the layout can number.
+    """
+    table = from_project(layout)
+    is_thing = layout.classes.is_thing
+    numbers = np.zeros(1, np.int32)
+    rows: list[list[float]] = []
+    truth = root / "truth" / split / sequence
+    try:
+        truth.mkdir(parents=True, exist_ok=True)
+        for index, sample in enumerate(frames):
+            ids = sample.instance_map[0]
+            numbers = _renumber(numbers, ids)
+            class_map = table[sample.class_map[0]]
+            instance_map = np.where(is_thing[class_map], numbers[ids], 0).astype(np.int32)
+            maps = {"class_map": class_map, "instance_map": instance_map, "image": sample.images[0]}
+            if layout.name != "kitti-step":
+                maps["depth_m"] = sample.depth_m[0]
+            if isinstance(layout, SemkittiDvps):
+                maps["focal_px"] = float(sample.intrinsics[0, 0])
+            layout.write(root, split, sequence, index, **maps)
+            _write_npz(
+                truth / f"{index:06d}.npz",
+                flow_px=sample.flow_px[0],
+                moving=sample.moving[0],
+                depth_m=sample.depth_m[0],
+                instance_map=numbers[ids].astype(np.uint16),
+                class_map=sample.class_map[0],
+            )
+            pose = sample.world_from_camera[0][:3].reshape(-1)
+            rows.append(
+                [
+                    index,
+                    index / rate_hz,
+                    *map(float, sample.intrinsics[0]),
+                    float(sample.steering_rad[0]),
+                    *pose,
+                ]
+            )
+        table_file = truth.with_suffix(".csv")
+        temporary = table_file.with_suffix(".csv.part")
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(TRUTH_COLUMNS)
+            writer.writerows(rows)
+        os.replace(temporary, table_file)
+    except OSError as error:
+        raise InputError(f"cannot write the sequence {root}: {error}") from error
+    return len(rows)
+
+
+def _renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Extend the table id -> number by ids that are seen for the first time."""
+    top = int(ids.max())
+    if top >= len(numbers):
+        numbers = np.concatenate([numbers, np.zeros(top + 1 - len(numbers), np.int32)])
+    new = np.unique(ids)
+    new = new[(new > 0) & (numbers[new] == 0)]
+    numbers[new] = numbers.max() + 1 + np.arange(len(new))
+    return numbers
+
+
+def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+    temporary = path.with_suffix(".npz.part")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(temporary, path)
