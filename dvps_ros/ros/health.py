@@ -41,7 +41,7 @@ class Health:
         self._work_ms: deque[float] = deque(maxlen=_WINDOW)
 
     def count(self, event: str, n: int = 1) -> None:
-        """Add to a counter: dropped, stale, unwatched, time_jumps, size_changes."""
+        """Add to a counter: dropped, stale or unwatched."""
         with self._lock:
             self.counts[event] += n
 
@@ -92,7 +92,7 @@ class Health:
     def summary(self) -> dict[str, str]:
         """All figures, as text."""
         with self._lock:
-            names = ("received", "processed", "dropped", "stale", "unwatched", "time_jumps", "size_changes")
+            names = ("received", "processed", "dropped", "stale", "unwatched")
             figures: dict[str, Any] = {name: self.counts[name] for name in names}
             figures["refused"] = sum(self.refusals.values())
             figures |= {f"refused: {reason}": n for reason, n in sorted(self.refusals.items())}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -22,6 +23,26 @@ class Finishing(Protocol):
     """Completed with None at a normal end, with one sentence at a failure."""
 
 
+class RosLog(logging.Handler):
+    """Hands the library's log (stdlib ``logging``) to the node's, and so to /rosout."""
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self._logger = node.get_logger()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # rclpy ties a severity to a place in the source, so each has its own line.
+        text = record.getMessage()
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Make a node and spin it until it is done, or until SIGINT, SIGTERM or a shutdown of ROS.
 
@@ -30,9 +51,13 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """
     rclpy.init(args=args)
     node: Node | None = None
+    handler: logging.Handler | None = None
     failure: str | None = None
     try:
         node = make_node()
+        handler = RosLog(node)
+        logging.getLogger("dvps_ros").addHandler(handler)
+        logging.getLogger("dvps_ros").setLevel(logging.INFO)
         # One thread: callbacks only hand messages over, and several threads cost processor time.
         executor = SingleThreadedExecutor()
         executor.add_node(node)
@@ -44,6 +69,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     except DvpsError as error:
         failure = str(error)
     finally:
+        if handler is not None:
+            logging.getLogger("dvps_ros").removeHandler(handler)
         try:
             if node is not None:
                 node.destroy_node()

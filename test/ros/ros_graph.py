@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -77,11 +78,11 @@ class TinyPipeline:
     """Stands where the network is: answers at once with values that depend on the image alone."""
 
     def __init__(self, camera: CameraModel) -> None:
-        manifest = SimpleNamespace(label_space=CITYSCAPES)
-        self.engine = SimpleNamespace(manifest=manifest, description="tiny")
+        self.engine = SimpleNamespace(description="tiny")
+        self.label_space = CITYSCAPES
+        self.resets: Counter[str] = Counter()
         self.opened_for = camera
         self.calls: list[tuple[Frame, frozenset[str]]] = []
-        self.resets = 0
         self.closed = False
         self.before: Callable[[Frame], None] = lambda frame: None
 
@@ -99,11 +100,8 @@ class TinyPipeline:
             SCALE,
             np.arange(6, dtype=np.float32).reshape(2, 3) if "latent" in wanted else None,
             cloud_of(maps, frame.image) if "cloud" in wanted else None,
-            {"inference": 3.5},
+            {"engine": 3.5},
         )
-
-    def reset(self) -> None:
-        self.resets += 1
 
     def close(self) -> None:
         self.closed = True

@@ -11,20 +11,20 @@ import sys
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.task import Future
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
-from visualization_msgs.msg import MarkerArray
 
 from dvps_ros import msg as dvps_msg
-from dvps_ros import viz
 from dvps_ros.config import PipelineConfig, option
 from dvps_ros.data.pixels import compressed_to_rgb
 from dvps_ros.errors import DvpsError, EngineError, InputError
@@ -32,8 +32,11 @@ from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.camera import CameraInfos
 from dvps_ros.ros.health import Health, scale_status, status
+from dvps_ros.ros.outputs import OUTPUTS, View, vision_outputs
 from dvps_ros.ros.process import run
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
+from dvps_ros.runtime.manifest import find_model, load_manifest
+from dvps_ros.runtime.pipeline import STAGES, DvpsPipeline
 from dvps_ros.types import CameraModel, Frame, FrameResult, ScaleEstimate
 
 
@@ -68,13 +71,14 @@ class NodeConfig(PipelineConfig):
 
 
 class Pipeline(Protocol):
-    """What the node needs of ``dvps_ros.runtime.pipeline.DvpsPipeline``."""
+    """What the node needs of :class:`dvps_ros.runtime.pipeline.DvpsPipeline`."""
 
     engine: Any
+    label_space: LabelSpace
+    resets: Counter[str]
+    """How often the past was forgotten, by reason."""
 
     def process(self, frame: Frame, wanted: frozenset[str]) -> FrameResult: ...
-
-    def reset(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -88,121 +92,8 @@ def prepare_pipeline(config: PipelineConfig) -> OpenPipeline:
     Raises:
         ConfigError, EngineError: no such model, or one that cannot be used.
     """
-    from dvps_ros.runtime.manifest import find_model, load_manifest
-
     load_manifest(find_model(config.engine.model))
-
-    def open_pipeline(camera: CameraModel) -> Pipeline:
-        from dvps_ros.runtime.pipeline import DvpsPipeline
-
-        return DvpsPipeline.open(config, camera)
-
-    return open_pipeline
-
-
-@dataclass(frozen=True)
-class View:
-    """One processed frame, as the outputs see it."""
-
-    result: FrameResult
-    header: Header
-    space: LabelSpace
-    order: PanopticOrder
-
-
-@dataclass(frozen=True)
-class Output:
-    """One output topic.
-
-    Args:
-        needs: what the pipeline must compute for it; None for what it always gives.
-    """
-
-    type: type
-    needs: str | None
-    build: Callable[[View], Any]
-
-
-def _maps(view: View) -> Any:
-    assert view.result.panoptic is not None
-    return view.result.panoptic
-
-
-def _overlay(view: View) -> Image:
-    maps = _maps(view)
-    picture = viz.overlay(
-        view.result.image, maps.class_map, maps.track_map, view.space, view.result.instances
-    )
-    return convert.rgb_to_image(picture, view.header)
-
-
-OUTPUTS: dict[str, Output] = {
-    "~/output/semantic": Output(
-        Image, "panoptic", lambda v: convert.semantic_to_image(_maps(v).class_map, v.header)
-    ),
-    "~/output/instance": Output(
-        Image, "panoptic", lambda v: convert.instance_to_image(_maps(v).track_map, v.header)
-    ),
-    "~/output/panoptic": Output(
-        Image,
-        "panoptic",
-        lambda v: convert.panoptic_to_image(_maps(v).class_map, _maps(v).track_map, v.header, v.order),
-    ),
-    "~/output/panoptic_color": Output(
-        Image,
-        "panoptic",
-        lambda v: convert.rgb_to_image(
-            viz.panoptic_color(_maps(v).class_map, _maps(v).track_map, v.space), v.header
-        ),
-    ),
-    "~/output/confidence": Output(
-        Image, "panoptic", lambda v: convert.confidence_to_image(_maps(v).confidence, v.header)
-    ),
-    "~/output/depth": Output(Image, "panoptic", lambda v: convert.depth_to_image(_maps(v).depth_m, v.header)),
-    "~/output/camera_info": Output(
-        CameraInfo, None, lambda v: convert.camera_to_info(v.result.camera, v.header)
-    ),
-    "~/output/points": Output(
-        PointCloud2, "cloud", lambda v: convert.cloud_to_message(v.result.cloud, v.header)
-    ),
-    "~/output/latent": Output(
-        dvps_msg.LatentTokens, "latent", lambda v: convert.latent_to_message(v.result.latent, v.header)
-    ),
-    "~/debug/overlay": Output(Image, "panoptic", _overlay),
-    "~/output/markers": Output(
-        MarkerArray, None, lambda v: convert.instances_to_markers(v.result.instances, v.space, v.header)
-    ),
-    "~/output/instances": Output(
-        dvps_msg.TrackedInstanceArray,
-        None,
-        lambda v: convert.instances_to_message(v.result.instances, v.header),
-    ),
-    # The last of a frame: who receives it knows that the frame is done.
-    "~/output/scale": Output(
-        dvps_msg.ScaleEstimate, None, lambda v: convert.scale_to_message(v.result.scale, v.header)
-    ),
-}
-"""Every topic of a frame, in the order in which they are published."""
-
-
-def _vision_outputs() -> dict[str, Output]:
-    """The standard vision messages, where that package is installed."""
-    try:
-        from vision_msgs.msg import Detection2DArray, Detection3DArray
-    except ImportError:
-        return {}
-    return {
-        "~/output/detections_2d": Output(
-            Detection2DArray,
-            None,
-            lambda v: convert.instances_to_detections_2d(v.result.instances, v.space, v.header),
-        ),
-        "~/output/detections_3d": Output(
-            Detection3DArray,
-            None,
-            lambda v: convert.instances_to_detections_3d(v.result.instances, v.space, v.header),
-        ),
-    }
+    return partial(DvpsPipeline.open, config)
 
 
 @dataclass(frozen=True)
@@ -214,7 +105,7 @@ class Arrival:
 
 
 class DvpsNode(LifecycleNode):
-    """Lifecycle node of the perception of one camera (topics: :data:`OUTPUTS`; docs/ros.md).
+    """Lifecycle node of the perception of one camera (topics: ``dvps_ros.ros.outputs`` and docs/ros.md).
 
     Args:
         prepare: makes the pipeline opener; the tests put a small pipeline here.
@@ -257,8 +148,8 @@ class DvpsNode(LifecycleNode):
         self._slot: LatestSlot[Arrival] = LatestSlot()
         self._space: LabelSpace | None = None
         self._scale: ScaleEstimate | None = None
+        self._resets: Counter[str] = Counter()
         self._last_stamp_ns: int | None = None
-        self._last_size: tuple[int, int] | None = None
         self._engine = "waiting for the camera"
         self._advertise()
         self._subscribe()
@@ -330,14 +221,14 @@ class DvpsNode(LifecycleNode):
     # Topics
 
     def _advertise(self) -> None:
-        self._table = _vision_outputs() | OUTPUTS
+        self._table = vision_outputs() | OUTPUTS
         self._outputs = {
             t: self._publisher(output.type, t, qos.output()) for t, output in self._table.items()
         }
         self._labels = self._publisher(dvps_msg.LabelSpace, "~/output/labels", qos.latched())
         self._debug = {
             name: self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
-            for name in ("latency", "processing")
+            for name in ("latency", "processing", *STAGES)
         }
 
     def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
@@ -426,7 +317,7 @@ class DvpsNode(LifecycleNode):
             self._engine = f"failed: {sentence}"
             self._finish(sentence)
             return
-        self._space = self._pipeline.engine.manifest.label_space
+        self._space = self._pipeline.label_space
         self._engine = "ready"
         self.get_logger().info(f"{self._pipeline.engine.description}, after {time.monotonic() - begin:.1f} s")
         self._publish_labels()
@@ -447,11 +338,12 @@ class DvpsNode(LifecycleNode):
             self.health.count("unwatched")
             return
         frame = self._frame(message)
-        if frame is None or not self._follows(frame):
+        if frame is None or not self._is_news(frame):
             return
         wanted = frozenset(n for t in watched if (n := self._table[t].needs) is not None)
         result = self._pipeline.process(frame, wanted)
         self._scale = result.scale
+        self._tell_resets(frame)
         order = PanopticOrder(self.config.panoptic_order)
         view = View(result, message.header, self._space, order)
         for topic in self._table:
@@ -479,27 +371,21 @@ class DvpsNode(LifecycleNode):
             return None
         return Frame(image, stamp_ns, camera, message.header.frame_id)
 
-    def _follows(self, frame: Frame) -> bool:
-        """Whether the frame is newer than the last one; forgets the past after a jump back or a new size."""
+    def _is_news(self, frame: Frame) -> bool:
+        """Whether the stamp is not that of the last frame, which a stuck driver repeats."""
+        if frame.stamp_ns != self._last_stamp_ns:
+            self._last_stamp_ns = frame.stamp_ns
+            return True
+        self.health.count("stale")
+        stamp = _seconds(frame.stamp_ns)
+        self._tell("stale", f"image at {stamp}: left out, its stamp is that of the last one")
+        return False
+
+    def _tell_resets(self, frame: Frame) -> None:
         assert self._pipeline is not None
-        last_ns, last_size = self._last_stamp_ns, self._last_size
-        size = frame.camera.width, frame.camera.height
-        if frame.stamp_ns == last_ns:
-            self.health.count("stale")
-            self._tell("stale", f"image at {_seconds(last_ns)}: left out, its stamp is that of the last one")
-            return False
-        if last_ns is not None and frame.stamp_ns < last_ns:
-            self.health.count("time_jumps")
-            jump = f"time jumped back from {_seconds(last_ns)} to {_seconds(frame.stamp_ns)}"
-            self._tell("time", f"{jump}: all tracks are forgotten")
-            self._pipeline.reset()
-        elif last_size is not None and size != last_size:
-            self.health.count("size_changes")
-            change = f"images changed from {last_size[0]}x{last_size[1]} to {size[0]}x{size[1]}"
-            self._tell("size", f"{change}: all tracks are forgotten")
-            self._pipeline.reset()
-        self._last_stamp_ns, self._last_size = frame.stamp_ns, size
-        return True
+        for reason in self._pipeline.resets - self._resets:
+            self.health.trouble(f"image at {_seconds(frame.stamp_ns)}: {reason}, tracks start anew")
+        self._resets = Counter(self._pipeline.resets)
 
     def _account(self, arrival: Arrival, result: FrameResult) -> None:
         processing_ms = (time.monotonic() - arrival.at_s) * 1e3
@@ -511,11 +397,7 @@ class DvpsNode(LifecycleNode):
         if believable:
             times["latency"] = latency_ms
         for name, value in times.items():
-            if name not in self._debug:
-                publisher = self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
-                publisher.on_activate(None)
-                self._debug[name] = publisher
-            if self._debug[name].get_subscription_count() > 0:
+            if name in self._debug and self._debug[name].get_subscription_count() > 0:
                 self._debug[name].publish(Float64(data=float(value)))
 
     def _on_error(self, arrival: Arrival, error: Exception) -> None:
@@ -559,12 +441,13 @@ class DvpsNode(LifecycleNode):
             "image_topic": self._image.topic_name,
             "camera_info_exact": str(self._cameras.exact),
             "camera_info_newest": str(self._cameras.inexact),
+            **{f"reset: {reason}": str(n) for reason, n in self._resets.items()},
         }
         if not self._active:
             return status(name, DiagnosticStatus.OK, "inactive", values)
         trouble = self._silence() or self.health.recent_trouble()
         if trouble:
-            self._warn(f"input {trouble[:20]}", trouble)
+            self._warn("input", trouble)
             return status(name, DiagnosticStatus.WARN, trouble, values)
         return status(name, DiagnosticStatus.OK, "images come in", values)
 

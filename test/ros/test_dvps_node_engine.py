@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The perception node on a real engine: what it publishes is what the library computes, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+from ros_graph import Graph, parameters
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import Header
+from tiny_model import paint
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.config import EngineConfig, PipelineConfig
+from dvps_ros.ros import convert, qos
+from dvps_ros.ros.nodes.dvps import DvpsNode
+from dvps_ros.runtime.pipeline import DvpsPipeline
+from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult
+
+CAMERA = CameraModel(256, 128, 256.0, 256.0, 127.5, 63.5)
+LENS = CameraModel(256, 128, 256.0, 256.0, 127.5, 63.5, (-0.3, 0.1, 0.001, 0.002, 0.0))
+LARGE = CameraModel(384, 192, 384.0, 384.0, 191.5, 95.5)
+START_NS, STEP_NS = 1_700_000_000_000_000_000, 100_000_000
+
+
+def frame(index: int, camera: CameraModel = CAMERA) -> Frame:
+    image = paint(camera.height, camera.width, car_x=64 + 4 * index)
+    return Frame(image, START_NS + index * STEP_NS, camera, "front_optical")
+
+
+@pytest.fixture
+def config(tiny_model: Path) -> PipelineConfig:
+    return PipelineConfig(
+        engine=EngineConfig(model=str(tiny_model), backend="onnxruntime", precision="fp32", threads=1)
+    )
+
+
+@pytest.fixture
+def offline(config: PipelineConfig) -> Iterator[Callable[[list[Frame]], list[FrameResult]]]:
+    """What the library computes of frames, without ROS."""
+    opened = []
+
+    def run(frames: list[Frame]) -> list[FrameResult]:
+        opened.append(DvpsPipeline.open(config, frames[0].camera))
+        return [opened[-1].process(f) for f in frames]
+
+    yield run
+    for pipeline in opened:
+        pipeline.close()
+
+
+class Rig:
+    """The node with its real engine, a camera in front of it and a listener behind it."""
+
+    def __init__(self, graph: Graph, model: Path) -> None:
+        self.graph = graph
+        overrides = parameters(
+            engine__model=str(model),
+            engine__backend="onnxruntime",
+            engine__precision="fp32",
+            engine__threads=1,
+        )
+        self.node: DvpsNode = graph.add(DvpsNode(namespace=graph.namespace, parameter_overrides=overrides))
+        self.node.start()
+        base = f"{graph.namespace}/dvps"
+        kinds: dict[str, Any] = {
+            "semantic": Image,
+            "instance": Image,
+            "depth": Image,
+            "points": PointCloud2,
+            "camera_info": CameraInfo,
+            "instances": dvps_msg.TrackedInstanceArray,
+            "scale": dvps_msg.ScaleEstimate,
+        }
+        self.received = {
+            name: graph.listen(kind, f"{base}/output/{name}", qos.output()) for name, kind in kinds.items()
+        }
+        self.image = graph.node.create_publisher(Image, f"{base}/input/image", 10)
+        self.info = graph.node.create_publisher(CameraInfo, f"{base}/input/camera_info", 10)
+        ends = [self.image, self.info, *(self.node._outputs[f"~/output/{n}"] for n in kinds)]
+        graph.wait(lambda: all(e.get_subscription_count() for e in ends), "all connections")
+
+    def show(self, shown: Frame) -> None:
+        """Send a frame with its camera and wait for all that comes of it."""
+        header = Header(stamp=convert.ns_to_stamp(shown.stamp_ns), frame_id=shown.frame_id)
+        before = {name: len(messages) for name, messages in self.received.items()}
+        self.info.publish(convert.camera_to_info(shown.camera, header))
+        known = self.node._cameras._by_stamp
+        self.graph.wait(lambda: known.get(shown.stamp_ns) == shown.camera, "the camera")
+        self.image.publish(convert.rgb_to_image(shown.image, header))
+        # The first time on a machine, opening the engine compiles what numba has not cached yet.
+        self.graph.wait(
+            lambda: all(len(m) == before[name] + 1 for name, m in self.received.items()),
+            "all outputs",
+            timeout_s=120,
+        )
+
+    def maps(self, name: str, dtype: Any) -> list[np.ndarray]:
+        return [np.frombuffer(m.data, dtype).reshape(m.height, m.width) for m in self.received[name]]
+
+
+@pytest.mark.parametrize("camera", [CAMERA, LENS], ids=["rectified", "distorted"])
+def test_the_node_publishes_what_the_library_computes(
+    graph: Graph, tiny_model: Path, offline: Any, camera: CameraModel
+) -> None:
+    frames = [frame(i, camera) for i in range(4)]
+    rig = Rig(graph, tiny_model)
+    for shown in frames:
+        rig.show(shown)
+    expected = offline(frames)
+    assert len({i.track_id for r in expected for i in r.instances}) == 1  # one car, one identity
+    for n, result in enumerate(expected):
+        assert result.panoptic is not None
+        np.testing.assert_array_equal(rig.maps("semantic", np.uint8)[n], result.panoptic.class_map)
+        np.testing.assert_array_equal(rig.maps("instance", np.uint16)[n], result.panoptic.track_map)
+        np.testing.assert_array_equal(rig.maps("depth", np.float32)[n], result.panoptic.depth_m)
+        assert rig.maps("points", CLOUD_DTYPE)[n].tobytes() == result.cloud.tobytes()
+        header = rig.received["instances"][n].header
+        assert rig.received["instances"][n] == convert.instances_to_message(result.instances, header)
+        assert convert.stamp_to_ns(header.stamp) == frames[n].stamp_ns
+        assert header.frame_id == "front_optical"
+    info = rig.received["camera_info"][0]
+    assert info.k[0] == camera.fx and not any(info.d)  # the maps are those of the rectified image
+
+
+def test_time_that_jumps_back_starts_anew(graph: Graph, tiny_model: Path, offline: Any) -> None:
+    rig = Rig(graph, tiny_model)
+    for index in (0, 1, 2, 3, 0, 1):
+        rig.show(frame(index))
+    assert rig.node._pipeline.resets == {"time jumped backwards": 1}
+    status = rig.node._input_status("input")
+    assert {v.key: v.value for v in status.values}["reset: time jumped backwards"] == "1"
+    assert status.level == DiagnosticStatus.WARN and "time jumped backwards" in status.message
+    again = [m.instances[0].track_id for m in rig.received["instances"]]
+    assert again[0] == again[3] != again[4] == again[5]  # the second round is another car
+
+
+def test_another_size_in_mid_stream(graph: Graph, tiny_model: Path) -> None:
+    rig = Rig(graph, tiny_model)
+    for shown in (frame(0), frame(1), frame(2, LARGE), frame(3, LARGE)):
+        rig.show(shown)
+    assert [(m.width, m.height) for m in rig.received["depth"]] == [(256, 128)] * 2 + [(384, 192)] * 2
+    assert rig.node._pipeline.resets == {"image size changed": 1}
+
+
+def test_engine_state_is_told(graph: Graph, tiny_model: Path) -> None:
+    rig = Rig(graph, tiny_model)
+    waiting = rig.node._engine_status("engine")
+    assert (waiting.level, waiting.message) == (DiagnosticStatus.STALE, "waiting for the camera")
+    rig.show(frame(0))
+    ready = rig.node._engine_status("engine")
+    assert (ready.level, ready.message) == (DiagnosticStatus.OK, "ready")
+    assert "64x128" in {v.key: v.value for v in ready.values}["engine"]
+
+
+@pytest.mark.parametrize("part", ["64x128.onnx", "weights.bin", "64x128.golden.npz"])
+def test_a_truncated_model_ends_the_node_with_a_sentence(
+    graph: Graph, tiny_model: Path, tmp_path: Path, part: str
+) -> None:
+    model = shutil.copytree(tiny_model, tmp_path / "cut")
+    (model / part).write_bytes((model / part).read_bytes()[:-20])
+    node = graph.add(
+        DvpsNode(namespace=graph.namespace, parameter_overrides=parameters(engine__model=str(model)))
+    )
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    info.publish(convert.camera_to_info(CAMERA, Header()))
+    graph.wait(node.done.done, "the end", timeout_s=60)
+    assert part in node.done.result() and "\n" not in node.done.result()
