@@ -102,8 +102,9 @@ def compare(
             # Columns have units of their own; a row without a partner counts as wholly different.
             spread = np.abs(want).mean(0) + 1e-3 if len(want) else np.ones(len(SEGMENT_COLUMNS))
             value = float((gap / spread).mean()) if gap.size else 0.0
-            used = max(len(rows), int((outputs["segments"][0, :, 1] > 0).sum()), 1)
-            value, limit = value + (used - len(pairs[0])) / used, 2 * MAX_DIFFERENCE[precision]
+            used = max(len(rows), int((outputs["segments"][0, :, 1] > 0).sum()))
+            alone = (used - len(pairs[0])) / max(used, 1)
+            value, limit = value + alone, 2 * MAX_DIFFERENCE[precision]
         else:
             spread = float(np.abs(want - np.mean(want, dtype=np.float64)).mean()) if want.size else 0.0
             value, limit = mean / max(spread, 1e-3), MAX_DIFFERENCE[precision]

@@ -143,7 +143,7 @@ def random_output(rng, h, w):
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize(
     ("camera", "network"),
-    [((83, 25), (64, 32)), ((40, 40), (64, 32)), ((17, 61), (64, 32)), ((301, 40), (512, 64))],
+    [((83, 25), (64, 32)), ((40, 40), (64, 32)), ((17, 61), (64, 32)), ((219, 28), (512, 64))],
 )
 def test_equals_the_slow_definition(seed, camera, network):
     rng = np.random.default_rng(seed)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dvps_ros.runtime.verify import compare, table
+
+
+def outputs(rows=((30.0, 20.0, 0.9), (60.0, 20.0, 0.8))):
+    """Two segments side by side, 8x16 cells; ``rows`` are centre x, y and score."""
+    segments = np.zeros((1, 64, 9), np.float32)
+    segments[0, : len(rows), 0] = 13
+    segments[0, : len(rows), 1] = [r[2] for r in rows]
+    segments[0, : len(rows), 3:5] = [r[:2] for r in rows]
+    embedding = np.zeros((1, 64, 4), np.float32)
+    embedding[0, range(len(rows)), range(len(rows))] = 1
+    segment_map = np.full((1, 8, 16), 255, np.uint8)
+    segment_map[0, 2:6, 4:8], segment_map[0, 2:6, 12:16] = 0, 1
+    return {
+        "class_map": np.where(segment_map == 255, 0, 13).astype(np.uint8),
+        "segment_map": segment_map,
+        "nearest": segment_map.copy(),
+        "depth_m": np.linspace(5, 50, 128, dtype=np.float32).reshape(1, 8, 16),
+        "segments": segments,
+        "embedding": embedding,
+    }
+
+
+def failed(golden, got, precision="fp32"):
+    return {d.output for d in compare(golden, got, precision) if not d.passed}
+
+
+def swapped(values):
+    """The same two segments with their rows in the other order."""
+    other = {k: v.copy() for k, v in values.items()}
+    for name in ("segments", "embedding"):
+        other[name][0, :2] = values[name][0, 1::-1]
+    for name in ("segment_map", "nearest"):
+        known = values[name] != 255
+        other[name][known] = 1 - values[name][known]
+    return other
+
+
+def test_equal_outputs_differ_by_nothing():
+    assert all(d.value == d.mean == d.max == 0 for d in compare(outputs(), outputs(), "fp32"))
+
+
+def test_rows_in_another_order_are_the_same_segments():
+    assert not failed(outputs(), swapped(outputs()))
+    wrong = swapped(outputs())
+    wrong["segment_map"] = outputs()["segment_map"]  # map and table no longer agree
+    assert failed(outputs(), wrong) == {"segment_map"}
+
+
+def test_no_segments_at_all():
+    empty = outputs()
+    for name, blank in (("segments", 0), ("embedding", 0), ("segment_map", 255), ("nearest", 255)):
+        empty[name] = np.full_like(empty[name], blank)
+    assert not failed(empty, empty)
+    assert {"segments", "segment_map"} <= failed(outputs(), empty)
+    assert {"segments", "segment_map"} <= failed(empty, outputs())
+
+
+def test_limits_follow_the_precision():
+    near = outputs()
+    near["depth_m"] = near["depth_m"] + 0.03 * 11.3  # 3 % of its mean deviation
+    assert failed(outputs(), near, "fp32") == {"depth_m"}
+    assert not failed(outputs(), near, "bf16")
+    (depth,) = (d for d in compare(outputs(), near, "fp32") if d.output == "depth_m")
+    assert depth.value == pytest.approx(0.03, rel=0.05)
+    assert depth.mean == pytest.approx(0.339, rel=1e-4) and depth.max == pytest.approx(0.339, rel=1e-3)
+
+
+def test_a_few_pixels_of_another_class():
+    near = outputs()
+    near["class_map"][0, 0, :6] = 5  # 6 of 128 pixels: 4.7 %
+    assert failed(outputs(), near, "fp32") == {"class_map"}
+    assert not failed(outputs(), near, "bf16")
+    assert failed(outputs(), near | {"class_map": 1 - near["class_map"]}, "bf16") == {"class_map"}
+
+
+def test_not_a_number_never_passes():
+    broken = outputs()
+    broken["depth_m"][0, 0, 0] = np.nan
+    assert failed(outputs(), broken, "bf16") == {"depth_m"}
+    assert "depth_m" in table(compare(outputs(), broken, "bf16")) and "FAILS" in table(
+        compare(outputs(), broken, "bf16")
+    )
