@@ -161,6 +161,7 @@ def command(
 
     docs/metrics.md defines every number and switch. The table shows percent, the JSON fractions.
     """
+    from dvps_ros.data.layouts import LAYOUTS
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.metrics.counts import Classes
     from dvps_ros.metrics.evaluation import DEPTH_METRICS, METRICS, Evaluation, Rules
@@ -181,7 +182,6 @@ def command(
         if classes is not None or things is not None:
             raise ConfigError("--classes and --things go with --npz; a data set has its own")
         from dvps_ros.data.layout import FolderPairs
-        from dvps_ros.data.layouts import LAYOUTS
 
         layout = LAYOUTS[dataset]
         if check:
@@ -208,8 +208,15 @@ def command(
         depth_cap_m=depth_cap,
     )
     evaluation = Evaluation(scored, wanted, rules)
-    for counts in count_frames(source, evaluation, jobs):
+    collector = None
+    if report is not None:
+        from dvps_ros.cli.eval_report import ReportCollector
+
+        collector = ReportCollector(scored)
+    for index, counts in enumerate(count_frames(source, evaluation, jobs)):
         evaluation.add(counts)
+        if collector:
+            collector.add(index, counts)
     result = evaluation.result()
     steering = getattr(source, "steering", None)
     if steering is not None:
@@ -221,6 +228,10 @@ def command(
     click.echo(table(result))
     if json_path is not None:
         write_json(json_path, result)
+    if collector and report is not None:
+        space = LAYOUTS[dataset].space if dataset else CITYSCAPES if classes is None else None
+        page = collector.write(report, result, source, space, f"Scores of {pred or npz}")
+        click.echo(f"report: {page}")
 
 
 def _check(layout: Any, gt: Path, pred: Path | None, split: str) -> None:

@@ -6,7 +6,7 @@ gives the definitions and their switches.
 """
 
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs
-from dvps_ros.metrics.depth import DepthErrors, DepthInliers, DepthProtocol, depth_aware_stq
+from dvps_ros.metrics.depth import DepthByDistance, DepthErrors, DepthInliers, DepthProtocol, depth_aware_stq
 from dvps_ros.metrics.pq import PanopticQuality
 from dvps_ros.metrics.stq import SegmentationTrackingQuality
 from dvps_ros.metrics.tracks import IdentityStability, TrackingQuality
@@ -14,6 +14,7 @@ from dvps_ros.metrics.vpq import VideoPanopticQuality
 
 __all__ = [
     "Classes",
+    "DepthByDistance",
     "DepthErrors",
     "DepthInliers",
     "DepthProtocol",

@@ -183,6 +183,51 @@ class DepthErrors:
         return result
 
 
+DISTANCES_M = (0.0, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 80.0, math.inf)
+"""Edges of the ranges of true depth over which :class:`DepthByDistance` sums."""
+
+
+def distance_sums(gt: np.ndarray, pr: np.ndarray) -> np.ndarray:
+    """float64 [ranges, 3]: pixels with truth, sum of |pred - gt|/gt, sum of pred - gt (m)."""
+    gt, pr = _same_shape(gt, pr)
+    return _distance_sums(gt.ravel(), pr.ravel(), np.array(DISTANCES_M))
+
+
+class DepthByDistance:
+    """Relative error and bias over all pixels of a range of true depth, without scaling, crop or cap."""
+
+    def __init__(self) -> None:
+        self._sums = np.zeros((len(DISTANCES_M) - 1, 3))
+
+    def update(self, gt: np.ndarray, pr: np.ndarray) -> None:
+        """Add one image: [H,W] metres each."""
+        self.add(distance_sums(gt, pr))
+
+    def add(self, sums: np.ndarray) -> None:
+        """Add what :func:`distance_sums` summed."""
+        self._sums += sums
+
+    def merge(self, other: DepthByDistance) -> None:
+        self._sums += other._sums
+
+    def compute(self) -> list[dict[str, float | int | None]]:
+        """A row {from_m, to_m, pixels, abs_rel, bias_m} a range; to_m is None for the last, open one."""
+        rows: list[dict[str, float | int | None]] = []
+        for near, far, (pixels, relative, signed) in zip(
+            DISTANCES_M, DISTANCES_M[1:], self._sums.tolist(), strict=False
+        ):
+            rows.append(
+                {
+                    "from_m": near,
+                    "to_m": far if math.isfinite(far) else None,
+                    "pixels": int(pixels),
+                    "abs_rel": relative / pixels if pixels else None,
+                    "bias_m": signed / pixels if pixels else None,
+                }
+            )
+        return rows
+
+
 def inliers(gt: np.ndarray, pr: np.ndarray, thresholds: Iterable[float]) -> np.ndarray:
     """int64 [1+len(thresholds)]: pixels with truth, then those with max(d/d^, d^/d) <= each threshold."""
     gt, pr = _same_shape(gt, pr)
@@ -294,3 +339,19 @@ def _inliers(gt, pr, thresholds):  # type: ignore[no-untyped-def]
                 for t in range(thresholds.size):
                     counts[1 + t] += ratio <= thresholds[t]
     return counts
+
+
+@numba.njit(cache=True, nogil=True)
+def _distance_sums(gt, pr, edges):  # type: ignore[no-untyped-def]
+    sums = np.zeros((edges.size - 1, 3))
+    for i in range(gt.size):
+        d = np.float64(gt[i])
+        if 0.0 < d < np.inf:
+            e = np.float64(pr[i]) if np.isfinite(pr[i]) else 0.0
+            row = 0
+            while d >= edges[row + 1]:
+                row += 1
+            sums[row, 0] += 1
+            sums[row, 1] += abs(e - d) / d
+            sums[row, 2] += e - d
+    return sums

@@ -16,12 +16,14 @@ from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs
 from dvps_ros.metrics.depth import (
     Crop,
+    DepthByDistance,
     DepthErrors,
     DepthInliers,
     DepthProtocol,
     ImageErrors,
     Scaling,
     depth_aware_stq,
+    distance_sums,
     image_errors,
     inliers,
 )
@@ -102,6 +104,7 @@ class FrameCounts:
     shape: tuple[int, int]
     pairs: PairCounts
     errors: list[ImageErrors]
+    distances: np.ndarray | None
     inliers: np.ndarray | None
 
 
@@ -156,11 +159,22 @@ class Evaluation:
             else None
         )
         self._depth = DepthErrors(rules.protocols) if "depth" in things else None
+        self._distances = DepthByDistance() if "depth" in things else None
         self.ids = IdentityStability(classes, min_area_px=rules.min_area_px) if "ids" in things else None
 
     @property
     def _parts(self) -> list[Any]:
-        return [self._pq, self._vpq, self._dvpq, self._stq, self._inliers, self._pat, self._depth, self.ids]
+        return [
+            self._pq,
+            self._vpq,
+            self._dvpq,
+            self._stq,
+            self._inliers,
+            self._pat,
+            self._depth,
+            self._distances,
+            self.ids,
+        ]
 
     def count(self, pair: FramePair) -> FrameCounts:
         """Look at the pixels of one frame; changes nothing here.
@@ -183,15 +197,16 @@ class Evaluation:
                 lambdas=self.rules.lambdas if self._dvpq else (),
             )
             pairs.check(self.classes)
-            errors, hits = [], None
+            errors, distances, hits = [], None, None
             if gt is not None and pr is not None:
                 if self._depth:
                     errors = image_errors(gt, pr, self._depth.protocols)
+                    distances = distance_sums(gt, pr)
                 if self._inliers:
                     hits = inliers(gt, pr, self._inliers.thresholds)
         except InputError as error:
             raise InputError(f"frame {pair.name}: {error}") from error
-        return FrameCounts(pair.sequence, pair.name, pair.gt_sem.shape, pairs, errors, hits)
+        return FrameCounts(pair.sequence, pair.name, pair.gt_sem.shape, pairs, errors, distances, hits)
 
     def add(self, counts: FrameCounts) -> None:
         """Add the next frame of its sequence.
@@ -213,8 +228,9 @@ class Evaluation:
         for metric in (self._vpq, self._dvpq, self._stq, self._pat, self.ids):
             if metric:
                 metric.update(counts.pairs, counts.sequence)
-        if self._depth:
+        if self._depth and self._distances and counts.distances is not None:
             self._depth.add(counts.errors)
+            self._distances.add(counts.distances)
         if self._inliers and counts.inliers is not None:
             self._inliers.add(counts.inliers)
 
@@ -277,8 +293,9 @@ class Evaluation:
             }
         if self._pat:
             out["PAT"] = self._pat.compute()
-        if self._depth:
+        if self._depth and self._distances:
             out["depth"] = self._depth.compute()
+            out["depth_by_distance"] = self._distances.compute()
         if self.ids:
             out["ids"] = self.ids.compute()
         if means:

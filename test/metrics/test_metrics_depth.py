@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dvps_ros.errors import ConfigError, InputError
-from dvps_ros.metrics import DepthErrors, DepthInliers, DepthProtocol, depth_aware_stq
+from dvps_ros.metrics import DepthByDistance, DepthErrors, DepthInliers, DepthProtocol, depth_aware_stq
 from dvps_ros.metrics.depth import image_errors
 
 
@@ -156,3 +156,13 @@ def test_inliers_without_truth_are_none():
     assert DepthInliers().compute() == (None, {1.25: None, 1.1: None})
     with pytest.raises(ConfigError, match="ratios"):
         DepthInliers((0.9,))
+
+
+def test_errors_by_distance():
+    metric = DepthByDistance()
+    metric.update(image(4, 4, 5, 100, 0), image(5, np.nan, 5, 90, 7))
+    rows = metric.compute()
+    assert rows[0] == {"from_m": 0, "to_m": 5, "pixels": 2, "abs_rel": (0.25 + 1) / 2, "bias_m": (1 - 4) / 2}
+    assert rows[1] == {"from_m": 5, "to_m": 10, "pixels": 1, "abs_rel": 0, "bias_m": 0}
+    assert rows[2]["abs_rel"] is None
+    assert rows[-1] == {"from_m": 80, "to_m": None, "pixels": 1, "abs_rel": 0.1, "bias_m": -10}
