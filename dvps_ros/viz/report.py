@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from dvps_ros.viz.files import write_text
+from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, plot_axes, svg_uri
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -21,35 +19,7 @@ TEMPLATE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>
-  :root { --ink: #1d2733; --soft: #5b6b7b; --line: #dde3ea; --paper: #ffffff; --back: #f4f6f9;
-          --blue: #2566b8; --good: #1f8a4c; --bad: #c0392b; }
-  * { box-sizing: border-box; }
-  body { margin: 0; background: var(--back); color: var(--ink);
-         font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-  main { max-width: 1180px; margin: 0 auto; padding: 28px 20px 60px; }
-  h1 { font-size: 26px; margin: 0; }
-  h2 { font-size: 18px; margin: 0 0 12px; }
-  header p { color: var(--soft); margin: 4px 0 20px; }
-  section { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 18px 20px;
-            margin: 16px 0; }
-  .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; }
-  .card { background: var(--paper); border: 1px solid var(--line); border-radius: 10px; padding: 12px 14px; }
-  .card b { display: block; font-size: 24px; font-weight: 600; font-variant-numeric: tabular-nums; }
-  .card span { color: var(--soft); font-size: 13px; }
-  .verdict { border-left: 6px solid var(--good); }
-  .verdict.bad { border-left-color: var(--bad); }
-  .two { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 20px; }
-  figure { margin: 0 0 16px; }
-  figure img { width: 100%; display: block; border-radius: 6px; }
-  figcaption, .note { color: var(--soft); font-size: 13px; margin-top: 4px; }
-  table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 14px; }
-  th { text-align: left; color: var(--soft); font-weight: 500; }
-  th, td { padding: 4px 10px 4px 0; border-bottom: 1px solid var(--line); }
-  td.n, th.n { text-align: right; }
-  .bar { background: var(--blue); height: 8px; border-radius: 4px; min-width: 1px; opacity: .8; }
-  .ok { color: var(--good); } .no { color: var(--bad); }
-  code { font-size: 13px; word-break: break-all; }
-</style>
+{{ style | safe }}</style>
 </head>
 <body><main>
 <header><h1>{{ title }}</h1>
@@ -206,13 +176,15 @@ def write_html(
     first_ns = pictures[0][0] if pictures else 0
     page = environment.from_string(TEMPLATE).render(
         title=title,
+        style=PAGE_STYLE,
         report=report,
         cards=_cards(report),
         verdict=list(verdict),
         passed=all(row.holds for row in verdict),
         depth_rows=_depth_rows(report),
         pictures=[
-            (f"{(stamp - first_ns) * 1e-9:.2f} s after the first picture", _jpeg(i)) for stamp, i in pictures
+            (f"{(stamp - first_ns) * 1e-9:.2f} s after the first picture", jpeg_uri(i))
+            for stamp, i in pictures
         ],
         timeline=_timeline_plot(timelines) if timelines else None,
         latency=_latency_plot(latency_ms),
@@ -261,31 +233,8 @@ def _facts(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     yield "commit", str(report["commit"])
 
 
-def _jpeg(image: np.ndarray) -> str:
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
-
-
-def _axes(width: float, height: float) -> tuple[Any, Any]:
-    # The object interface: no window system, no global state of pyplot.
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _latency_plot(latency_ms: Sequence[float]) -> str:
-    figure, axes = _axes(6, 3.2)
+    figure, axes = plot_axes(6, 3.2)
     values = np.asarray(latency_ms, np.float64)
     # The rare long frame would squeeze all others into one bar: it goes into the last one.
     top = float(np.percentile(values, 99)) * 1.2 if values.size else 1.0
@@ -297,7 +246,7 @@ def _latency_plot(latency_ms: Sequence[float]) -> str:
     axes.set_xlim(left=0)
     axes.set_xlabel("latency, ms")
     axes.set_ylabel("frames")
-    return _svg(figure)
+    return svg_uri(figure)
 
 
 def _timeline_plot(timelines: Mapping[int, Sequence[tuple[int, int]]]) -> str:
@@ -309,7 +258,7 @@ def _timeline_plot(timelines: Mapping[int, Sequence[tuple[int, int]]]) -> str:
     stamps = sorted({stamp for _, line in rows for stamp, _ in line})
     step_s = float(np.median(np.diff(stamps))) * 1e-9 if len(stamps) > 1 else 0.1
     colors = [c for c in colormaps["tab20"].colors if np.ptp(c) > 0.1]
-    figure, axes = _axes(11, 0.8 + 0.2 * len(rows))
+    figure, axes = plot_axes(11, 0.8 + 0.2 * len(rows))
     for y, (_, line) in enumerate(rows):
         starts = [((stamp - stamps[0]) * 1e-9, step_s) for stamp, _ in line]
         shades = [colors[track * 7 % len(colors)] if track else "#d5dae0" for _, track in line]
@@ -318,4 +267,4 @@ def _timeline_plot(timelines: Mapping[int, Sequence[tuple[int, int]]]) -> str:
     axes.invert_yaxis()
     axes.set_xlabel("time, s")
     axes.set_ylabel("true object")
-    return _svg(figure)
+    return svg_uri(figure)
