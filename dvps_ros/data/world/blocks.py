@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dvps_ros.data.world import models, shade
+from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.materials import (
     BICYCLE,
     BUILDING,
@@ -32,18 +34,35 @@ if TYPE_CHECKING:
 BLOCK_M = 40.0
 
 
+SIDE_STREET_M = 62.0
+"""How far a side street reaches."""
+
+
 class Block:
-    """Builds the static parts of one stretch of street."""
+    """One stretch of street: ``parts`` that stand still, ``agents`` that use its side streets."""
 
     def __init__(self, scene: Scene, number: int):
         self.scene, self.number = scene, number
         self.rng = np.random.default_rng([scene.seed, 3, number & 0xFFFFFFFF])
         self.s0 = number * BLOCK_M
         self.parts: list[Part] = []
+        self.agents: list[Agent] = []
         x, style = scene.section, scene.style
+        bend = np.abs(scene.route.at(np.linspace(self.s0, self.s0 + BLOCK_M, 9))[:, 4]).max()
+        self.reach = min(110.0, 0.8 / max(float(bend), 1e-4))
+        self.side_streets: tuple[int, ...] = ()
+        if self.rng.random() < style.junctions and self.reach > SIDE_STREET_M + abs(x.left_edge) + 5:
+            self.side_streets = ((-1, 1), (-1,), (1,))[int(self.rng.integers(3))]
+        half = self.rng.uniform(2.8, 4.6)
+        self.street_walk = 2.0 if x.walk > 0 else 0.6
+        self.street_half = half
+        self.street_from = self.s0 + 20.0 - half - self.street_walk
+        self.street_to = self.s0 + 20.0 + half + self.street_walk
         self.crosswalk = (
             self.s0 + 20.0 if x.walk > 0 and scene.markings and self.rng.random() < 0.22 else None
         )
+        if self.crosswalk is not None and self.side_streets:
+            self.crosswalk = self.street_from - 4.5
         lots = {}
         for side in (-1, 1):
             # A lot goes on over two blocks more often than not.
@@ -51,7 +70,15 @@ class Block:
             lots[side] = pick(lot_rng, style.lots)
         self.ground(lots)
         for side in (-1, 1):
-            self.lot(side, lots[side])
+            if side in self.side_streets:
+                kind = lots[side] if lots[side] in ("rows", "houses", "garden", "park") else "garden"
+                kind = "rows" if lots[side] in ("blocks", "parking") else kind
+                self.lot(side, kind, self.s0, self.street_from)
+                self.lot(side, kind, self.street_to, self.s0 + BLOCK_M)
+                self.side_street(side, kind)
+            else:
+                self.lot(side, lots[side], self.s0, self.s0 + BLOCK_M)
+            self.distance(side)
             self.kerbside(side)
             self.parking(side)
         if x.median > 0.5:
@@ -68,7 +95,13 @@ class Block:
         scale: float = 1.0,
         instance: int = 0,
         upright: bool = True,
+        street: bool = False,
     ) -> None:
+        """Add a mesh at (s, d); nothing is put on a side street unless it belongs there (``street``)."""
+        side = -1 if d < 0 else 1
+        if side in self.side_streets and not street and self.street_from - 0.5 < s < self.street_to + 0.5:
+            if -2.6 < side * (d - self.edge(side)) < SIDE_STREET_M:
+                return
         pose = self.scene.route.pose(s, d, up, yaw, upright=upright)
         pose[:3, :3] *= scale
         self.parts.append(Part(self.scene.pool.add(mesh), tuple(materials), instance, pose))
@@ -77,18 +110,18 @@ class Block:
         x = self.scene.section
         return x.right_edge if side < 0 else x.left_edge
 
-    def far_height(self, side: int, s: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    def far_height(self, side: int, s: np.ndarray, distance: float) -> np.ndarray:
         """Height of the land over the road, ``distance`` metres beyond the lots' front."""
         p, a = self.scene.land[side]
         rise = a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])
+        if side in self.side_streets:
+            rise = rise * np.clip((np.abs(s - self.s0 - 20.0) - 11.0) / 9.0, 0.0, 1.0)
         k = np.clip((distance - 12.0) / 70.0, 0, 1.2)
         return self.scene.section.kerb + rise * k * k * (3 - 2 * np.minimum(k, 1.0)) * 2.0
 
     def ground(self, lots: dict[int, str]) -> None:
         scene, x = self.scene, self.scene.section
-        s = self.s0 + np.arange(0.0, BLOCK_M + 0.1, 2.0 if scene.style.curvature > 1 / 300 else 4.0)
-        bend = float(np.abs(scene.route.at(np.linspace(self.s0, self.s0 + BLOCK_M, 9))[:, 4]).max())
-        reach = min(110.0, 0.8 / max(bend, 1e-4))
+        count = 21 if scene.style.curvature > 1 / 300 else 11
         if self.crosswalk is not None:
             params = list(scene._road_params)
             params[15], params[16], params[22] = self.crosswalk, 3.0, 0.0
@@ -98,42 +131,54 @@ class Block:
         else:
             road = scene._road_plain
         strips: list[tuple] = []
-
-        def strip(d0, z0, d1, z1, slot: int) -> None:
-            strips.append((d0, d1, z0, z1, slot))
-
         origin = scene.route.points(self.s0, 0.0)
+        ends = (self.s0, self.s0 + BLOCK_M)
+
+        def strip(side, span, a, za, b, zb, slot: int) -> None:
+            """From d = a to d = b outwards, heights numbers or functions of s; the sheet is turned face up."""
+            s = np.linspace(*span, count)
+            za, zb = (z(s) if callable(z) else np.full(count, z) for z in (za, zb))
+            edges = (b, a, zb, za) if side < 0 else (a, b, za, zb)
+            strips.append((s, *(np.broadcast_to(q, (count,)) for q in edges), slot))
+
         for side in (-1, 1):
             e, k = self.edge(side), x.kerb
-            lot_slot = {-1: 5, 1: 6}[side]
-
-            def both(a, za, b, zb, slot, side=side):
-                # From right to left, so that the faces look up.
-                strip(b, zb, a, za, slot) if side < 0 else strip(a, za, b, zb, slot)
-
-            if k > 0:
-                both(e, 0.0, e, k, 3)
-                both(e, k, e + side * 0.15, k, 3)
             inner = e + side * (0.15 if k > 0 else 0.0)
-            verge = e + side * x.verge
-            if x.verge > 0.2:
-                both(inner, k, verge, k, 2)
-            else:
-                verge = inner
+            verge = e + side * x.verge if x.verge > 0.2 else inner
             front = verge + side * x.walk
-            if x.walk > 0:
-                both(verge, k, front, k, 1)
-            marks = [0.0, 6.0, 14.0, 30.0, 60.0, 110.0]
-            marks = [min(m, max(reach - abs(front), 3.0)) for m in marks]
-            for m0, m1 in zip(marks[:-1], marks[1:], strict=True):
-                if m1 - m0 < 0.5:
-                    break
-                z0, z1 = (
-                    self.far_height(side, s, np.full_like(s, m0)),
-                    self.far_height(side, s, np.full_like(s, m1)),
-                )
-                both(front + side * m0, z0, front + side * m1, z1, lot_slot if m1 <= 14.0 else 4)
-        strip(x.right_edge, 0.0, x.left_edge, 0.0, 0)
+            split = side in self.side_streets
+            spans = [(ends[0], self.street_from), (self.street_to, ends[1])] if split else [ends]
+            marks = [min(m, max(self.reach - abs(front), 3.0)) for m in (0.0, 6.0, 14.0, 30.0, 60.0, 110.0)]
+            for span in spans:
+                if k > 0:
+                    strip(side, span, e, 0.0, e, k, 3)
+                    strip(side, span, e, k, inner, k, 3)
+                if x.verge > 0.2:
+                    strip(side, span, inner, k, verge, k, 2)
+                if x.walk > 0:
+                    strip(side, span, verge, k, front, k, 1)
+                for m0, m1 in zip(marks[:-1], marks[1:], strict=True):
+                    if m1 - m0 > 0.5:
+                        low, high = (partial(self.far_height, side, distance=m) for m in (m0, m1))
+                        lot_slot = (5 if side < 0 else 6) if m1 <= 14.0 else 4
+                        strip(side, span, front + side * m0, low, front + side * m1, high, lot_slot)
+            if split:
+                far_end = e + side * SIDE_STREET_M
+                kerbs = (self.street_from + self.street_walk, self.street_to - self.street_walk)
+                strip(side, kerbs, e, 0.0, far_end, 0.0, 0)
+                for span in ((self.street_from, kerbs[0]), (kerbs[1], self.street_to)):
+                    strip(side, span, e, k, far_end, k, 1 if x.walk > 0 else 2)
+                strip(side, (self.street_from, self.street_to), far_end, k, far_end + side * 40.0, k, 4)
+                if k > 0:
+                    corners = np.array(
+                        [[(s, e, 0), (s, far_end, 0), (s, far_end, k), (s, e, k)] for s in kerbs]
+                    )
+                    faces = facets(scene.route.points(*np.moveaxis(corners, -1, 0)) - origin)
+                    pose = np.eye(4)
+                    pose[:3, 3] = origin
+                    number = scene.pool.add(merge([faces], two_sided=True))
+                    self.parts.append(Part(number, (scene._kerb,), 0, pose))
+        strip(1, ends, x.right_edge, 0.0, x.left_edge, 0.0, 0)
         ground = {"rows": scene._yard, "blocks": scene._yard if self.rng.random() < 0.6 else scene._grass, "parking": road,
                   "field": scene._field, "rail": scene._dirt, "forest": scene._dirt}  # fmt: skip
         far = scene._field if scene.style.name in ("rural", "highway") else scene._grass
@@ -141,14 +186,11 @@ class Block:
                      ground.get(lots[-1], scene._grass), ground.get(lots[1], scene._grass))  # fmt: skip
         pose = np.eye(4)
         pose[:3, 3] = origin
-        spread = [
-            np.stack([np.broadcast_to(q, s.shape) for q in column])
-            for column in list(zip(*strips, strict=True))[:4]
-        ]
-        d, z = np.stack(spread[:2], -1), np.stack(spread[2:], -1)
-        points = scene.route.points(s[None, :, None], d, z) - origin
-        uv = np.stack([np.broadcast_to(s[None, :, None], d.shape), d], -1)
-        mesh = ribbons(points, uv, np.array([q[4] for q in strips]))
+        s, d0, d1, z0, z1 = (np.stack(column) for column in list(zip(*strips, strict=True))[:5])
+        s, d, z = np.stack([s, s], -1), np.stack([d0, d1], -1), np.stack([z0, z1], -1)
+        mesh = ribbons(
+            scene.route.points(s, d, z) - origin, np.stack([s, d], -1), np.array([q[5] for q in strips])
+        )
         self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
 
     # -- beside the road --------------------------------------------------------------------------------------
@@ -439,11 +481,12 @@ class Block:
         kind = pick(self.rng, {"wall": 2.5, "hedge": 2.5, "picket": 2, "bars": 2, "rails": 1, "mesh": 1.0})
         self.barrier(side, d, s0, s1, kind, up)
 
-    def lot(self, side: int, kind: str) -> None:
+    def lot(self, side: int, kind: str, a: float, b: float) -> None:
+        """What stands beside the road from s = a to b."""
         scene, rng = self.scene, self.rng
         front, up = self.front(side), scene.section.kerb
-        a, b = self.s0, self.s0 + BLOCK_M
-        far = lambda s, m: float(self.far_height(side, np.array([s]), np.array([m]))[0])  # noqa: E731
+        middle, part = 0.5 * (a + b), (b - a) / BLOCK_M
+        far = lambda s, m: float(self.far_height(side, np.array([s]), m)[0])  # noqa: E731
         if kind == "rows":
             s, height = a, rng.uniform(8, 18)
             while s < b - 3:
@@ -484,8 +527,8 @@ class Block:
                         up,
                     )
             if rng.random() < 0.85:
-                self.any_barrier(side, front + side * 0.2, a, a + 17, up)
-                self.any_barrier(side, front + side * 0.2, a + 21, b, up)
+                self.any_barrier(side, front + side * 0.2, a, middle - 2.0, up)
+                self.any_barrier(side, front + side * 0.2, middle + 2.0, b, up)
         elif kind == "blocks":
             setback = rng.uniform(2, 12)
             self.building(
@@ -503,7 +546,7 @@ class Block:
                 self.any_barrier(side, front + side * 0.3, a, b, up)
         elif kind in ("park", "forest", "garden"):
             n = {"park": 7, "forest": 16, "garden": 4}[kind]
-            for _ in range(n):
+            for _ in range(max(1, int(n * part))):
                 m = rng.uniform(2.5, 26) if kind != "forest" else 3.0 + 30 * rng.random() ** 1.5
                 s = rng.uniform(a, b)
                 self.tree(
@@ -520,9 +563,9 @@ class Block:
             if kind == "park":
                 m = rng.uniform(25, 45)
                 self.building(
-                    a + 20,
+                    middle,
                     front + side * m,
-                    rng.uniform(12, 30),
+                    rng.uniform(12, 30) * part,
                     12,
                     rng.uniform(6, 22),
                     gable=3.0 if rng.random() < 0.5 else 0.0,
@@ -544,7 +587,7 @@ class Block:
                 )
             if rng.random() < 0.6:
                 self.building(
-                    a + 20,
+                    middle,
                     front + side * rng.uniform(6, 16),
                     rng.uniform(14, 32),
                     12,
@@ -558,7 +601,7 @@ class Block:
                         self.parked_car(
                             s, front + side * m, side * math.pi / 2 * (1 if rng.random() < 0.5 else -1), up
                         )
-            self.building(a + 20, front + side * 22, rng.uniform(20, 38), 12, rng.uniform(6, 14))
+            self.building(middle, front + side * 22, rng.uniform(20, 38), 12, rng.uniform(6, 14))
             self.tree(a + 1, front + side * 7, rng.uniform(4, 7))
         elif kind == "barrier":
             self.barrier(side, front + side * 1.0, a, b, "noise", up)
@@ -575,10 +618,15 @@ class Block:
                 self.tree(s, front + side * m, rng.uniform(6, 14), fine=False, up=far(s, m) - 0.2)
             if rng.random() < 0.2:
                 m = rng.uniform(30, 60)
-                self.building(a + 20, front + side * m, 14, 10, 5.0, gable=3.5)
+                self.building(middle, front + side * m, 14, 10, 5.0, gable=3.5)
         elif kind == "rail":
             self.rail(side, front, far)
-        # Something always stands far off, so that the horizon is not empty.
+
+    def distance(self, side: int) -> None:
+        """Something always stands far off, so that the horizon is not empty."""
+        scene, rng = self.scene, self.rng
+        front, a, b = self.front(side), self.s0, self.s0 + BLOCK_M
+        far = lambda s, m: float(self.far_height(side, np.array([s]), m)[0])  # noqa: E731
         for _ in range(5):
             m, s = rng.uniform(40, 75), rng.uniform(a, b)
             if scene.style.name in ("city", "avenue", "residential") and rng.random() < 0.5:
@@ -601,6 +649,71 @@ class Block:
                 Part(
                     scene.pool.add(mesh), (scene._leaves[0] if rng.random() < 0.6 else scene._grass,), 0, pose
                 )
+            )
+
+    def side_street(self, side: int, kind: str) -> None:
+        """A street that branches off: houses, parked cars, one who waits and one who drives away."""
+        scene, rng = self.scene, self.rng
+        e, up, middle = self.edge(side), scene.section.kerb, self.s0 + 20.0
+        tall = kind == "rows"
+        height = rng.uniform(8, 16)
+        for flank in (-1, 1):
+            wall = middle + flank * (self.street_half + self.street_walk)
+            d = 17.0
+            while d < SIDE_STREET_M - 8:
+                deep = rng.uniform(9, 16)
+                if kind == "rows" or (kind == "houses" and rng.random() < 0.8):
+                    along = 9.0
+                    setback = 0.05 if tall else rng.uniform(1.5, 4.0)
+                    self.building(
+                        wall + flank * (along / 2 + setback), e + side * d, along, deep - (0.02 if tall else 4.0),
+                        height * rng.uniform(0.85, 1.2) if tall else rng.uniform(3.0, 6.5),
+                        gable=rng.uniform(2, 4) if not tall or rng.random() < 0.4 else 0.0,
+                    )  # fmt: skip
+                if not tall or rng.random() < 0.2:
+                    self.tree(
+                        wall + flank * rng.uniform(0.3, 2.0), e + side * (d - 1), rng.uniform(4, 9), up=up
+                    )
+                d += deep
+            if rng.random() < 0.7:
+                for d in np.arange(12.0, SIDE_STREET_M - 6, 6.2):
+                    if rng.random() < 0.6:
+                        yaw = math.pi / 2 * (-1 if rng.random() < 0.5 else 1)
+                        self.parked_car(
+                            middle + flank * (self.street_half - 1.0), e + side * d, yaw, street=True
+                        )
+        if tall:
+            self.building(middle, e + side * (SIDE_STREET_M + 3), 24.0, 12.0, height)
+        else:
+            for _ in range(4):
+                self.tree(
+                    middle + rng.uniform(-9, 9), e + side * (SIDE_STREET_M + rng.uniform(2, 12)), rng.uniform(6, 13), up=up
+                )  # fmt: skip
+        for flank in (-1, 1):
+            if rng.random() < 0.5:
+                self.signpost(
+                    middle + flank * (self.street_half + self.street_walk + 0.7), e + side * 1.0, up, side
+                )
+        # Traffic keeps to the right: who looks to the left of the main road drives at the greater s.
+        lane = 0.45 * self.street_half
+        if rng.random() < 0.4:
+            self.parked_car(
+                middle - side * lane, e + side * rng.uniform(4.0, 6.5), -side * math.pi / 2, street=True
+            )
+        if rng.random() < 0.5:
+            kind = pick(rng, {"car": 6, "van": 1, "bus": 0.3, "truck": 0.5})
+            mesh, length, materials = scene.vehicle(kind, rng)
+            part = Part(scene.pool.add(mesh), materials, scene._instance())
+            pace = rng.uniform(2.5, 8.0)
+            begin = (middle - 25.0) / max(scene.speed, 2.0) - rng.uniform(0.0, 5.0)
+            route = scene.route
+
+            def motion(t: float) -> list[np.ndarray]:
+                d = e + side * (6.0 + pace * (t - begin))
+                return [route.pose(middle + side * lane, d, 0.0, side * math.pi / 2)]
+
+            self.agents.append(
+                Agent([part], motion, True, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
             )
 
     def rail(self, side: int, front: float, far) -> None:
@@ -626,11 +739,11 @@ class Block:
         for k in (5.0, 25.0):
             self.put(models.pole(7.0, 0.12), (scene._dark_pole,), self.s0 + k, d + side * 3.0, up)
 
-    def parked_car(self, s: float, d: float, yaw: float, up: float = 0.0) -> None:
+    def parked_car(self, s: float, d: float, yaw: float, up: float = 0.0, *, street: bool = False) -> None:
         scene, rng = self.scene, self.rng
         kind = pick(rng, {"car": 10, "van": 1.3, "truck": 0.15})
         mesh, _, materials = scene.vehicle(kind, rng)
-        self.put(mesh, materials, s, d, up, yaw, instance=scene._instance(), upright=False)
+        self.put(mesh, materials, s, d, up, yaw, instance=scene._instance(), upright=False, street=street)
 
     def parking(self, side: int) -> None:
         scene, rng = self.scene, self.rng
@@ -682,7 +795,7 @@ class Block:
                     self.tree(
                         s + rng.normal() * 0.5,
                         e + side * (0.9 if x.verge < 1 else x.verge * 0.55),
-                        rng.uniform(4, 9),
+                        rng.uniform(5, 13),
                         up=up,
                     )
             if rng.random() < 0.15:

@@ -478,7 +478,7 @@ def _leaves(
     which = rng.integers(len(centres), size=count)
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    middle = centres[which] + direction * radii[which, None] * rng.uniform(0.85, 1.15, (count, 1))
+    middle = centres[which] + direction * radii[which, None] * rng.uniform(0.9, 1.3, (count, 1))
     corners = middle[:, None] + rng.normal(size=(count, 3, 3)) * size
     v = corners.reshape(-1, 3).astype(np.float32)
     normals = np.repeat(direction, 3, axis=0).astype(np.float32)
@@ -543,7 +543,7 @@ def tree(kind: str, variant: int, fine: bool) -> Mesh:
         "wide": (0.25, 0.16),
     }[kind]
     middle = {"round": 0.66, "tall": 0.62, "bare": 0.62, "poplar": 0.54, "wide": 0.68}[kind]
-    count = 9 if fine else 5
+    count = 10 if fine else 6
     direction = rng.normal(size=(count, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     reach = rng.uniform(0.45, 1.0, (count, 1))
@@ -558,7 +558,10 @@ def tree(kind: str, variant: int, fine: bool) -> Mesh:
                 bark.append(tube([c, c + d], [0.005, 0.0015], 3, 0))
         return merge(bark, two_sided=True)
     radii = rng.uniform(0.10, 0.17, count) * {"poplar": 0.62, "tall": 1.05, "round": 1.1, "wide": 1.1}[kind]
-    return merge([*bark, _crown(rng, centres, radii, 260 if fine else 40, 0.022, detail)], two_sided=True)
+    return merge(
+        [*bark, _crown(rng, centres, radii, 420 if fine else 60, 0.017 if fine else 0.026, detail)],
+        two_sided=True,
+    )
 
 
 @cache

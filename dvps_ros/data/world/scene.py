@@ -8,11 +8,11 @@ number when the ego vehicle comes near.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
 from dvps_ros.data.world import models, shade
+from dvps_ros.data.world.agents import Agent, Lane
 from dvps_ros.data.world.blocks import Block
 from dvps_ros.data.world.materials import (
     BICYCLE,
@@ -44,39 +44,6 @@ from dvps_ros.data.world.route import STYLES, CrossSection, Route, Style, draw_s
 from dvps_ros.labels import VOID
 
 
-class Agent:
-    """Something that moves along the road: its parts and where they are at a time."""
-
-    def __init__(self, parts: list[Part], motion, moving: bool, length: float):
-        self.parts, self.moving, self.length = parts, moving, length
-        self._motion = motion
-        self._known: dict[float, list[np.ndarray]] = {}
-
-    def poses(self, t: float) -> list[np.ndarray]:
-        """World from each part at time t, float64 [4,4] each."""
-        # Each frame asks for its own time and for the one before: the last two answers are kept.
-        if t not in self._known:
-            if len(self._known) == 2:
-                del self._known[min(self._known)]
-            self._known[t] = self._motion(t)
-        return self._known[t]
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A stream of agents along the road: place j has its agent at ``s = direction * speed * t + j * gap``."""
-
-    key: int
-    d: float
-    direction: int
-    speed: float
-    gap: float
-    fill: float
-    kinds: dict[str, float]
-    ego: bool = False
-    wander: float = 0.15
-
-
 class Scene:
     """The street of one seed, without camera and weather."""
 
@@ -89,7 +56,7 @@ class Scene:
         self.materials = Materials()
         self.pool = Pool()
         self._next_instance = 1
-        self._blocks: dict[int, list[Part]] = {}
+        self._blocks: dict[int, Block] = {}
         self._agents: dict[tuple[int, int], Agent | None] = {}
         self.land = {side: (rng.uniform(0, 6.28, 2), rng.uniform(-2.0, 5.0)) for side in (-1, 1)}
         self._palette(rng)
@@ -311,10 +278,7 @@ class Scene:
         def motion(t: float) -> list[np.ndarray]:
             return [self.route.pose(along(t), d, 0.0, yaw, upright=False)]
 
-        agent = Agent([part], motion, moving, length)
-        agent.along = along
-        agent.speed = lane.speed
-        return agent
+        return Agent([part], motion, moving, length, along=along, speed=lane.speed)
 
     # -- vehicles ---------------------------------------------------------------------------------------------
 
@@ -601,13 +565,12 @@ class Scene:
                 limbs = models.body_pose(height, hip, lean, joints, 0.12)
             return [base] + [base @ p for p in limbs]
 
-        agent = Agent(parts, motion, moving, 1.8)
-        return agent
+        return Agent(parts, motion, moving, 1.8)
 
     # -- blocks -----------------------------------------------------------------------------------------------
 
-    def block(self, number: int) -> list[Part]:
-        """The static parts of a block: s from number * 40 m on."""
+    def block(self, number: int) -> Block:
+        """The street from s = number * 40 m on."""
         if number not in self._blocks:
-            self._blocks[number] = Block(self, number).parts
+            self._blocks[number] = Block(self, number)
         return self._blocks[number]

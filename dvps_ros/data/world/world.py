@@ -12,11 +12,12 @@ import numpy as np
 
 from dvps_ros.config import option
 from dvps_ros.data.world import raster, shade
+from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import blocks_between
 from dvps_ros.data.world.materials import SKY, Part, row8
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
 from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
-from dvps_ros.data.world.scene import Agent, Scene
+from dvps_ros.data.world.scene import Scene
 from dvps_ros.data.world.sensor import Sensor, expose
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
@@ -44,6 +45,12 @@ class WorldConfig:
     )
     camera_pitch_deg: float = option(
         math.nan, "Downward tilt of the camera, degrees; not a number draws -3 to 8.", low=-90.0, high=90.0
+    )
+    camera_yaw_deg: float = option(
+        math.nan,
+        "Turn of the camera to the left, degrees; not a number draws near 0, or up to 45 in one world of six.",
+        low=-180.0,
+        high=180.0,
     )
     view_m: float = option(200.0, "How far ahead the world is drawn, metres.", low=20.0, high=1000.0)
     effects: bool = option(
@@ -80,7 +87,7 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     sky = np.array([0.52, 0.60, 0.74])
     strength, ambient, fog, cover, wet, soft, occlusion, night = 2.3, 0.62, 0.0006, 0.0, 0.0, 0.0, 0.25, 0.0
     if weather == "clear":
-        strength, cover = rng.uniform(1.8, 3.0), rng.uniform(0.15, 0.55) if rng.random() < 0.7 else 0.0
+        strength, cover = rng.uniform(2.0, 4.2), rng.uniform(0.15, 0.55) if rng.random() < 0.7 else 0.0
     elif weather == "haze":
         strength, ambient, fog, cover = (
             rng.uniform(1.2, 2.0),
@@ -141,9 +148,9 @@ def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) ->
     gain = np.clip(1 + 0.07 * rng.normal(size=3), 0.8, 1.25)
     dark = 0.4 + 0.6 * light.night
     return Sensor(
-        exposure=float(exposure * rng.uniform(0.7, 1.45)),
+        exposure=float(exposure * rng.uniform(0.62, 1.7)),
         gain=tuple(float(g) for g in gain),
-        contrast=float(rng.uniform(-0.2, 0.7)),
+        contrast=float(rng.uniform(-0.2, 1.0)),
         gamma=float(rng.uniform(1.9, 2.5)),
         saturation=float(rng.uniform(0.45, 1.35)),
         blur_px=float(rng.choice([0.45, 0.55, 0.65, 0.8, 1.1])),
@@ -218,7 +225,11 @@ class World:
         self.camera_pitch_rad = math.radians(
             pitch if math.isnan(config.camera_pitch_deg) else config.camera_pitch_deg
         )
-        self._camera_yaw, self._camera_roll = rng.normal() * 0.01, rng.normal() * 0.006
+        yaw = rng.normal() * 0.6 if rng.random() < 5 / 6 else rng.uniform(-45.0, 45.0)
+        self.camera_yaw_rad = math.radians(
+            yaw if math.isnan(config.camera_yaw_deg) else config.camera_yaw_deg
+        )
+        self._camera_roll = rng.normal() * 0.006
         self._shake = rng.uniform(0, 2 * math.pi, 3), rng.uniform(0.0, 0.006)
 
     # -- motion -----------------------------------------------------------------------------------------------
@@ -232,7 +243,7 @@ class World:
             first = math.floor((s - lane.speed * t) / lane.gap) - 1
             for place in range(first, first + 4):
                 agent = self.scene.agent(lane, place)
-                if agent is None or not hasattr(agent, "along"):
+                if agent is None or agent.along is None:
                     continue
                 gap = agent.along(t) - 0.5 * agent.length - s - 3.6
                 if -2.0 < gap < best:
@@ -255,7 +266,7 @@ class World:
         world_from_base[:3, 3] = e.x, e.y, z + bob
         base_from_camera = np.eye(4)
         base_from_camera[:3, :3] = (
-            turn_z(self._camera_yaw)
+            turn_z(self.camera_yaw_rad)
             @ turn_y(self.camera_pitch_rad)
             @ turn_x(self._camera_roll)
             @ BASE_FROM_OPTICAL
@@ -268,9 +279,11 @@ class World:
         e = self.ego.at(t)
         view = self.config.view_m
         static: list[Part] = []
+        agents: list[Agent] = []
         for number in blocks_between(e.s - 15.0, e.s + view):
-            static += self.scene.block(number)
-        agents = []
+            block = self.scene.block(number)
+            static += block.parts
+            agents += [a for a in block.agents if a.during[0] <= t <= a.during[1]]
         for lane in self.scene.lanes:
             base = lane.direction * lane.speed * t
             reach = min(view, 90.0) if lane.key >= 40 else view

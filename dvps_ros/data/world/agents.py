@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What moves: agents, and the lanes that they come along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from dvps_ros.data.world.materials import Part
+
+
+class Agent:
+    """Something that moves along the road: its parts and where they are at a time."""
+
+    def __init__(
+        self,
+        parts: list[Part],
+        motion: Callable[[float], list[np.ndarray]],
+        moving: bool,
+        length: float,
+        *,
+        during: tuple[float, float] = (-math.inf, math.inf),
+        along: Callable[[float], float] | None = None,
+        speed: float = 0.0,
+    ):
+        """
+        Args:
+            motion: time -> world from each part.
+            during: it is there between these times.
+            along: time -> s, for vehicles that others follow, at about ``speed``.
+        """
+        self.parts, self.moving, self.length, self.during = parts, moving, length, during
+        self.along, self.speed = along, speed
+        self._motion = motion
+        self._known: dict[float, list[np.ndarray]] = {}
+
+    def poses(self, t: float) -> list[np.ndarray]:
+        """World from each part at time t, float64 [4,4] each."""
+        # Each frame asks for its own time and for the one before: the last two answers are kept.
+        if t not in self._known:
+            if len(self._known) == 2:
+                del self._known[min(self._known)]
+            self._known[t] = self._motion(t)
+        return self._known[t]
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A stream of agents along the road: place j has its agent at ``s = direction * speed * t + j * gap``."""
+
+    key: int
+    d: float
+    direction: int
+    speed: float
+    gap: float
+    fill: float
+    kinds: dict[str, float]
+    ego: bool = False
+    wander: float = 0.15
