@@ -6,8 +6,9 @@ bilinearly (cells that lie in the padding are never neighbours):
 
 - class: arg-max of the bilinearly interpolated ``class_logits``. Where all four neighbours have the same
   arg-max, that is the result, exactly, and nothing is computed. Void if the nearest neighbour is void.
-- segment of a thing pixel: the heaviest segment among neighbours of that class, else ``nearest`` of the
-  nearest neighbour. The pixel then takes the class of its segment or track, so that an object has one.
+- segment of a thing pixel: the heaviest among neighbours of that class ("no segment" is one of them: the
+  graph drops small ones); where no neighbour has that class, ``nearest`` of the nearest neighbour. The
+  pixel then takes the class of its segment or track, so that an object has one.
 - depth: bilinear in 1/z, which is linear on planes, among neighbours of the same class and segment
   only: no points float between an object and what is behind it.
 - sky is +inf; void, depth that is no positive number, and depth beyond the limit are NaN.
@@ -199,7 +200,6 @@ def _fill(
                     and s == cell_segment[y0, x1]
                     and s == cell_segment[y1, x0]
                     and s == cell_segment[y1, x1]
-                    and not (s == NO_SEGMENT and is_thing[c])
                     and (c == VOID or not np.isnan(inverse_sum))
                 )
                 class_row[x0] = c if s == NO_SEGMENT else row_class[s]
@@ -242,9 +242,7 @@ def _fill(
                             best, label = value, np.uint8(k)
                 segment = np.uint8(NO_SEGMENT)
                 if is_thing[label]:
-                    segment = _vote(label, c, s, weight)
-                    if segment == NO_SEGMENT:
-                        segment = near[closest]
+                    segment = _vote(label, c, s, weight, near[closest])
                 z = _group_depth(label, segment, c, s, inverse, weight)
                 if label == sky:
                     z = np.float32(np.inf)
@@ -273,11 +271,11 @@ def _heaviest(weight):
 
 
 @numba.njit(cache=True, nogil=True)
-def _vote(label, c, s, weight):
-    """The segment with most weight among the neighbours of this class; NO_SEGMENT if there is none."""
-    best, segment = np.float32(0), np.uint8(NO_SEGMENT)
+def _vote(label, c, s, weight, default):
+    """The segment (or none) with most weight among the neighbours of this class."""
+    best, segment = np.float32(0), default
     for k in range(4):
-        if c[k] == label and s[k] != NO_SEGMENT:
+        if c[k] == label:
             total = np.float32(0)
             for j in range(4):
                 if c[j] == label and s[j] == s[k]:

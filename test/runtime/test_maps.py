@@ -85,7 +85,7 @@ def slow_maps(out, fit, row_track, scale, *, max_depth_m=80.0, min_confidence=0.
             if label in CITYSCAPES.thing_ids:
                 votes = {}
                 for p, weight in around:
-                    if out.class_map[p] == label and out.segment_map[p] != 255:
+                    if out.class_map[p] == label:
                         votes[out.segment_map[p]] = votes.get(out.segment_map[p], 0) + weight
                 segment = max(votes, key=votes.get) if votes else out.nearest[closest]
                 ordered = sorted(votes.values())
@@ -219,6 +219,33 @@ def test_an_object_has_one_class():
     out = network_output(class_map, np.zeros((8, 16)), classes=(TRUCK,))
     result = maker(Fit.letterbox(64, 32, 64, 32))(out, tracks(4), 1.0)
     assert (result.class_map == TRUCK).all() and (result.track_map == 4).all()
+
+
+def test_pixels_of_a_dropped_segment_stay_without_one():
+    """A small far car lost its segment in the graph: it must not join the large one."""
+    class_map = np.full((8, 16), ROAD)
+    class_map[2:7, 0:6] = class_map[3:5, 12:14] = CAR
+    segment_map = np.full((8, 16), 255)
+    segment_map[2:7, 0:6] = 0
+    out = network_output(class_map, segment_map, classes=(CAR,), nearest=np.zeros((8, 16)))
+    result = maker(Fit.letterbox(64, 32, 64, 32))(out, tracks(9), 1.0)
+    assert (result.class_map[12:20, 50:54] == CAR).all()
+    assert (result.track_map[:, 32:] == 0).all() and (result.track_map[8:28, :22] == 9).all()
+
+
+def test_class_between_cells_takes_the_nearest_segment():
+    """Logits of a person rise between road cells only: no neighbour has the class, ``nearest`` decides."""
+    logits = np.zeros((19, 8, 16))
+    logits[ROAD, :, :8], logits[CAR, :, 8:] = 4, 4
+    logits[PERSON, :, 7:9] = 3
+    class_map = np.where(np.arange(16) < 8, ROAD, CAR) * np.ones((8, 1), int)
+    segment_map = np.where(class_map == CAR, 0, 255)
+    out = network_output(
+        class_map, segment_map, classes=(CAR, PERSON), nearest=np.full((8, 16), 1), logits=logits
+    )
+    result = maker(Fit.letterbox(64, 32, 64, 32))(out, tracks(9, 5), 1.0)
+    assert (result.class_map[:, 31:33] == PERSON).all() and (result.track_map[:, 31:33] == 5).all()
+    assert (result.class_map[:, :29] == ROAD).all() and (result.track_map[:, 36:] == 9).all()
 
 
 def test_works_without_the_optional_outputs():
