@@ -26,15 +26,18 @@ CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = ra
 
 _CONFUSABLE = ({"car", "truck", "bus", "train"}, {"person", "rider"}, {"motorcycle", "bicycle"})
 """Classes that a network confuses on one and the same object; they must not cost it its identity."""
-_SIMILARITY_WEIGHT, _PATH_WEIGHT = 0.3, 0.3
+_SIMILARITY_WEIGHT, _PATH_WEIGHT = 0.3, 0.5
 """Of the identity vectors, and of a motion that differs from the object's own so far by its size; beside
 the mask overlap (0..1) in the first step."""
+_DOUBT = 0.2
+"""Where the similarity is below ``min_similarity``, it and the overlap together must exceed that by this."""
 _SAME_PLACE = 0.5
 """Overlap with the expected mask of a remembered object that revives it whatever its identity vector."""
-_REACH, _REACH_PER_S = 1.0, 2.0
-"""How far from its expected place an object may come back, in its own sizes: at once, and more a second."""
-_AREA_RATIO = 6.0
-"""An object that comes back is at most so many times larger or smaller."""
+_REACH, _REACH_PER_S, _REACH_SHARE = 1.5, 2.0, 0.25
+"""How far from its expected place an object may come back: in its own sizes, at once and more a second,
+and as a share of the way it should have gone."""
+_LEAST_SIZE_CELLS = 4.0
+"""Smaller objects count as this large in that."""
 _VECTOR_MEMORY = 0.9
 """Share of the old identity vector in the running mean."""
 _VELOCITY_MEMORY = 0.5
@@ -90,7 +93,8 @@ class Tracks:
     row_track: np.ndarray
     """uint16 [256]: track id of each row of the segment table; 0 for rows without (and for 255)."""
     live: tuple[Track, ...]
-    """Seen and remembered objects, by id. The next update changes them in place."""
+    """Objects seen in this frame, and remembered ones that were once confirmed; by id. The next update
+    changes them in place."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +180,9 @@ class Tracker:
         rest = np.setdiff1d(np.arange(len(tracks)), partner)
         self._keep_masks([tracks[j] for j in rest])
         self._assign(
-            partner, rest, self._score_remembered(stamp_ns, seen, segment_map, [tracks[j] for j in rest])
+            partner,
+            rest,
+            self._score_remembered(elapsed_s, stamp_ns, seen, segment_map, [tracks[j] for j in rest]),
         )
 
         for track in tracks:
@@ -196,13 +202,15 @@ class Tracker:
                 track.state = TrackState.LOST
         self._previous_map = segment_map.copy()
         self._stamp_ns = stamp_ns
-        return Tracks(stamp_ns, row_track, tuple(self._tracks[i] for i in sorted(self._tracks)))
+        # One sight of something that never came back is no lost object.
+        confirmed = self._config.confirm_hits
+        live = [t for t in self._tracks.values() if t.row >= 0 or t.hits >= confirmed]
+        return Tracks(stamp_ns, row_track, tuple(sorted(live, key=lambda t: t.track_id)))
 
     def _forget(self, stamp_ns: int) -> None:
-        """Drop what was unseen too long: sooner if it was hardly ever seen."""
+        """Drop what was unseen too long."""
         for track in list(self._tracks.values()):
-            memory_s = self._config.memory_s * min(1.0, track.hits / self._config.confirm_hits)
-            if track.row < 0 and (stamp_ns - track.last_ns) * 1e-9 > memory_s:
+            if track.row < 0 and (stamp_ns - track.last_ns) * 1e-9 > self._config.memory_s:
                 del self._tracks[track.track_id]
 
     def _measure(self, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray) -> _Segments:
@@ -239,10 +247,13 @@ class Tracker:
         size = np.sqrt(seen.area)[:, None] * self._stride
         detour = np.linalg.norm(-seen.motion_px[:, None] - travel, axis=2) / size
         score = iou + _SIMILARITY_WEIGHT * similarity - _PATH_WEIGHT * np.minimum(detour, 1)
-        return np.where(same_kind & (iou >= self._config.min_iou), score, np.nan)
+        alike = similarity >= self._config.min_similarity
+        alike |= iou + similarity.clip(0) >= self._config.min_similarity + _DOUBT
+        fits = same_kind & (iou >= self._config.min_iou) & alike
+        return np.where(fits, score, np.nan)
 
     def _score_remembered(
-        self, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
+        self, elapsed_s: float, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
     ) -> np.ndarray:
         """float64 [n, tracks] for those without a partner yet; NaN where it cannot be."""
         if not tracks or not len(seen.rows):
@@ -254,14 +265,19 @@ class Tracker:
         iou = self._overlap(seen, segment_map, np.zeros_like(seen.motion_px), expected, tracks)
         similarity, same_kind = self._alike(seen, tracks)
 
-        area = np.array([t.area for t in tracks], np.float64)
-        larger, smaller = np.maximum(seen.area[:, None], area), np.minimum(seen.area[:, None], area)
+        # Under constant acceleration the mean of the first and the last velocity gives the way.
+        velocity = np.array([t.velocity_px_s for t in tracks])
+        if elapsed_s > 0:
+            velocity = (velocity - seen.motion_px[:, None] / elapsed_s) / 2
         unseen_s = np.array([(stamp_ns - t.last_ns) * 1e-9 for t in tracks])
-        reach = np.sqrt(larger) * self._stride * (_REACH + _REACH_PER_S * unseen_s)
-        places = np.array([t.center_px for t in tracks]) + travel
+        way = velocity * unseen_s[:, None]
+        places = np.array([t.center_px for t in tracks]) + way
         distance = np.linalg.norm(seen.center_px[:, None] - places, axis=2)
+        size = np.sqrt(np.maximum(seen.area[:, None], [t.area for t in tracks])).clip(_LEAST_SIZE_CELLS)
+        reach = size * self._stride * (_REACH + _REACH_PER_S * unseen_s)
+        reach += _REACH_SHARE * np.linalg.norm(way, axis=2)
         fits = (similarity >= self._config.min_similarity) | (iou >= _SAME_PLACE)
-        fits &= same_kind & (distance <= reach) & (larger <= _AREA_RATIO * smaller)
+        fits &= same_kind & (distance <= reach)
         return np.where(fits, similarity + iou - distance / reach, np.nan)
 
     def _overlap(

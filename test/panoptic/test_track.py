@@ -116,11 +116,25 @@ def test_a_lost_object_is_remembered_then_forgotten():
     assert ids == [[2]]
 
 
-def test_what_was_hardly_seen_is_forgotten_sooner():
-    t = tracker(memory_s=0.9)
+def test_what_was_never_confirmed_is_not_reported_lost_but_keeps_its_id():
+    t = tracker()
     drive(t, [[Box(2, 2, 6, 5, 0)]])
-    assert len(t.update(3 * TENTH, *frame()).live) == 1
-    assert len(t.update(4 * TENTH, *frame()).live) == 0
+    assert t.update(TENTH, *frame()).live == ()
+    assert drive(t, [[Box(2, 2, 6, 5, 0)]], start=2 * TENTH)[0] == [[1]]
+
+
+def test_an_object_that_speeds_up_unseen_is_found_again():
+    # 1 cell a frame before, 3 after; six frames unseen: 12 cells, as the mean of both says.
+    t = tracker()
+    drive(t, [[Box(i, 4, 4, 4, 0, (1, 0))] for i in range(4)])
+    drive(t, [[]] * 5, start=4 * TENTH)
+    assert drive(t, [[Box(15, 4, 4, 4, 0, (3, 0))]], start=9 * TENTH)[0] == [[1]]
+
+
+def test_weak_overlap_of_another_look_is_another_object():
+    t = tracker()
+    ids, _ = drive(t, [[Box(4, 4, 6, 5, 0)], [Box(7, 4, 6, 5, 1)]])  # IoU 3/9
+    assert ids == [[1], [2]]
 
 
 def test_another_object_at_the_place_of_a_lost_one_is_new():
