@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 SCENE = "world:7:120"
 """What the demo plays when it is given nothing: the same bytes on every machine."""
-CAMERA_HEIGHT_M = 1.65
 
 IMAGE, INFO, NODE = "/camera/image_raw", "/camera/camera_info", "/dvps"
 RECORDED = (
@@ -144,6 +143,7 @@ def command(
     Ends with status 0 only if the values hold.
     """
     from dvps_ros.cli import results
+    from dvps_ros.data.sources import WORLD_CAMERA_HEIGHT_M
     from dvps_ros.runtime.manifest import find_model, load_manifest
     from dvps_ros.viz.report import write_html
 
@@ -154,7 +154,7 @@ def command(
     clear(out)
     is_default = input_spec == SCENE
     if is_default and camera_height_m == 0:
-        camera_height_m = CAMERA_HEIGHT_M
+        camera_height_m = WORLD_CAMERA_HEIGHT_M
     source, played = prepare_source(input_spec, out, camera, fov_deg)
     player = {
         "source": played,

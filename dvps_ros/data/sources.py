@@ -30,8 +30,9 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".hevc", ".h264"}
 BAG_SUFFIXES = {".bag", ".mcap", ".db3"}
-WORLD_SIZE = (960, 480)
+WORLD_SIZE = (768, 384)
 WORLD_FOV_DEG = 82.0
+WORLD_CAMERA_HEIGHT_M = 1.65
 
 
 class FrameSource(Protocol):
@@ -60,7 +61,7 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
         spec: a video file; a folder of images (calibrated by ``camera.json`` or ``camera.yaml`` in it, or
             not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
             ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; ``world:SEED`` or
-            ``world:SEED:FRAMES`` for the synthetic world.
+            ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road.
         camera: calibration that goes before the input's own.
         fov_deg: horizontal field of view of an input without calibration, degrees.
 
@@ -172,7 +173,7 @@ class WorldSource:
         """The truth of each frame, in order."""
         from dvps_ros.data.world import World, WorldConfig
 
-        world = World(WorldConfig(seed=self._seed))
+        world = World(WorldConfig(seed=self._seed, camera_height_m=WORLD_CAMERA_HEIGHT_M))
         yield from itertools.islice(world.frames(self.camera, rate_hz=self.rate_hz), self.frames)
 
     def __iter__(self) -> Iterator[Frame]:

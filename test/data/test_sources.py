@@ -278,6 +278,21 @@ def test_scene_round_trip_by_value(tmp_path: Path) -> None:
     assert source.truth(7) is None
 
 
+def test_world_gives_the_same_frames_and_the_truth_of_the_last() -> None:
+    camera = CameraModel.from_fov(64, 32, 80.0)
+    source = open_source("world:3:2", camera=camera)
+    once, twice = [f.image for f in source], [f.image for f in source]
+    assert (source.frames, source.rate_hz, len(once)) == (2, 10.0, 2)
+    assert all((a == b).all() for a, b in zip(once, twice, strict=True)) and (once[0] != once[1]).any()
+    for frame in source:
+        truth = source.truth(frame.stamp_ns)
+        assert (truth.images[0] == frame.image).all() and truth.class_map is not None
+        assert source.truth(frame.stamp_ns + 1) is None
+    # On the road right below the image the depth follows from the height of the camera.
+    road = truth.class_map[0, -1] == 0
+    assert road.any() and 0.5 < np.median(truth.depth_m[0, -1][road]) < 8.0
+
+
 def test_kitti_drive_in_its_original_layout(tmp_path: Path) -> None:
     drive = tmp_path / "2011_09_26" / "2011_09_26_drive_0001_sync"
     write_images(drive / "image_02" / "data", ["0000000000.png", "0000000001.png"])
