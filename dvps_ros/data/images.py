@@ -88,18 +88,34 @@ def natural_order(path: Path) -> list[tuple[int, int | str]]:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images of a folder in natural order.
+    """The images of a folder in natural order; if it holds none, those of its only sub-folder with images.
 
     Raises:
-        InputError: there are none.
+        InputError: there are none, or several sub-folders have images.
     """
-    paths = sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
-    if not paths:
+    inside = _images_in(folder)
+    if inside:
+        return inside
+    below = {d.name: files for d in sorted(folder.iterdir()) if d.is_dir() and (files := _images_in(d))}
+    if len(below) > 1:
+        raise InputError(
+            f"folder {folder} holds several folders of images: {', '.join(below)}; give one of them"
+        )
+    if not below:
         raise InputError(f"folder {folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
-    return paths
+    return next(iter(below.values()))
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
 
 
 def first_readable(paths: Sequence[Path]) -> np.ndarray:
+    """The first image that can be decoded, uint8 [H,W,3] RGB.
+
+    Raises:
+        InputError: none can.
+    """
     for path in paths:
         try:
             return read_image(path)

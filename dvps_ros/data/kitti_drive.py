@@ -26,7 +26,7 @@ def kitti_drive(folder: Path, *, camera: CameraModel | None) -> ImageSequence:
         InputError: images, calibration or time stamps are missing or do not fit together.
     """
     images = folder / "image_02"
-    paths = image_files(images / "data" if (images / "data").is_dir() else images)
+    paths = image_files(images)
     if camera is None:
         file = _first_file(folder / "calib_cam_to_cam.txt", folder.resolve().parent / "calib_cam_to_cam.txt")
         try:

@@ -58,7 +58,7 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
     """Open an input.
 
     Args:
-        spec: a video file; a folder of images (calibrated by ``camera.json`` or ``camera.yaml`` in it, or
+        spec: a video file; a folder of images (calibrated by a ``camera*.json`` or ``.yaml`` in it, or
             not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
             ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; ``world:SEED`` or
             ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road.
@@ -141,11 +141,11 @@ class VideoSource:
 
 
 def image_folder(folder: Path, *, camera: CameraModel | None, fov_deg: float | None) -> ImageSequence:
-    """Images in natural order at 10 Hz; ``camera.json`` or ``camera.yaml`` in the folder calibrates them."""
+    """Images in natural order at 10 Hz; the only ``camera*.json`` or ``.yaml`` there calibrates them."""
     paths = image_files(folder)
     if camera is None and fov_deg is None:
-        own = (folder / "camera.json", folder / "camera.yaml")
-        camera = next((load_camera(file) for file in own if file.is_file()), None)
+        own = [p for p in folder.glob("camera*") if p.suffix in (".json", ".yaml", ".yml")]
+        camera = load_camera(own[0]) if len(own) == 1 else None
     height, width = first_readable(paths).shape[:2]
     name = folder.resolve().name
     stamps_ns = even_stamps(len(paths), DEFAULT_RATE_HZ)

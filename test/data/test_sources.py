@@ -193,6 +193,16 @@ def test_folder_uses_the_calibration_in_it(tmp_path: Path) -> None:
     assert open_source(str(folder)).camera.fy == 41.0
 
 
+def test_folder_with_one_folder_of_images_and_its_calibration(tmp_path: Path) -> None:
+    write_images(tmp_path / "drive" / "image_0", ["0.png", "1.png"])
+    save_camera(tmp_path / "drive" / "camera_0.json", CameraModel(W, H, 40.0, 41.0, 31.0, 23.0))
+    source = open_source(str(tmp_path / "drive"))
+    assert (source.frames, source.camera.fy) == (2, 41.0)
+    write_images(tmp_path / "drive" / "image_1", ["0.png"])
+    with pytest.raises(InputError, match="several folders of images: image_0, image_1"):
+        open_source(str(tmp_path / "drive"))
+
+
 def test_video_frames_and_stamps(tmp_path: Path) -> None:
     source = open_source(str(write_video(tmp_path / "clip.mp4", 5)), fov_deg=60.0)
     frames = list(source)
