@@ -119,3 +119,16 @@ def vision_outputs() -> dict[str, Output]:
             lambda v: convert.instances_to_detections_3d(v.result.instances, v.space, v.header),
         ),
     }
+
+
+LabelOutput = tuple[type, Callable[[LabelSpace, Header], Any]]
+
+
+def label_outputs() -> dict[str, LabelOutput]:
+    """Topics that say what class ids mean, once and for late subscribers too: type and how it is made."""
+    table: dict[str, LabelOutput] = {"~/output/labels": (dvps_msg.LabelSpace, convert.label_space_to_message)}
+    try:
+        from vision_msgs.msg import LabelInfo
+    except ImportError:
+        return table
+    return table | {"~/output/label_info": (LabelInfo, convert.label_space_to_label_info)}

@@ -24,7 +24,6 @@ from rclpy.task import Future
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
-from dvps_ros import msg as dvps_msg
 from dvps_ros.config import PipelineConfig, option
 from dvps_ros.data.pixels import compressed_to_rgb
 from dvps_ros.errors import DvpsError, EngineError, InputError
@@ -32,7 +31,7 @@ from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.camera import CameraInfos
 from dvps_ros.ros.health import Health, scale_status, status
-from dvps_ros.ros.outputs import OUTPUTS, View, vision_outputs
+from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
 from dvps_ros.ros.process import run
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
 from dvps_ros.runtime.manifest import find_model, load_manifest
@@ -209,7 +208,8 @@ class DvpsNode(LifecycleNode):
             self.get_logger().warning("the frame in work did not end within 5 s")
         if self._pipeline is not None:
             self._pipeline.close()
-        for publisher in (*self._outputs.values(), *self._debug.values(), self._labels):
+        labels = (publisher for publisher, _ in self._labels.values())
+        for publisher in (*self._outputs.values(), *self._debug.values(), *labels):
             self.destroy_lifecycle_publisher(publisher)
         for subscription in self._subscriptions_in:
             self.destroy_subscription(subscription)
@@ -225,7 +225,10 @@ class DvpsNode(LifecycleNode):
         self._outputs = {
             t: self._publisher(output.type, t, qos.output()) for t, output in self._table.items()
         }
-        self._labels = self._publisher(dvps_msg.LabelSpace, "~/output/labels", qos.latched())
+        self._labels = {
+            topic: (self._publisher(kind, topic, qos.latched()), build)
+            for topic, (kind, build) in label_outputs().items()
+        }
         self._debug = {
             name: self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
             for name in ("latency", "processing", *STAGES)
@@ -326,7 +329,8 @@ class DvpsNode(LifecycleNode):
     def _publish_labels(self) -> None:
         if self._active and self._space is not None:
             header = Header(stamp=self.get_clock().now().to_msg())
-            self._labels.publish(convert.label_space_to_message(self._space, header))
+            for publisher, build in self._labels.values():
+                publisher.publish(build(self._space, header))
 
     # One frame (worker thread)
 
@@ -457,7 +461,7 @@ class DvpsNode(LifecycleNode):
         if quiet_s > self.config.no_image_after_s:
             publishers = self.count_publishers(topic)
             return f"no image for {quiet_s:.0f} s on {topic}, which has {publishers} publisher(s)"
-        if self._cameras.missing:
+        if self._cameras.missing and self.health.counts["received"]:
             info = self.resolve_topic_name("~/input/camera_info")
             return (
                 f"images come in, but no camera_info on {info}, which has {self.count_publishers(info)} "
