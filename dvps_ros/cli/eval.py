@@ -13,7 +13,7 @@ import click
 
 from dvps_ros.errors import ConfigError, InputError
 
-WINDOWS = {"semkitti-dvps": (1, 5, 10, 20)}
+WINDOWS: dict[str, tuple[int, ...]] = {"semkitti-dvps": (1, 5, 10, 20)}
 """Window lengths k of a data set, where they are not 1 to 4."""
 SMALL_WORK_PX = 20_000_000
 """Below this many pixels starting processes costs more than it saves."""
@@ -165,6 +165,7 @@ def command(
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.metrics.counts import Classes
     from dvps_ros.metrics.evaluation import DEPTH_METRICS, METRICS, Evaluation, Rules
+    from dvps_ros.viz.files import write_text
 
     names = {name.lower(): name for name in METRICS}
     wanted = None if metrics is None else tuple(names.get(m.lower(), m) for m in metrics)
@@ -178,14 +179,14 @@ def command(
 
         scored = Classes.of(CITYSCAPES) if classes is None or things is None else Classes(classes, things)
         source: Any = NpzPairs(npz, depth=needs_depth)
-    elif dataset and gt and (pred or check):
+    elif dataset and gt and check:
+        return _check(LAYOUTS[dataset], gt, pred, split)
+    elif dataset and gt and pred:
         if classes is not None or things is not None:
             raise ConfigError("--classes and --things go with --npz; a data set has its own")
         from dvps_ros.data.layout import FolderPairs
 
         layout = LAYOUTS[dataset]
-        if check:
-            return _check(layout, gt, pred, split)
         scored = layout.classes
         source = FolderPairs(layout, gt, pred, split, depth=needs_depth)
     else:
@@ -207,6 +208,10 @@ def command(
         scalings=scalings,  # type: ignore[arg-type]
         depth_cap_m=depth_cap,
     )
+    # Where results go must be known to work before the work is done.
+    for folder in (json_path and json_path.parent, report):
+        if folder is not None:
+            _make_folder(folder)
     evaluation = Evaluation(scored, wanted, rules)
     collector = None
     if report is not None:
@@ -227,11 +232,19 @@ def command(
         result["steering"] = errors.compute()
     click.echo(table(result))
     if json_path is not None:
-        write_json(json_path, result)
+        # Every null is meant: a NaN would be an error of this program.
+        write_text(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if collector and report is not None:
         space = LAYOUTS[dataset].space if dataset else CITYSCAPES if classes is None else None
         page = collector.write(report, result, source, space, f"Scores of {pred or npz}")
         click.echo(f"report: {page}")
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot write into {path}: {error.strerror}") from error
 
 
 def _check(layout: Any, gt: Path, pred: Path | None, split: str) -> None:
@@ -274,6 +287,8 @@ def count_frames(source: Any, evaluation: Any, jobs: int | None = None) -> Itera
         source: has ``__len__`` and ``load(index) -> FramePair``, and can be pickled.
         jobs: number of processes; None takes one a core, or this one alone when there is little to do.
     """
+    from concurrent.futures import ProcessPoolExecutor
+    from concurrent.futures.process import BrokenProcessPool
     from multiprocessing import get_context
 
     from tqdm import tqdm
@@ -293,21 +308,16 @@ def count_frames(source: Any, evaluation: Any, jobs: int | None = None) -> Itera
                 bar.update()
             return
         # Forking a process that runs threads (the bar has one) can hang it.
-        with get_context("spawn").Pool(min(jobs, frames), _start, (source, evaluation)) as pool:
-            for counts in pool.imap(_count, range(1, frames), chunksize=4):
-                yield counts
-                bar.update()
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Write results so that the file is whole or not there; NaN would be an error here."""
-    partial = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+        context = get_context("spawn")
+        with ProcessPoolExecutor(min(jobs, frames), context, _start, (source, evaluation)) as pool:
+            try:
+                for counts in pool.map(_count, range(1, frames), chunksize=4):
+                    yield counts
+                    bar.update()
+            except BrokenProcessPool as error:
+                raise InputError(
+                    "a process that scored frames died, maybe of memory; try --jobs 1"
+                ) from error
 
 
 def table(result: dict[str, Any]) -> str:
@@ -376,5 +386,5 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(
                     f"{name:<18}{shares:>7}" + "".join(f"{counts[n][c]:>8}" for n in ("tp", "fp", "fn"))
                 )
-    lines += ["", *(f"undefined: {reason}" for reason in result["undefined"])]
+    lines += [""] + [f"{kind}: {text}" for kind in ("undefined", "warnings") for text in result[kind]]
     return "\n".join(lines).rstrip()

@@ -80,8 +80,8 @@ class ReportCollector:
         for g, (record, line) in self._lines.items():
             lost = record.frames - record.kept
             if lost:
-                kind = self._classes.names[int(class_of(np.int64(g)))]
-                name = f"{self._sequence}: {kind} {int(id_of(np.int64(g)))}"
+                kind = self._classes.names[class_of(g)]
+                name = f"{self._sequence}: {kind} {id_of(g)}"
                 heapq.heappush(self._unstable, (lost, -next(self._order), ObjectLine(name, line)))
                 if len(self._unstable) > WORST_OBJECTS:
                     heapq.heappop(self._unstable)

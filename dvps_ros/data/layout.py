@@ -122,7 +122,8 @@ class Layout(ABC):
         Raises:
             InputError: naming the file that is missing, broken or of another size.
         """
-        images, classes, instances, depths, intrinsics = [], [], [], [], []
+        images: list[np.ndarray] = []
+        classes, instances, depths, intrinsics = [], [], [], []
         is_thing = self.classes.is_thing
         for files in frames:
             if files.image is None:

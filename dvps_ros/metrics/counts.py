@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numba
 import numpy as np
 
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import VOID, LabelSpace
+
+T = TypeVar("T", int, np.ndarray)
 
 VOID_SEGMENT = np.int64(VOID << 32)
 """Key of all void pixels, whatever their instance."""
@@ -57,13 +60,13 @@ class Classes:
         return table
 
 
-def class_of(segment: np.ndarray) -> np.ndarray:
-    """int64: class of segment keys, 255 for void."""
+def class_of(segment: T) -> T:
+    """Class of segment keys (int64 array, or one int), 255 for void."""
     return segment >> 32
 
 
-def id_of(segment: np.ndarray) -> np.ndarray:
-    """int64: instance id of segment keys, 0 for none."""
+def id_of(segment: T) -> T:
+    """Instance id of segment keys (int64 array, or one int), 0 for none."""
     return segment & 0xFFFFFFFF
 
 

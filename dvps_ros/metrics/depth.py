@@ -259,8 +259,8 @@ class DepthInliers:
         valid = int(self.counts[0])
         if not valid:
             return None, dict.fromkeys(self.thresholds)
-        shares = {t: int(c) / valid for t, c in zip(self.thresholds, self.counts[1:], strict=True)}
-        return math.prod(shares.values()) ** (1 / len(shares)), shares
+        shares = [int(count) / valid for count in self.counts[1:]]
+        return math.prod(shares) ** (1 / len(shares)), dict(zip(self.thresholds, shares, strict=True))
 
 
 def depth_aware_stq(stq: float | None, dq: float | None) -> float | None:

@@ -303,12 +303,19 @@ class Evaluation:
         if per_class:
             out["per_class"] = per_class
         out["undefined"] = self._undefined(out)
+        out["warnings"] = []
+        if self._pat and rules.pat_ids == "track" and self._pat.ambiguous_frames:
+            out["warnings"].append(
+                f"PAT and ids: in {self._pat.ambiguous_frames} frames a predicted id occurs under several "
+                "classes and counts as one object; for ids numbered per class choose --pat-ids class"
+            )
         out["rules"] = rules.describe()
         return out
 
     def _undefined(self, out: dict[str, Any]) -> list[str]:
         """Why values are None, in sentences."""
         reasons = []
+        stq, pat = out.get("STQ") or out.get("DSTQ", {}), out.get("PAT", {})
         longest = max(self.sequences.values(), default=0)
         for name in ("VPQ", "DVPQ"):
             short = [int(k) for k in out.get(name, {}) if int(k) > longest]
@@ -319,14 +326,11 @@ class Evaluation:
                 )
         if not self.classes.things:
             reasons.append("'things', AQ, STQ, DSTQ, TQ and PAT: no class is a thing")
-        elif (
-            out.get("STQ", out.get("DSTQ", {"STQ": 0}))["STQ"] is None
-            or out.get("PAT", {"TQ": 0})["TQ"] is None
-        ):
+        elif None in (*stq.values(), *pat.values()):
             reasons.append("AQ, STQ, DSTQ, TQ and PAT: the truth holds no thing with an instance id")
         if len(self.classes.things) == self.classes.count:
             reasons.append("'stuff': every class is a thing")
-        if "PQ" in out and None in (out["PQ"]["all"], out["PQ"]["things"], out["PQ"]["stuff"]):
+        if None in out.get("PQ", {}).values():
             reasons.append("PQ means over groups of classes of which none occurs")
         if "depth" in out and any(v["images"] == 0 for by in out["depth"].values() for v in by.values()):
             reasons.append("depth errors: no image has true depth inside the crop and under the cap")

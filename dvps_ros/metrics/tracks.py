@@ -158,6 +158,8 @@ class TrackingQuality:
         self.void: VoidInMasks = void
         self.min_area_px = min_area_px
         self.panoptic = PanopticQuality(classes)
+        self.ambiguous_frames = 0
+        """Frames in which one predicted id occurs under several thing classes: ids numbered per class?"""
         self._walk = SequenceWalk()
         self._open = SequenceTracks()
         self._sum = 0.0
@@ -168,6 +170,8 @@ class TrackingQuality:
         if self._walk.enter(sequence):
             self._close()
         self.panoptic.update(pairs)
+        segments = np.unique(pairs.pr[self.classes.is_thing[class_of(pairs.pr)] & (id_of(pairs.pr) > 0)])
+        self.ambiguous_frames += len(np.unique(id_of(segments))) < len(segments)
         self._open.add(
             match_objects(pairs, self.classes, ids=self.ids, void=self.void, min_area_px=self.min_area_px)
         )
@@ -180,6 +184,7 @@ class TrackingQuality:
         self._sum += total
         self._tracks += tracks
         self.panoptic.merge(other.panoptic)
+        self.ambiguous_frames += other.ambiguous_frames
 
     def compute(self) -> dict[str, float | None]:
         """{PAT, PQ, TQ} as fractions; TQ is None without true tracks, and PAT where a part is undefined."""
@@ -254,8 +259,8 @@ class IdentityStability:
         return [
             ObjectStability(
                 sequence=name,
-                class_id=int(class_of(np.int64(g))),
-                instance_id=int(id_of(np.int64(g))),
+                class_id=class_of(g),
+                instance_id=id_of(g),
                 frames=record.frames,
                 found=record.found.total(),
                 kept=record.kept,

@@ -37,11 +37,11 @@ TEMPLATE = """<!DOCTYPE html>
 {% endfor %}
 </div>
 
-{% if result.undefined %}
-<section><h2>Not defined here</h2><ul>
-{% for reason in result.undefined %}<li>{{ reason }}</li>{% endfor %}
-</ul></section>
-{% endif %}
+{% for kind, heading in (("undefined", "Not defined here"), ("warnings", "Be careful")) %}
+{% if result[kind] %}
+<section><h2>{{ heading }}</h2><ul>
+{% for text in result[kind] %}<li>{{ text }}</li>{% endfor %}</ul></section>
+{% endif %}{% endfor %}
 
 {% if quality_rows %}
 <section><h2>Panoptic quality, %</h2><div class="two">
@@ -185,7 +185,6 @@ def write_score_page(
             for f in frames
         ],
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from metrics_reference import pq_of, stq, tq, voided, vpq_counts
 from metrics_videos import CLASSES, LAMBDAS, Video, random_video
 
-from dvps_ros.cli.eval import command
+from dvps_ros.cli.eval import command, count_frames
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.npz_pairs import NpzPairs
 from dvps_ros.errors import ConfigError, InputError
@@ -178,6 +179,15 @@ def test_every_metric_is_one_or_zero_error_on_the_truth():
     assert found["undefined"] == []
 
 
+def test_ids_numbered_per_class_are_warned_of():
+    maps = (np.array([[2, 3]]), np.array([[1, 2]]), np.array([[2, 3]]), np.array([[1, 1]]))
+    for ids, warned in (("track", True), ("class", False)):
+        evaluation = Evaluation(CLASSES, ("PAT",), Rules(pat_ids=ids))
+        evaluation.add(evaluation.count(FramePair("0", "0", *maps)))
+        found = evaluation.result()
+        assert bool(found["warnings"]) == warned and found["PAT"]["TQ"] == (0 if warned else 1)
+
+
 def test_only_what_is_wanted_is_computed():
     found = evaluate(random_video(8), wanted=("DPQ",)).result()
     assert set(found) & set(METRICS) == {"DPQ"} and list(found["means"]) == ["DPQ"]
@@ -326,3 +336,27 @@ def test_check_names_every_problem_and_fails(tmp_path):
     result = run(*arguments, ok=False)
     assert "000000.png: expected a whole PNG" in result.output and "000002.png" in result.output
     assert str(result.exception) == "2 problems in 3 frames"
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    path = save(tmp_path / "v.npz", random_video(0))
+    for option in ("--json", "--report"):
+        with pytest.raises(ConfigError, match="cannot write into"):
+            run("--npz", path, *NPZ, option, path / "below" / "a.json")
+
+
+class DyingSource:
+    """Ends the process that reads its second frame."""
+
+    def __len__(self):
+        return 4
+
+    def load(self, index):
+        if index:
+            os._exit(9)
+        return pair(random_video(0), 0)
+
+
+def test_a_process_that_dies_is_an_error_not_a_hang():
+    with pytest.raises(InputError, match="a process that scored frames died"):
+        list(count_frames(DyingSource(), Evaluation(CLASSES, ("PQ",)), jobs=2))

@@ -141,6 +141,12 @@ def test_a_class_flip_keeps_a_track_id_but_not_a_class_id():
     assert run(TrackingQuality(CLASSES), ([A] * 2, [(2, 7), (3, 7)]))["TQ"] == 1.0
 
 
+def test_ids_numbered_per_class_are_noticed():
+    metric = TrackingQuality(CLASSES)
+    run(metric, ([A, A, B], [(2, 7), (2, 7), (2, 8)]), ([A, A, B], [(3, 8), (2, 7), (2, 8)]))
+    assert metric.ambiguous_frames == 1
+
+
 def test_stuff_matches_only_with_class_ids():
     frames = [([A] * 2, [ROAD] * 2)]
     assert run(TrackingQuality(CLASSES), *frames)["TQ"] == 0.0
