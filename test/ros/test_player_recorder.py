@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import pytest
 from rclpy.duration import Duration
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from ros_graph import Graph, TinyPipeline, maps_of, parameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -33,6 +34,8 @@ from dvps_ros.types import CameraModel
 
 CAMERA = CameraModel.from_fov(32, 16, 90.0)
 FRAMES = 8
+DEEP = QoSProfile(history=QoSHistoryPolicy.KEEP_LAST, depth=100, reliability=QoSReliabilityPolicy.RELIABLE)
+"""Loses nothing on a busy machine, if the publisher's history is as deep."""
 
 
 @pytest.fixture
@@ -55,6 +58,8 @@ def play(graph: Graph, folder: Path, remap: bool = False, **values: Any) -> Play
     rules = [f"{a}:={graph.namespace}/dvps/{b}" for a, b in links]
     rules.append(f"camera_info:={graph.namespace}/dvps/input/camera_info")
     arguments = ["--ros-args", *(x for rule in rules for x in ("-r", rule))] if remap else None
+    for topic in ("image", "image/compressed", "camera_info"):
+        values[f"qos_overrides.{graph.namespace}/{topic}.publisher.depth"] = 100
     return graph.add(
         Player(
             namespace=graph.namespace,
@@ -76,9 +81,9 @@ def stamps(messages: list[Any]) -> list[int]:
 def test_what_the_player_sends(graph: Graph, folder: Path, transport: str) -> None:
     compressed = transport == "compressed"
     topic, kind = ("image/compressed", CompressedImage) if compressed else ("image", Image)
-    images = graph.listen(kind, f"{graph.namespace}/{topic}", qos.output())
-    infos = graph.listen(CameraInfo, f"{graph.namespace}/camera_info", qos.output())
-    clock = graph.listen(Clock, "/clock", qos.output())
+    images = graph.listen(kind, f"{graph.namespace}/{topic}", DEEP)
+    infos = graph.listen(CameraInfo, f"{graph.namespace}/camera_info", DEEP)
+    clock = graph.listen(Clock, "/clock", DEEP)
     player = play(graph, folder, rate_hz=50.0, image_transport=transport, clock=True, frames=4)
     graph.wait(lambda: player.done.done() and len(images + infos + clock) == 12, "four of each")
     assert player.done.result() is None
@@ -92,7 +97,7 @@ def test_what_the_player_sends(graph: Graph, folder: Path, transport: str) -> No
 
 
 def test_the_player_keeps_the_sources_own_time(graph: Graph, folder: Path) -> None:
-    images = graph.listen(Image, f"{graph.namespace}/image", qos.output())
+    images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     player = play(graph, folder)
     graph.wait(lambda: images, "the first image")
     begin = time.monotonic()
@@ -104,7 +109,7 @@ def test_the_player_waits_for_listeners(graph: Graph, folder: Path) -> None:
     player = play(graph, folder, rate_hz=50.0)
     graph.spin(0.5)
     assert not player.done.done()
-    images = graph.listen(Image, f"{graph.namespace}/image", qos.output())
+    images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     graph.wait(lambda: player.done.done() and len(images) == FRAMES, "the end")
     assert stamps(images) == own_stamps(folder)
 
@@ -116,7 +121,7 @@ def test_the_player_gives_up_waiting(graph: Graph, folder: Path) -> None:
 
 
 def test_loop_and_stamps_of_now(graph: Graph, folder: Path) -> None:
-    images = graph.listen(Image, f"{graph.namespace}/image", qos.output())
+    images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     player = play(graph, folder, rate_hz=200.0, loop=True, frames=FRAMES + 3, stamps="now")
     before = time.time_ns()
     graph.wait(lambda: player.done.done() and len(images) == FRAMES + 3, "the second round")
@@ -272,7 +277,7 @@ def test_signals_are_normal_ends_of_the_player(graph: Graph, folder: Path, end: 
         "-r",
         f"__ns:={graph.namespace}",
     )
-    images = graph.listen(Image, f"{graph.namespace}/image", qos.output())
+    images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     player = process("player", *rules)
     try:
         graph.wait(lambda: images, "an image")
