@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation keeps image, truth and intrinsics consistent: checked by projecting points."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dvps_ros.data.transforms import (
+    AugmentConfig,
+    Box,
+    augment,
+    crop_resize,
+    mirror,
+    pan_still,
+    random_box,
+    recolor,
+)
+from dvps_ros.errors import InputError
+from dvps_ros.types import CameraModel, Sample
+
+H, W = 24, 48
+
+
+def plane_clip() -> Sample:
+    """A camera that advances and turns before a sloped plane; exact depth and flow of every pixel."""
+    camera = CameraModel(W, H, 40.0, 42.0, 22.0, 13.0)
+    v, u = np.mgrid[:H, :W].astype(np.float64)
+    rays = np.stack([(u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy, np.ones_like(u)], -1)
+    normal = np.array([0.1, 0.05, 1.0])
+    depth1 = 8.0 / (rays @ normal)
+    angle = 0.02
+    previous_from_current = np.eye(4)
+    previous_from_current[:3, :3] = [
+        [np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]
+    ]  # fmt: skip
+    previous_from_current[:3, 3] = [0.05, 0.0, 0.4]
+    points = rays * depth1[..., None] @ previous_from_current[:3, :3].T + previous_from_current[:3, 3]
+    flow = np.full((2, H, W, 2), np.nan, np.float32)
+    flow[1, ..., 0] = camera.fx * points[..., 0] / points[..., 2] + camera.cx - u
+    flow[1, ..., 1] = camera.fy * points[..., 1] / points[..., 2] + camera.cy - v
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 5, (2, H, W)).astype(np.int32)
+    return Sample(
+        images=rng.integers(0, 255, (2, H, W, 3)).astype(np.uint8),
+        intrinsics=np.tile(camera.vector, (2, 1)),
+        source="plane",
+        class_map=ids.astype(np.uint8),
+        instance_map=ids,
+        depth_m=np.stack([depth1, depth1]).astype(np.float32),
+        flow_px=flow,
+        moving=np.zeros((2, H, W), np.uint8),
+        world_from_camera=np.stack([np.eye(4), previous_from_current]),
+        steering_rad=np.array([0.1, -0.2], np.float32),
+    )
+
+
+def flow_error(sample: Sample) -> np.ndarray:
+    """Distance of the stored flow from the one that depth, intrinsics and poses imply."""
+    h, w = sample.images.shape[1:3]
+    fx, fy, cx, cy = sample.intrinsics[1].astype(np.float64)
+    v, u = np.mgrid[:h, :w].astype(np.float64)
+    z = sample.depth_m[1].astype(np.float64)
+    points = np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], -1)
+    previous_from_current = np.linalg.inv(sample.world_from_camera[0]) @ sample.world_from_camera[1]
+    moved = points @ previous_from_current[:3, :3].T + previous_from_current[:3, 3]
+    implied = np.stack([fx * moved[..., 0] / moved[..., 2] + cx - u, fy * moved[..., 1] / moved[..., 2] + cy - v], -1)
+    return np.linalg.norm(implied - sample.flow_px[1], axis=-1)
+
+
+def test_the_clip_itself_is_consistent():
+    assert flow_error(plane_clip()).max() < 1e-4
+
+
+def test_whole_number_growth_repeats_pixels_and_scales_intrinsics():
+    clip = plane_clip()
+    grown = crop_resize(clip, Box(10, 4, 12, 8), 36, 24)
+    np.testing.assert_array_equal(grown.class_map[0], clip.class_map[0, 4:12, 10:22].repeat(3, 0).repeat(3, 1))
+    np.testing.assert_allclose(grown.intrinsics[0], [120, 126, (22 - 10 + 0.5) * 3 - 0.5, (13 - 4 + 0.5) * 3 - 0.5])
+    assert flow_error(grown)[1::3, 1::3].max() < 1e-3  # the middle of each block is the old pixel centre
+
+
+def test_same_size_crop_copies():
+    clip = plane_clip()
+    cut = crop_resize(clip, Box(5, 3, 20, 12), 20, 12)
+    np.testing.assert_array_equal(cut.images, clip.images[:, 3:15, 5:25])
+    assert flow_error(cut).max() < 1e-3
+
+
+def test_outside_there_is_no_truth():
+    clip = plane_clip()
+    out = crop_resize(clip, Box(-4, -2, W + 8, H + 4), W + 8, H + 4)
+    edge = (slice(None), slice(0, 2))
+    assert (out.images[edge] == 0).all() and (out.class_map[edge] == 255).all() and (out.depth_m[edge] == 0).all()
+    assert (out.instance_map[edge] == -1).all() and (out.moving[edge] == 255).all()
+    assert np.isnan(out.flow_px[edge]).all()
+    np.testing.assert_array_equal(out.depth_m[:, 2:-2, 4:-4], clip.depth_m)
+
+
+def test_mirror_twice_is_the_original_and_once_is_consistent():
+    clip = plane_clip()
+    once, twice = mirror(clip), mirror(mirror(clip))
+    assert flow_error(once).max() < 1e-4
+    np.testing.assert_allclose(once.steering_rad, [-0.1, 0.2])
+    np.testing.assert_array_equal(once.images[:, :, 0], clip.images[:, :, -1])
+    for name in ("images", "class_map", "depth_m", "flow_px", "world_from_camera", "steering_rad"):
+        np.testing.assert_allclose(getattr(twice, name), getattr(clip, name), atol=1e-6)
+
+
+def test_augment_is_reproducible_of_the_wanted_size_and_consistent():
+    config = AugmentConfig(height=32, width=64, aspect=0.0, min_zoom=1.0, max_zoom=1.6)
+    a, b = (augment(plane_clip(), np.random.default_rng(5), config) for _ in range(2))
+    assert a.images.shape == (2, 32, 64, 3)
+    np.testing.assert_array_equal(a.images, b.images)
+    assert np.nanmedian(flow_error(a)) < 0.1  # nearest truth: within the motion of half a pixel
+
+
+def test_random_boxes_stay_inside_when_they_fit():
+    config = AugmentConfig(height=32, width=64, min_zoom=1.0, max_zoom=2.0, aspect=0.0)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        box = random_box(rng, 128, 64, config)
+        assert 0 <= box.x <= 128 - box.width and 0 <= box.y <= 64 - box.height
+        assert 64 <= box.width <= 128
+
+
+def test_recolor_of_strength_zero_changes_nothing_and_frames_change_alike():
+    images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3)).astype(np.uint8), 2, 0)
+    assert recolor(images, np.random.default_rng(1), 0.0) is images
+    gray = np.full((2, 8, 8, 3), 128, np.uint8)
+    changed = recolor(gray, np.random.default_rng(2), 1.0)
+    assert changed.shape == gray.shape and changed.dtype == np.uint8
+    assert abs(float(changed[0].mean()) - float(changed[1].mean())) < 3
+
+
+def test_pan_knows_where_each_pixel_was():
+    u, v = np.meshgrid(np.arange(160), np.arange(80))
+    image = np.stack([u, v * 2, np.zeros_like(u)], -1).astype(np.uint8)
+    still = Sample(image[None], np.array([[50, 50, 80, 40]], np.float32), "ramp")
+    clip = pan_still(still, np.random.default_rng(3))
+    now, before = np.mgrid[10:70:7, 30:130:9].reshape(2, -1), clip.images[0]
+    for y, x in now.T:
+        du, dv = clip.flow_px[1, y, x]
+        px, py = int(round(x + du)), int(round(y + dv))
+        assert abs(int(before[py, px, 0]) - x) <= 2 and abs(int(before[py, px, 1]) / 2 - y) <= 2
+    assert np.isnan(clip.flow_px[0]).all()
+
+
+def test_refusals():
+    clip = plane_clip()
+    with pytest.raises(InputError, match="positive size"):
+        crop_resize(clip, Box(0, 0, 0, 5), 8, 8)
+    with pytest.raises(InputError, match="expected one frame, got 2"):
+        pan_still(replace(clip), np.random.default_rng(0))
