@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fill the cache with rendered clips: many short clips of different worlds, cameras and frame rates."""
+"""Fill the cache with rendered clips: pairs of frames of many worlds, cameras and frame rates."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from dvps_ros.data.cache import write_clip
-from dvps_ros.data.world import World, WorldConfig
+from dvps_ros.data.world import World, WorldConfig, draw_camera
 from dvps_ros.training.recipe import DataConfig
-from dvps_ros.types import CameraModel, Sample
+from dvps_ros.types import Sample
 
-FRAMES = 3
-"""Frames of a clip: two training pairs."""
+FRAMES = 2
+LATEST_START_S = 12.0
 VALIDATION_CLIPS = 48
 VALIDATION_SEED = 1_000_000
 """Seeds from here on are for validation only."""
@@ -37,14 +37,7 @@ def render_clips(data: DataConfig, *, progress: bool = False) -> None:
 def random_clip(seed: int, width: int, height: int) -> Sample:
     """A clip of :data:`FRAMES` frames; the seed decides world, camera and rate."""
     rng = np.random.default_rng([seed, 7])
-    camera = random_camera(rng, width, height)
-    return World(WorldConfig(seed=seed)).clip(FRAMES, camera, rate_hz=float(rng.uniform(7, 15)))
-
-
-def random_camera(rng: np.random.Generator, width: int, height: int) -> CameraModel:
-    """A camera of 45 to 105 degrees horizontal field of view; the principal point strays by 3 percent."""
-    ideal = CameraModel.from_fov(width, height, float(rng.uniform(45, 105)))
-    cx, cy = rng.normal([ideal.cx, ideal.cy], 0.03 * height)
-    return CameraModel(
-        width, height, ideal.fx, ideal.fy * float(np.exp(rng.normal(0, 0.02))), float(cx), float(cy)
+    start_s = float(rng.uniform(0, LATEST_START_S)) if rng.random() < 0.7 else 0.0
+    return World(WorldConfig(seed=seed)).clip(
+        FRAMES, draw_camera(seed, width, height), rate_hz=float(rng.uniform(7, 15)), start_s=start_s
     )

@@ -122,7 +122,7 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
     return parts
 
 
-def held_out_sets(recipe: Recipe, count: int = 24) -> list[tuple[str, Sample]]:
+def held_out_sets(recipe: Recipe, count: int = 16) -> list[tuple[str, Sample]]:
     """Validation clips of every source that exists here, at sizes the network takes (multiples of 32).
 
     Args:
