@@ -35,9 +35,11 @@ def command(recipe: Path, render: bool, changes: tuple[str, ...]) -> None:
 
         render_clips(run.data, progress=True)
         return
+    from functools import partial
+
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.training.fit import fit
     from dvps_ros.training.sources import held_out_sets, training_parts
 
-    checkpoint = fit(run, CITYSCAPES, training_parts(run.data), held_out_sets(run))
+    checkpoint = fit(run, CITYSCAPES, partial(training_parts, run.data), held_out_sets(run))
     click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")

@@ -22,7 +22,7 @@ from dvps_ros.labels import LabelSpace
 from dvps_ros.training.checkpoint import load_weights, network_weights, read_checkpoint
 from dvps_ros.training.module import LitPerception
 from dvps_ros.training.recipe import Recipe
-from dvps_ros.training.sources import Draw, MixedClips
+from dvps_ros.training.sources import Build, MixedClips
 from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
@@ -49,13 +49,11 @@ class StopOnSignal(Callback):
         trainer.save_checkpoint(self.path)
 
 
-def fit(
-    recipe: Recipe, labels: LabelSpace, parts: list[tuple[Draw, int]], held_out: Sequence[tuple[str, Sample]]
-) -> Path:
+def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tuple[str, Sample]]) -> Path:
     """Train, or go on where the last run with the same ``out`` was stopped.
 
     Args:
-        parts: (draw, clips in a batch) of each source.
+        build: opens the sources; picklable, it is called in every worker process.
         held_out: (name of the set, sample) for validation, of sizes that the network takes.
 
     Returns:
@@ -78,11 +76,13 @@ def fit(
         load_weights(module.network, network_weights(read_checkpoint(recipe.start_from)), recipe.start_from)
         log.info("starting from the weights of %s", recipe.start_from)
     train = DataLoader(
-        MixedClips(parts, recipe, labels, start),
+        MixedClips(build, recipe, labels, start),
         batch_size=None,
         num_workers=recipe.data.workers,
         prefetch_factor=4 if recipe.data.workers else None,
         worker_init_fn=_single_thread,
+        # A forked worker hangs when a library's threads were running in the parent.
+        multiprocessing_context="spawn" if recipe.data.workers else None,
     )
     validation = DataLoader(list(held_out), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
     interactive = sys.stderr.isatty()

@@ -32,6 +32,8 @@ VALIDATION_AREA_PX = 288 * 576
 T = TypeVar("T")
 Draw = Callable[[np.random.Generator], Sample]
 """A random clip of one or two frames."""
+Build = Callable[[], list[tuple[Draw, int]]]
+"""Opens the sources: (draw, clips in a batch) of each."""
 
 
 def data_root() -> Path:
@@ -93,9 +95,9 @@ def draw_stills(samples: list[Sample], panned: float) -> Draw:
     return draw
 
 
-def draw_pairs(pairs: list[Sample]) -> Draw:
-    """A random one of ready pairs."""
-    return lambda rng: pairs[rng.integers(len(pairs))]
+def draw_pairs(clip: Sample) -> Draw:
+    """Two neighbouring frames from anywhere in a long clip."""
+    return lambda rng: pair_of(clip, int(rng.integers(len(clip.images) - 1)))
 
 
 def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
@@ -118,7 +120,7 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
         )
     if data.kitti:
         drive = KittiRaw(data_root() / KITTI_DRIVE)
-        parts.append((draw_pairs([drive.clip(i, 2) for i in range(KITTI_TRAIN_FRAMES - 1)]), data.kitti))
+        parts.append((draw_pairs(drive.clip(0, KITTI_TRAIN_FRAMES)), data.kitti))
     return parts
 
 
@@ -163,20 +165,19 @@ class MixedClips(IterableDataset):
     """Endless batches: so many clips of each source, augmented; another stream in every worker and rank.
 
     Args:
-        parts: (draw, clips in a batch).
+        build: gives (draw, clips in a batch) of each source; called in the process that draws.
         start: a number that differs after every restart, so that a resumed training sees new batches.
     """
 
-    def __init__(
-        self, parts: list[tuple[Draw, int]], recipe: Recipe, labels: LabelSpace, start: int = 0
-    ) -> None:
+    def __init__(self, build: Build, recipe: Recipe, labels: LabelSpace, start: int = 0) -> None:
         super().__init__()
-        self.parts, self.recipe, self.labels, self.start = parts, recipe, labels, start
+        self.build, self.recipe, self.labels, self.start = build, recipe, labels, start
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         rng = np.random.default_rng([self.recipe.seed, self.start, rank, worker.id if worker else 0])
+        parts = self.build()
         while True:
-            clips = [draw(rng) for draw, count in self.parts for _ in range(count)]
+            clips = [draw(rng) for draw, count in parts for _ in range(count)]
             yield collate([augment(clip, rng, self.recipe.augment) for clip in clips], self.labels)
