@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 
 
-class StopOnSignal(Callback):
-    """SIGTERM ends the training after the running step, with a checkpoint."""
+class SaveAndStop(Callback):
+    """Ends the training with a checkpoint when it is done, or after the running step on SIGTERM."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.asked = path, False
@@ -41,12 +41,11 @@ class StopOnSignal(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signal.signal(signal.SIGTERM, self._ask)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        if self.asked:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: LitPerception, *_: object) -> None:  # type: ignore[override]
+        # Here, not in on_train_end: by then the averaged weights have replaced those that training goes on from.
+        if self.asked or pl_module.progress() >= 1:
+            trainer.save_checkpoint(self.path)
             trainer.should_stop = True
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        trainer.save_checkpoint(self.path)
 
 
 def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tuple[str, Sample]]) -> Path:
@@ -98,7 +97,7 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         check_val_every_n_epoch=None if held_out else 1,
         num_sanity_val_steps=0,
         log_every_n_steps=10,
-        logger=CSVLogger(out, name="log", flush_logs_every_n_steps=50),
+        logger=CSVLogger(out, name="log", flush_logs_every_n_steps=20),
         enable_model_summary=False,
         callbacks=[
             TQDMProgressBar(refresh_rate=1 if interactive else 50),
@@ -109,7 +108,7 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
                 train_time_interval=timedelta(minutes=recipe.checkpoint_minutes),
                 enable_version_counter=False,
             ),
-            StopOnSignal(last),
+            SaveAndStop(last),
         ],
     )
     trainer.fit(module, train, validation if held_out else None, ckpt_path=last if last.exists() else None)

@@ -72,7 +72,7 @@ class LitPerception(pl.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         now = time.monotonic()
         if self._step_began:
-            # A pause (validation, a stopped process) is no training time.
+            # Nor is the time in which the process is suspended.
             self.minutes += min(now - self._step_began, 10.0) / 60
         self._step_began = now
         rate = self.recipe.schedule.learning_rate * rate_factor(self.progress(), self.recipe.schedule.warmup)
@@ -80,12 +80,8 @@ class LitPerception(pl.LightningModule):
             group["lr"] = rate
         self.log("learning_rate", rate)
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        if self.progress() >= 1:
-            self.trainer.should_stop = True
-
     def on_validation_epoch_start(self) -> None:
-        self._step_began = 0.0
+        self._step_began = 0.0  # validation is no training time
         self._scores: dict[str, Scores] = {}
         self.network.eval()
 

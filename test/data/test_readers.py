@@ -70,10 +70,15 @@ def test_camvid_refusals(tmp_path):
 def test_idd_lite_holds_out_every_tenth_sequence(tmp_path):
     for sequence in range(11):
         write(tmp_path / f"leftImg8bit/train/{sequence:02d}/1_image.jpg", np.zeros((16, 16, 3), np.uint8))
-        write(tmp_path / f"gtFine/train/{sequence:02d}/1_label.png", np.full((16, 16), sequence % 7, np.uint8))
+        write(
+            tmp_path / f"gtFine/train/{sequence:02d}/1_label.png", np.full((16, 16), sequence % 7, np.uint8)
+        )
     train, val = list(read_idd_lite(tmp_path, "train")), list(read_idd_lite(tmp_path, "val"))
     assert len(train) == 9 and [s.source for s in val] == ["idd_lite 00/1_image", "idd_lite 10/1_image"]
-    assert (train[0].coarse_map == 1).all() and {names[i] for i in train[0].coarse_groups[1]} == {"sidewalk", "terrain"}
+    assert (train[0].coarse_map == 1).all() and {names[i] for i in train[0].coarse_groups[1]} == {
+        "sidewalk",
+        "terrain",
+    }
 
 
 def kitti_tree(root: Path) -> CameraModel:
@@ -88,7 +93,9 @@ def kitti_tree(root: Path) -> CameraModel:
     stamps = "".join(f"2011-09-26 13:00:0{t}.000000000\n" for t in range(3))
     (root / "timestamps_image_02.txt").write_text(stamps)
     p = "20 0 19.5 0 0 20 9.5 0 0 0 1 0"
-    (root / "calib_cam_to_cam.txt").write_text(f"S_rect_02: 40 20\nP_rect_02: {p}\nR_rect_00: 1 0 0 0 1 0 0 0 1\n")
+    (root / "calib_cam_to_cam.txt").write_text(
+        f"S_rect_02: 40 20\nP_rect_02: {p}\nR_rect_00: 1 0 0 0 1 0 0 0 1\n"
+    )
     poses = "".join(f"1 0 0 0 0 1 0 0 0 0 1 {t}\n" for t in range(3))
     (root / "poses_cam2.txt").write_text(poses)
     (root / "steering.csv").write_text("frame,road_wheel_angle_rad\n0,0.1\n1,0.0\n2,-0.1\n")
@@ -101,9 +108,13 @@ def test_kitti_clip_values(tmp_path):
     drive = KittiRaw(tmp_path)
     clip = drive.clip(1, 2)
     assert len(drive) == 3 and clip.images.shape == (2, 20, 40, 3) and clip.images[1, 0, 0, 0] == 20
-    assert clip.depth_m[0, 5, 30] == 10 and clip.instance_map[0, 8, 5] == 7 and clip.instance_map[0, 0, 0] == -1
+    assert (
+        clip.depth_m[0, 5, 30] == 10 and clip.instance_map[0, 8, 5] == 7 and clip.instance_map[0, 0, 0] == -1
+    )
     car = CITYSCAPES.id_of("car")
-    assert (clip.class_map[0, 8:17, 5] == car).all() and clip.class_map[0, 17, 5] == 255  # the foot may be road
+    assert (clip.class_map[0, 8:17, 5] == car).all() and clip.class_map[
+        0, 17, 5
+    ] == 255  # the foot may be road
     # At 10 m now means 11 m before, seen from 1 m further back: it was nearer to the middle.
     np.testing.assert_allclose(
         clip.flow_px[1, 5, 30], [(30 - 19.5) * (10 / 11 - 1), (5 - 9.5) * (10 / 11 - 1)], rtol=1e-5
@@ -132,7 +143,9 @@ def test_static_flow_of_a_turning_camera_does_not_depend_on_depth():
     depth[:, ::2] = 50
     flow = static_flow(depth, np.ones_like(depth, bool), camera, turn)
     assert flow[10, 19, 0] == pytest.approx(20 * np.tan(0.1 + np.arctan(-0.5 / 20)) + 0.5, abs=1e-4)
-    np.testing.assert_allclose(flow[10, 10:30:2, 0], np.interp(range(10, 30, 2), range(40), flow[10, :, 0]), atol=1e-5)
+    np.testing.assert_allclose(
+        flow[10, 10:30:2, 0], np.interp(range(10, 30, 2), range(40), flow[10, :, 0]), atol=1e-5
+    )
 
 
 def test_clip_cache_round_trip_and_refusal(tmp_path):
@@ -159,7 +172,15 @@ def test_clip_cache_round_trip_and_refusal(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["1.npz"]
     back = read_clip(path)
     assert np.abs(back.images.astype(int) - sample.images).mean() < 3
-    for name in ("class_map", "coarse_map", "instance_map", "moving", "world_from_camera", "steering_rad", "intrinsics"):
+    for name in (
+        "class_map",
+        "coarse_map",
+        "instance_map",
+        "moving",
+        "world_from_camera",
+        "steering_rad",
+        "intrinsics",
+    ):
         np.testing.assert_array_equal(getattr(back, name), getattr(sample, name))
     np.testing.assert_allclose(back.depth_m, sample.depth_m, rtol=1e-3)
     np.testing.assert_allclose(back.flow_px, sample.flow_px, rtol=1e-3, atol=1e-3)
@@ -187,7 +208,9 @@ def test_real_kitti_reprojects():
     previous_from_current = np.linalg.inv(clip.world_from_camera[0]) @ clip.world_from_camera[1]
     v, u = np.nonzero(known)
     z = clip.depth_m[1, v, u].astype(np.float64)
-    points = np.stack([(u - drive.camera.cx) / drive.camera.fx * z, (v - drive.camera.cy) / drive.camera.fy * z, z])
+    points = np.stack(
+        [(u - drive.camera.cx) / drive.camera.fx * z, (v - drive.camera.cy) / drive.camera.fy * z, z]
+    )
     expected = (previous_from_current[:3, :3] @ points + previous_from_current[:3, 3:])[2]
     pu, pv = (np.rint(a + clip.flow_px[1, v, u, i]).astype(int) for i, a in enumerate((u, v)))
     inside = (pu >= 0) & (pu < drive.camera.width) & (pv >= 0) & (pv < drive.camera.height)

@@ -66,7 +66,9 @@ def flow_error(sample: Sample) -> np.ndarray:
     points = np.stack([(u - cx) / fx * z, (v - cy) / fy * z, z], -1)
     previous_from_current = np.linalg.inv(sample.world_from_camera[0]) @ sample.world_from_camera[1]
     moved = points @ previous_from_current[:3, :3].T + previous_from_current[:3, 3]
-    implied = np.stack([fx * moved[..., 0] / moved[..., 2] + cx - u, fy * moved[..., 1] / moved[..., 2] + cy - v], -1)
+    implied = np.stack(
+        [fx * moved[..., 0] / moved[..., 2] + cx - u, fy * moved[..., 1] / moved[..., 2] + cy - v], -1
+    )
     return np.linalg.norm(implied - sample.flow_px[1], axis=-1)
 
 
@@ -77,8 +79,12 @@ def test_the_clip_itself_is_consistent():
 def test_whole_number_growth_repeats_pixels_and_scales_intrinsics():
     clip = plane_clip()
     grown = crop_resize(clip, Box(10, 4, 12, 8), 36, 24)
-    np.testing.assert_array_equal(grown.class_map[0], clip.class_map[0, 4:12, 10:22].repeat(3, 0).repeat(3, 1))
-    np.testing.assert_allclose(grown.intrinsics[0], [120, 126, (22 - 10 + 0.5) * 3 - 0.5, (13 - 4 + 0.5) * 3 - 0.5])
+    np.testing.assert_array_equal(
+        grown.class_map[0], clip.class_map[0, 4:12, 10:22].repeat(3, 0).repeat(3, 1)
+    )
+    np.testing.assert_allclose(
+        grown.intrinsics[0], [120, 126, (22 - 10 + 0.5) * 3 - 0.5, (13 - 4 + 0.5) * 3 - 0.5]
+    )
     assert flow_error(grown)[1::3, 1::3].max() < 1e-3  # the middle of each block is the old pixel centre
 
 
@@ -93,7 +99,11 @@ def test_outside_there_is_no_truth():
     clip = plane_clip()
     out = crop_resize(clip, Box(-4, -2, W + 8, H + 4), W + 8, H + 4)
     edge = (slice(None), slice(0, 2))
-    assert (out.images[edge] == 0).all() and (out.class_map[edge] == 255).all() and (out.depth_m[edge] == 0).all()
+    assert (
+        (out.images[edge] == 0).all()
+        and (out.class_map[edge] == 255).all()
+        and (out.depth_m[edge] == 0).all()
+    )
     assert (out.instance_map[edge] == -1).all() and (out.moving[edge] == 255).all()
     assert np.isnan(out.flow_px[edge]).all()
     np.testing.assert_array_equal(out.depth_m[:, 2:-2, 4:-4], clip.depth_m)

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches, recipes, schedule, checkpoints, and a whole short training with stop and resume."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning")
+
+from dvps_ros.config import from_flat  # noqa: E402
+from dvps_ros.data.cache import write_clip  # noqa: E402
+from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError  # noqa: E402
+from dvps_ros.labels import CITYSCAPES  # noqa: E402
+from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
+from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
+from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
+from dvps_ros.training.fit import fit  # noqa: E402
+from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
+from dvps_ros.training.recipe import Recipe, ScheduleConfig, read_recipe  # noqa: E402
+from dvps_ros.training.sources import draw_stills, pair_of, spread, training_parts  # noqa: E402
+from dvps_ros.training.validate import Scores  # noqa: E402
+from dvps_ros.types import Sample  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def street(seed: int = 0, frames: int = 2, height: int = 64, width: int = 128) -> Sample:
+    """Sky above road with two cars as rectangles; all truth known."""
+    rng = np.random.default_rng(seed)
+    classes = np.zeros((frames, height, width), np.uint8)
+    classes[:, : height // 2] = 10
+    ids = np.zeros((frames, height, width), np.int32)
+    depth = np.full((frames, height, width), 20, np.float32)
+    depth[:, : height // 2] = 0
+    for k in range(2):
+        x = int(rng.integers(0, width // 2 - 30)) + k * width // 2
+        classes[:, 24:48, x : x + 28] = 13
+        ids[:, 24:48, x : x + 28] = k + 1
+        depth[:, 24:48, x : x + 28] = 8 + k
+    colours = np.zeros((256, 3), np.uint8)
+    colours[[0, 10, 13]] = [(90, 90, 90), (150, 190, 240), (200, 30, 30)]
+    images = colours[classes] + rng.integers(0, 15, (*classes.shape, 3)).astype(np.uint8)
+    flow = np.zeros((frames, height, width, 2), np.float32)
+    flow[0] = np.nan
+    return Sample(
+        images=images,
+        intrinsics=np.tile(np.array([100, 100, 63.5, 31.5], np.float32), (frames, 1)),
+        source=f"street {seed}",
+        class_map=classes,
+        instance_map=ids,
+        depth_m=depth,
+        flow_px=flow,
+        moving=np.zeros((frames, height, width), np.uint8),
+    )
+
+
+# -- batches ------------------------------------------------------------------------------------------------
+
+
+def test_center_targets_by_hand():
+    ids = np.zeros((32, 48), np.int32)
+    ids[8:20, 12:32] = 3  # pixels x 12..31, y 8..19: centre (21.5, 13.5), cell (5, 3)
+    ids[0:4, 40:44] = 9  # one cell: too small
+    ids[28:, :] = -1
+    cells = ids[2::4, 2::4].copy()
+    heat, valid, offset = center_targets(ids, cells)
+    assert heat[3, 5] == 1 and (heat == 1).sum() == 1
+    assert heat[3, 4] == pytest.approx(math.exp(-1 / (2 * 0.8**2)))
+    assert valid[3, 5] and not valid[0, 10] and not valid[7, 0] and valid[6, 0]
+    # cell (2, 3) is centred on pixel (13.5, 9.5)
+    assert offset[:, 2, 3].tolist() == [21.5 - 13.5, 13.5 - 9.5]
+    assert (offset[:, cells != 3] == 0).all()
+
+
+def test_sparse_truth_survives_the_stride():
+    sample = street(frames=1)
+    depth = np.zeros((1, 64, 128), np.float32)
+    depth[0, 3, 0] = 7.0  # not the pixel that a plain stride would take
+    depth[0, 6, 6], depth[0, 4, 4] = 5.0, 9.0  # the one nearest to the middle of its cell wins
+    targets = frame_targets(replace(sample, depth_m=depth), 0, CITYSCAPES)
+    assert targets["depth_m"][0, 0] == 7 and targets["depth_m"][1, 1] == 5
+    assert (targets["depth_m"] > 0).sum() == 2 and not targets["dense_depth"]
+
+
+def test_missing_truth_is_masked():
+    bare = Sample(np.zeros((1, 32, 32, 3), np.uint8), np.ones((1, 4), np.float32), "bare")
+    t = frame_targets(bare, 0, CITYSCAPES)
+    assert (t["class_map"] == 255).all() and (t["coarse_map"] == 255).all() and (t["depth_m"] == 0).all()
+    assert not t["heat_valid"].any() and (t["instance"] == -1).all()
+    assert np.isnan(t["motion_px"]).all() and (t["moving"] == 255).all()
+
+
+def test_collate_puts_longer_clips_first_and_keeps_groups_apart():
+    still = replace(
+        street(1, frames=1),
+        class_map=None,
+        coarse_map=np.ones((1, 64, 128), np.uint8),
+        coarse_groups=((0,), (8, 9)),
+    )
+    first, second = collate([still, street(2)], CITYSCAPES)
+    assert first.targets.sources == ("street 2", "street 1") and second.targets.sources == ("street 2",)
+    assert first.image.shape == (2, 3, 64, 128) and first.image.dtype == torch.uint8
+    assert first.targets.groups[1].nonzero().tolist() == [[0, 0], [1, 8], [1, 9]]
+    assert not first.targets.groups[0].any()
+    with pytest.raises(InputError, match="one size"):
+        collate([street(0), street(0, height=32)], CITYSCAPES)
+
+
+# -- recipe and schedule --------------------------------------------------------------------------------------
+
+
+def test_shipped_recipes_are_valid_and_name_their_data():
+    lite = read_recipe(ROOT / "config/train/lite.yaml")
+    research = read_recipe(ROOT / "config/train/lite_research.yaml")
+    assert lite.data.synthetic > 0 and lite.data.camvid == lite.data.idd_lite == lite.data.kitti == 0
+    assert research.data.camvid > 0 and research.start_from.endswith("lite/last.ckpt")
+
+
+def test_recipe_changes_and_refusals(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("schedule: {minutes: 3}\n")
+    assert read_recipe(path, ["schedule.minutes=5", "out=x"]).schedule.minutes == 5.0
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        read_recipe(path, ["nonsense"])
+    with pytest.raises(ConfigError, match="at least one clip"):
+        read_recipe(path, ["data.synthetic=0"])
+    path.write_text("scedule: {minutes: 3}\n")
+    with pytest.raises(ConfigError, match="unknown keys scedule.minutes"):
+        read_recipe(path)
+
+
+def test_learning_rate_rises_then_falls_to_zero_by_time_or_steps():
+    assert rate_factor(0.05, 0.1) == pytest.approx(0.5) and rate_factor(0.1, 0.1) == pytest.approx(1)
+    assert rate_factor(0.55, 0.1) == pytest.approx(0.5) and rate_factor(1.0, 0.1) == pytest.approx(
+        0, abs=1e-9
+    )
+    schedule = ScheduleConfig(minutes=10, steps=100)
+    assert progress(20, 1.0, schedule) == 0.2 and progress(20, 5.0, schedule) == 0.5
+    assert progress(20, 5.0, replace(schedule, minutes=0.0)) == 0.2
+
+
+# -- sources --------------------------------------------------------------------------------------------------
+
+
+def test_sources_need_data(tmp_path, monkeypatch):
+    config = from_flat(Recipe, {"data.cache": str(tmp_path)}).data
+    with pytest.raises(ConfigError, match="--render"):
+        training_parts(config)
+    monkeypatch.delenv("DVPS_DATA", raising=False)
+    with pytest.raises(ConfigError, match="DVPS_DATA"):
+        training_parts(replace(config, synthetic=0, camvid=1))
+
+
+def test_pairs_and_stills():
+    clip = street(frames=3)
+    pair = pair_of(clip, 1)
+    np.testing.assert_array_equal(pair.images, clip.images[1:])
+    rng = np.random.default_rng(0)
+    assert len(draw_stills([street(frames=1)], 0.0)(rng).images) == 1
+    assert len(draw_stills([street(frames=1)], 1.0)(rng).images) == 2
+    assert spread(list(range(10)), 3) == [0, 3, 6] and spread([1], 3) == [1]
+
+
+def test_scores_by_hand():
+    sample = street(frames=1)
+    scores = Scores(CITYSCAPES)
+    logits = torch.zeros(1, 19, 16, 32)
+    logits[:, 0] = 1  # all road
+
+    class Maps:
+        class_logits = logits
+        log_depth = torch.full((1, 1, 16, 32), math.log(10.0))
+
+    scores.update(sample, 0, Maps())
+    truth = sample.class_map[0]
+    road = (truth == 0).mean()
+    assert scores.iou()[0] == pytest.approx(road) and scores.compute()["miou"] == pytest.approx(road / 3)
+    d = sample.depth_m[0][sample.depth_m[0] > 0]
+    assert scores.compute()["abs_rel"] == pytest.approx((np.abs(10 - d) / d).mean(), rel=1e-5)
+
+
+# -- the run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    for seed in range(4):
+        write_clip(folder / "train" / f"{seed}.npz", street(seed))
+    return folder
+
+
+def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
+    values = {
+        "data.cache": str(cache), "out": str(out), "data.workers": 0, "data.synthetic": 2, "augment.height": 64,
+        "augment.width": 128, "augment.max_zoom": 1.1, "schedule.steps": 4, "validate_every": 2, "precision": "fp32",
+    }  # fmt: skip
+    return from_flat(Recipe, values | changes)
+
+
+def tiny(**options: object) -> LiteConfig:
+    return LiteConfig(**(options | {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}))
+
+
+def run(recipe: Recipe) -> Path:
+    return fit(recipe, CITYSCAPES, partial(training_parts, recipe.data), [("street", street(9))])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_network():
+    """The runs of this module train a tiny network, on one thread (the machine may be busy)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dvps_ros.training.module.NETWORKS", {"lite": (Lite, tiny)})
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def trained(cache, tmp_path_factory) -> Path:
+    return run(recipe_for(cache, tmp_path_factory.mktemp("out")))
+
+
+def test_a_run_leaves_checkpoint_log_and_pictures(trained):
+    out = trained.parent
+    raw = read_checkpoint(trained)
+    assert raw["global_step"] == 4 and raw["dvps"]["step"] == 4 and raw["dvps"]["network"] == "lite"
+    lines = [json.loads(line) for line in (out / "validation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4] and 0 <= lines[0]["street/miou"] <= 1
+    assert len(list((out / "pictures").glob("*.jpg"))) == 2
+    assert list(out.glob("log/**/metrics.csv"))
+
+
+def test_the_loaded_network_holds_the_averaged_weights(trained):
+    loaded = load_checkpoint(trained)
+    raw = read_checkpoint(trained)
+    assert loaded.labels == CITYSCAPES and not loaded.network.training
+    weights = loaded.network.state_dict()
+    assert all(torch.equal(v, raw["state_dict"][f"network.{k}"]) for k, v in weights.items())
+
+
+def test_the_same_call_goes_on_where_it_stopped(cache, tmp_path):
+    first = run(recipe_for(cache, tmp_path, **{"schedule.steps": 2}))
+    assert read_checkpoint(first)["global_step"] == 2
+    again = run(recipe_for(cache, tmp_path, **{"schedule.steps": 3}))
+    raw = read_checkpoint(again)
+    assert raw["global_step"] == 3 and raw["dvps"]["minutes"] > 0
+
+
+def test_start_from_takes_the_weights_of_another_run(trained, cache, tmp_path):
+    recipe = recipe_for(
+        cache, tmp_path, **{"start_from": str(trained), "schedule.learning_rate": 0.0, "schedule.steps": 1}
+    )
+    name = "network.class_head.weight"
+    assert torch.equal(
+        read_checkpoint(run(recipe))["state_dict"][name], read_checkpoint(trained)["state_dict"][name]
+    )
+
+
+def test_bad_checkpoints_are_refused_with_a_sentence(trained, tmp_path):
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_checkpoint(tmp_path / "none.ckpt")
+    short = tmp_path / "short.ckpt"
+    short.write_bytes(trained.read_bytes()[:50_000])
+    with pytest.raises(CheckpointError, match="truncated or no checkpoint"):
+        load_checkpoint(short)
+    foreign = tmp_path / "foreign.ckpt"
+    torch.save({"model": torch.zeros(3)}, foreign)
+    with pytest.raises(CheckpointError, match="was not written by `dvps train`"):
+        load_checkpoint(foreign)
+    raw = read_checkpoint(trained)
+    torch.save(raw | {"dvps": raw["dvps"] | {"network": "giant"}}, foreign)
+    with pytest.raises(CheckpointError, match="network 'giant'; this version knows lite"):
+        load_checkpoint(foreign)
+    config = raw["dvps"]["network_config"] | {"embedding": 7}
+    torch.save(raw | {"dvps": raw["dvps"] | {"network_config": config}}, foreign)
+    with pytest.raises(CheckpointError, match="does not fit the network"):
+        load_checkpoint(foreign)
+
+
+def test_a_bad_truth_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path):
+    last = run(recipe_for(cache, tmp_path, **{"schedule.steps": 1}))
+    module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
+    with torch.no_grad():
+        module.network.depth_head.bias.fill_(math.nan)
+    torch.save(read_checkpoint(last) | {"current_model_state": module.state_dict()}, last)
+    before = last.read_bytes()
+    with pytest.raises(DvpsError, match="'depth' is not finite for street"):
+        run(recipe_for(cache, tmp_path, **{"schedule.steps": 5}))
+    assert last.read_bytes() == before
