@@ -116,7 +116,7 @@ def _known(
 
 
 def _cells(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """One value a cell of 4x4 pixels: the known pixel nearest to its centre, so that sparse truth survives."""
+    """One value a cell of 4x4 pixels: the known pixel nearest to its centre; sparse truth survives."""
     order = ((2, 2), (1, 1), (1, 2), (2, 1))
     out, missing = full[2::STRIDE, 2::STRIDE].copy(), unknown[2::STRIDE, 2::STRIDE]
     if not missing.any():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checkpoints: weights with all that is needed to use them: network, configuration, labels, recipe, commit."""
+"""Checkpoints: weights with all that is needed to use them: network, settings, labels, recipe, commit."""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ class SaveAndStop(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signal.signal(signal.SIGTERM, self._ask)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: LitPerception, *_: object) -> None:  # type: ignore[override]
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        assert isinstance(pl_module, LitPerception)
         # Here, not in on_train_end: by then the averaged weights have replaced those that training goes on from.
         if self.asked or pl_module.progress() >= 1:
             trainer.save_checkpoint(self.path)

@@ -71,7 +71,7 @@ class Scores:
         return np.where(self.confusion.sum(1) > 0, hit / np.maximum(union, 1), np.nan)
 
     def compute(self) -> dict[str, float]:
-        """``miou`` (classes present), ``abs_rel`` (not scaled by the truth), ``motion_px``; what has truth."""
+        """``miou`` (classes present), ``abs_rel`` (not scaled by the truth), ``motion_px``; as known."""
         result = {}
         if len(self.confusion):
             result["miou"] = float(np.nanmean(self.iou()))

@@ -62,7 +62,7 @@ def street(seed: int = 0, frames: int = 2, height: int = 64, width: int = 128) -
     )
 
 
-# -- batches ------------------------------------------------------------------------------------------------
+# -- batches -------------------------------------------------------------------------------------------
 
 
 def test_center_targets_by_hand():
@@ -114,7 +114,7 @@ def test_collate_puts_longer_clips_first_and_keeps_groups_apart():
         collate([street(0), street(0, height=32)], CITYSCAPES)
 
 
-# -- recipe and schedule --------------------------------------------------------------------------------------
+# -- recipe and schedule ---------------------------------------------------------------------------------
 
 
 def test_shipped_recipes_are_valid_and_name_their_data():
@@ -147,7 +147,7 @@ def test_learning_rate_rises_then_falls_to_zero_by_time_or_steps():
     assert progress(20, 5.0, replace(schedule, minutes=0.0)) == 0.2
 
 
-# -- sources --------------------------------------------------------------------------------------------------
+# -- sources ---------------------------------------------------------------------------------------------
 
 
 def test_sources_need_data(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_scores_by_hand():
     assert scores.compute()["abs_rel"] == pytest.approx((np.abs(10 - d) / d).mean(), rel=1e-5)
 
 
-# -- the run ----------------------------------------------------------------------------------------------------
+# -- the run -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +200,17 @@ def cache(tmp_path_factory) -> Path:
 
 def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
     values = {
-        "data.cache": str(cache), "out": str(out), "data.workers": 0, "data.synthetic": 2, "augment.height": 64,
-        "augment.width": 128, "augment.max_zoom": 1.1, "schedule.steps": 4, "validate_every": 2, "precision": "fp32",
-    }  # fmt: skip
+        "data.cache": str(cache),
+        "out": str(out),
+        "data.workers": 0,
+        "data.synthetic": 2,
+        "augment.height": 64,
+        "augment.width": 128,
+        "augment.max_zoom": 1.1,
+        "schedule.steps": 4,
+        "validate_every": 2,
+        "precision": "fp32",
+    }
     return from_flat(Recipe, values | changes)
 
 
