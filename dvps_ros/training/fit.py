@@ -43,7 +43,7 @@ class SaveAndStop(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         assert isinstance(pl_module, LitPerception)
-        # Here, not in on_train_end: by then the averaged weights have replaced those that training goes on from.
+        # Not in on_train_end: by then the averaged weights have replaced those that training goes on from.
         if self.asked or pl_module.progress() >= 1:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
