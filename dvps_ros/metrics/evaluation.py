@@ -315,7 +315,9 @@ class Evaluation:
     def _undefined(self, out: dict[str, Any]) -> list[str]:
         """Why values are None, in sentences."""
         reasons = []
-        stq, pat = out.get("STQ") or out.get("DSTQ", {}), out.get("PAT", {})
+        tracks = [
+            out.get(name, {}).get(key, 0) for name, key in (("STQ", "AQ"), ("DSTQ", "STQ"), ("PAT", "TQ"))
+        ]
         longest = max(self.sequences.values(), default=0)
         for name in ("VPQ", "DVPQ"):
             short = [int(k) for k in out.get(name, {}) if int(k) > longest]
@@ -326,12 +328,14 @@ class Evaluation:
                 )
         if not self.classes.things:
             reasons.append("'things', AQ, STQ, DSTQ, TQ and PAT: no class is a thing")
-        elif None in (*stq.values(), *pat.values()):
+        elif None in tracks:
             reasons.append("AQ, STQ, DSTQ, TQ and PAT: the truth holds no thing with an instance id")
         if len(self.classes.things) == self.classes.count:
             reasons.append("'stuff': every class is a thing")
         if None in out.get("PQ", {}).values():
             reasons.append("PQ means over groups of classes of which none occurs")
+        if out.get("DSTQ", {}).get("DQ", 0) is None:
+            reasons.append("DQ and DSTQ: no pixel has true depth")
         if "depth" in out and any(v["images"] == 0 for by in out["depth"].values() for v in by.values()):
             reasons.append("depth errors: no image has true depth inside the crop and under the cap")
         return reasons
