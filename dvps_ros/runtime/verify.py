@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dvps_ros.runtime.engine import Engine
 
 MAX_DISAGREEMENT = {"fp32": 0.002, "bf16": 0.05}
-"""Largest share of pixels with another class or segment."""
+"""Largest share of pixels with another class; twice of it with another segment, which hangs on the class, on
+the centres and on the votes. Rounding to bf16 moves 0.7 % and 5 % for a network of random weights; colours
+in the wrong order move 10 % and 42 %, and values by a quarter of their spread."""
 MAX_DIFFERENCE = {"fp32": 0.005, "bf16": 0.05}
 """Largest mean difference of values, relative to their spread."""
 SAME_CENTER_PX = 8.0
@@ -97,7 +99,8 @@ def compare(
         gap = np.abs(want.astype(np.float64) - got.astype(np.float64))
         mean, largest = (float(gap.mean()), float(gap.max())) if gap.size else (0.0, 0.0)
         if name in ("class_map", "segment_map", "nearest"):
-            value, limit = float(np.mean(want != got)), MAX_DISAGREEMENT[precision]
+            limit = MAX_DISAGREEMENT[precision] * (1 if name == "class_map" else 2)
+            value = float(np.mean(want != got))
         elif name == "segments":
             # Columns have units of their own; a row without a partner counts as wholly different.
             spread = np.abs(want).mean(0) + 1e-3 if len(want) else np.ones(len(SEGMENT_COLUMNS))
