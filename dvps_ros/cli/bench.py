@@ -77,9 +77,9 @@ def command(
         report["stages_ms"][name] = {"engine_name": description, **{k: _spread(v) for k, v in times.items()}}
         click.echo(f"\ncamera {name}, {description}\n{_table(report['stages_ms'][name])}")
     if engines:
-        for size, times in _engines(model, config.engine.threads, frames).items():
-            report["engines_ms"][size] = {k: _spread(v) for k, v in times.items()}
-            click.echo(f"\nengines at {size}\n{_table(report['engines_ms'][size])}")
+        for graph, times in _engines(model, config.engine.threads, frames).items():
+            report["engines_ms"][graph] = {k: _spread(v) for k, v in times.items()}
+            click.echo(f"\nengines at {graph}\n{_table(report['engines_ms'][graph])}")
     if json_path is not None:
         write_report(json_path, report)
         click.echo(f"\nwritten to {json_path}")

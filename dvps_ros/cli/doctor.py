@@ -74,7 +74,8 @@ def check_python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     old = sys.version_info < (3, 10)
     yield Finding(f"Python {version}", "use Python 3.10 or newer" if old else "", old)
-    found, missing = [], []
+    found: list[str] = []
+    missing: list[str] = []
     for name in LIBRARIES:
         try:
             found.append(f"{name} {metadata.version(name)}")
