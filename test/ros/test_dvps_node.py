@@ -192,6 +192,20 @@ def test_late_listeners_get_the_label_space(graph: Graph) -> None:
     assert labels[0].name == "cityscapes"
 
 
+def test_standard_vision_messages_where_installed(graph: Graph) -> None:
+    vision = pytest.importorskip("vision_msgs.msg")
+    rig = Rig(graph)
+    flat = rig.listen(vision.Detection2DArray, "output/detections_2d")
+    solid = rig.listen(vision.Detection3DArray, "output/detections_3d")
+    classes = graph.listen(vision.LabelInfo, rig.topic("output/label_info"), LATCHED)
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: flat and solid and classes, "the detections")
+    assert flat[0].header == solid[0].header == rig.header(1)
+    assert flat[0].detections[0].id == solid[0].detections[0].id == "7"
+    assert classes[0].class_map[CAR].class_name == "car"
+
+
 def test_nothing_is_computed_for_nobody(graph: Graph) -> None:
     rig = Rig(graph)
     rig.ready()
