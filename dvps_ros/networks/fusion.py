@@ -68,7 +68,7 @@ class Fusion(nn.Module):
         means = torch.cat((motion, depth_sum, moving), 2) / pixels
         segments = torch.cat((torch.stack(table, 2), means), 2) * kept[:, :, None]
         identity = identity / pixels
-        identity = identity * torch.rsqrt((identity * identity).sum(2, keepdim=True) + 1e-12)
+        identity = identity * torch.rsqrt((identity * identity).sum(2, keepdim=True) + 1e-6)
 
         index = torch.arange(slots, device=logits.device).float()
         name_of_row = F.pad(torch.where(kept > 0, index, float(NO_SEGMENT)), (0, 1), value=float(NO_SEGMENT))

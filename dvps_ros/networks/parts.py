@@ -107,7 +107,8 @@ def ray_map(intrinsics: Tensor, height: int, width: int, stride: int) -> Tensor:
 
 def unit_length(x: Tensor) -> Tensor:
     """``x`` divided by its length over axis 1; zero stays zero."""
-    return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-8)
+    # The exporter drops added constants up to 1e-8 as if they were zero.
+    return x * torch.rsqrt((x * x).sum(1, keepdim=True) + 1e-6)
 
 
 def correlation(current: Tensor, previous: Tensor, radius_x: int, radius_y: int) -> Tensor:

@@ -98,7 +98,7 @@ def fuse(
         return np.bincount(rows, values[inside], count) / np.maximum(area, 1)
 
     identity = np.stack([mean(e) for e in embedding], 1)
-    identity /= np.sqrt((identity**2).sum(1, keepdims=True) + 1e-12)
+    identity /= np.sqrt((identity**2).sum(1, keepdims=True) + 1e-6)
     columns = (
         votes.argmax(1),
         score,

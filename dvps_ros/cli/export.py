@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps export``: a checkpoint becomes a model folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("network")
+@click.option(
+    "--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="Weights that `dvps train` wrote."
+)
+@click.option(
+    "--random", "random_weights", is_flag=True, help="Random weights instead: for speed tests only."
+)
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    required=True,
+    metavar="HxW",
+    help="Input size; may be repeated, best first.",
+)
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model folder."
+)
+@click.option("--model-version", "version", default="0.1.0", show_default=True, help="Version of the model.")
+@click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
+def command(
+    network: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    sizes: tuple[str, ...],
+    out: Path,
+    version: str,
+    licence: str,
+) -> None:
+    """Write NETWORK (such as "lite") as a model folder that the engines load.
+
+    \b
+    dvps export lite --checkpoint runs/lite/best.ckpt --size 384x768 --size 512x1024 --out models/lite
+
+    The folder is named after the model: its last part becomes the name in the manifest. Every graph is
+    proved in ONNX Runtime against torch before anything is written.
+    """
+    from dvps_ros.errors import ConfigError
+    from dvps_ros.export import export_model, parse_size
+    from dvps_ros.networks import NETWORKS
+
+    if network not in NETWORKS:
+        raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}")
+    if (checkpoint is None) != random_weights:
+        raise ConfigError("give either --checkpoint FILE or --random")
+    wanted = [parse_size(size) for size in sizes]
+    if checkpoint is None:
+        import torch
+
+        from dvps_ros.labels import CITYSCAPES
+
+        torch.manual_seed(0)
+        build, config = NETWORKS[network]
+        module, labels, training = build(config()), CITYSCAPES, {"weights": "random"}
+    else:
+        from dvps_ros.training.checkpoint import load_checkpoint
+
+        loaded = load_checkpoint(checkpoint)
+        if loaded.meta["network"] != network:
+            raise ConfigError(
+                f"checkpoint {checkpoint} is of network {loaded.meta['network']}, not {network}"
+            )
+        module, labels = loaded.network, loaded.labels
+        training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
+    name = out.resolve().name
+    manifest = export_model(
+        module, labels, out, wanted, name=name, version=version, licence=licence, training=training
+    )
+    click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a network as a model folder: graphs, weights, golden frames, manifest, model card."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.export.graph import DeployedGraph
+from dvps_ros.export.onnx import WeightsWriter, save, trace
+from dvps_ros.labels import LabelSpace
+from dvps_ros.panoptic.fuse import FusionConfig
+from dvps_ros.runtime import verify
+from dvps_ros.runtime.backends.onnxruntime import OnnxRuntime
+from dvps_ros.runtime.manifest import GraphFile, Manifest, WeightsFile, hash_file, write_manifest
+from dvps_ros.types import CameraModel
+
+log = logging.getLogger(__name__)
+
+WEIGHTS = "weights.bin"
+MODEL_CARD = "README.md"
+SIZE_STEP = 32
+"""Input sizes are multiples of this, the deepest stride of the networks."""
+GOLDEN_SEED = 11
+
+
+@dataclass(frozen=True)
+class GoldenFrames:
+    """Two consecutive frames of one camera."""
+
+    images: np.ndarray
+    """uint8 [2,H,W,3] RGB."""
+    intrinsics: np.ndarray
+    """float32 [4]: fx, fy, cx, cy."""
+
+
+def world_frames(height: int, width: int) -> GoldenFrames:
+    """Two frames of the synthetic world, always the same."""
+    from dvps_ros.data.world import World, WorldConfig
+
+    camera = CameraModel.from_fov(width, height, 75.0)
+    clip = World(WorldConfig(seed=GOLDEN_SEED)).clip(2, camera)
+    return GoldenFrames(clip.images, camera.vector)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """``HxW`` as (height, width).
+
+    Raises:
+        ConfigError: not of this form, or not multiples of SIZE_STEP.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", text)
+    if not match or int(match[1]) % SIZE_STEP or int(match[2]) % SIZE_STEP:
+        raise ConfigError(f"size: expected HxW in multiples of {SIZE_STEP} such as 384x768, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def export_model(
+    network: nn.Module,
+    labels: LabelSpace,
+    out_dir: Path,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    name: str,
+    version: str,
+    licence: str,
+    training: Mapping[str, Any],
+    fusion: FusionConfig | None = None,
+    golden_frames: Callable[[int, int], GoldenFrames] = world_frames,
+) -> Manifest:
+    """Export, prove in ONNX Runtime against torch, then write the folder; on an error it is left as it was.
+
+    An existing model card is kept.
+
+    Args:
+        sizes: (height, width) of each graph; the first is the default.
+        training: provenance for the manifest, plain data.
+        golden_frames: (height, width) -> the frames that prove engines at that size.
+
+    Raises:
+        ConfigError: label space and network differ in their number of classes.
+        EngineError: ONNX Runtime computes something else than torch.
+    """
+    if network.config.classes != len(labels):
+        raise ConfigError(
+            f"label space {labels.name} has {len(labels)} classes, the network {network.config.classes}"
+        )
+    graph = DeployedGraph(network, labels, fusion)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
+        part = Path(folder)
+        graphs, shapes = [], {}
+        with WeightsWriter(part / WEIGHTS) as weights:
+            for height, width in sizes:
+                log.info("exporting %dx%d", height, width)
+                path = part / f"{height}x{width}.onnx"
+                save(trace(graph, height, width), path, weights)
+                weights.flush()
+                golden = _prove(graph, path, golden_frames(height, width))
+                shapes = {n: v.shape for n, v in golden.outputs.items()}
+                golden_path = path.with_suffix(".golden.npz")
+                _save_golden(golden, golden_path)
+                graphs.append(
+                    GraphFile(
+                        path.name, height, width, hash_file(path), golden_path.name, hash_file(golden_path)
+                    )
+                )
+        manifest = Manifest(
+            name=name,
+            version=version,
+            network=network.name,
+            label_space=labels,
+            embedding_size=shapes["embedding"][2],
+            latent_shape=shapes["latent"][1:],
+            state=graph.state,
+            sky_class=labels.id_of("sky") if "sky" in labels.names else None,
+            weights=WeightsFile(WEIGHTS, hash_file(part / WEIGHTS)),
+            graphs=tuple(graphs),
+            licence=licence,
+            training=dict(training),
+            segment_slots=graph.fusion.config.slots,
+        )
+        write_manifest(manifest, part)
+        if not (out_dir / MODEL_CARD).exists():
+            (part / MODEL_CARD).write_text(model_card(manifest))
+        # The manifest comes last: until it is there, the hashes of the old one refuse the new files.
+        for path in sorted(part.iterdir(), key=lambda p: p.suffix == ".json"):
+            os.replace(path, out_dir / path.name)
+    return manifest
+
+
+def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Golden:
+    """Run both frames in torch and in ONNX Runtime; the latter's second frame is the golden one.
+
+    Raises:
+        EngineError: they differ by more than two fp32 engines may.
+    """
+    height, width = frames.images.shape[1:3]
+    runtime = OnnxRuntime(path, "fp32", torch.get_num_threads(), path.parent)
+    state = [np.zeros(s.sizes(height, width), np.float32) for s in graph.state]
+    feeds = {"intrinsics": frames.intrinsics[None], **dict(zip(graph.input_names[2:], state, strict=True))}
+    for image in frames.images:
+        feeds["image"] = np.ascontiguousarray(image[None])
+        got = {n: np.empty(shape, dtype) for n, (dtype, shape) in runtime.outputs.items()}
+        runtime.run(feeds, got)
+        with torch.inference_mode():
+            outputs = graph(*(torch.from_numpy(feeds[n]) for n in graph.input_names))
+        want = {n: v.numpy() for n, v in zip(graph.output_names, outputs, strict=True)}
+        differences = verify.compare(want, got, "fp32")
+        if not all(d.passed for d in differences):
+            raise EngineError(
+                f"{path.name}: ONNX Runtime computes other values than torch; not exported\n"
+                f"{verify.table(differences)}"
+            )
+        feeds |= {s.name: got[f"next_{s.name}"] for s in graph.state}
+    runtime.close()
+    return verify.Golden((frames.images[0], frames.images[1]), frames.intrinsics, got)
+
+
+def _save_golden(golden: verify.Golden, path: Path) -> None:
+    outputs = {f"out_{n}": v for n, v in golden.outputs.items()}
+    np.savez_compressed(
+        path, image_0=golden.images[0], image_1=golden.images[1], intrinsics=golden.intrinsics, **outputs
+    )
+
+
+def model_card(manifest: Manifest) -> str:
+    """The beginning of a model card, with what the export knows; figures and limits are for its author."""
+    sizes = ", ".join(g.size for g in manifest.graphs)
+    rows = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.items())
+    return f"""# {manifest.name}
+
+Network `{manifest.network}`, label space `{manifest.label_space.name}` ({len(manifest.label_space)} classes),
+input sizes {sizes}; graph contract version {manifest.contract} (docs/graph_contract.md).
+Licence of the weights: {manifest.licence}.
+
+## Training
+
+| | |
+|---|---|
+{rows}
+
+## Data and its licences
+
+To be written: every data set that was used, its licence, how much of it.
+
+## Figures
+
+To be written: what was measured, on which data, with which command.
+
+## Limits
+
+To be written: where it fails.
+"""

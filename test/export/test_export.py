@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Export end to end with random weights at toy size: what the files hold and what engines make of them."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+
+import dvps_ros.export
+from dvps_ros.cli.export import command
+from dvps_ros.config import EngineConfig, to_dict
+from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.export import export_model, parse_size
+from dvps_ros.export import model as export_module
+from dvps_ros.export.graph import folded
+from dvps_ros.export.model import GoldenFrames
+from dvps_ros.labels import CITYSCAPES
+from dvps_ros.networks import Lite, LiteConfig
+from dvps_ros.runtime import verify
+from dvps_ros.runtime.backends import installed
+from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.manifest import check_files, load_manifest
+from dvps_ros.types import CameraModel
+
+SIZES = [(64, 96), (96, 64)]
+TINY = LiteConfig(embedding=8, width=16, decoder_width=16, fine_width=16, context_width=16, state_width=8)
+
+
+def toy_frames(height: int, width: int) -> GoldenFrames:
+    """A smooth coloured texture that shifts by three pixels."""
+    v, u = np.mgrid[:height, :width]
+    waves = [127 + 60 * np.sin(u / (5 + c)) + 60 * np.cos((v + 2 * u) / (9 + 2 * c)) for c in range(3)]
+    image = np.stack(waves, 2).astype(np.uint8)
+    camera = CameraModel.from_fov(width, height, 75.0)
+    return GoldenFrames(np.stack((image, np.roll(image, 3, 1))), camera.vector)
+
+
+def lively_network() -> Lite:
+    """Random weights with normalisation that is not the identity and heads that speak."""
+    torch.manual_seed(3)
+    network = Lite(TINY)
+    with torch.no_grad():
+        for m in network.modules():
+            if isinstance(m, torch.nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.normal_(std=0.2)
+                m.running_mean.normal_(std=0.2)
+                m.running_var.uniform_(0.5, 2.0)
+        for head in (network.class_head, network.depth_head, network.instance_head, network.motion.head):
+            head.weight.normal_(std=0.1)
+        network.class_head.bias[11:] = 1.0
+        network.instance_head.bias[0] = -1.0
+    return network.eval()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Toy tensors lose time on several threads, more so on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def network() -> Lite:
+    return lively_network()
+
+
+@pytest.fixture(scope="module")
+def model(network: Lite, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    export(network, folder, SIZES)
+    return folder
+
+
+def export(network: Lite, folder: Path, sizes: list[tuple[int, int]], **changes) -> None:
+    facts = dict(name="toy", version="1.2", licence="CC0", training={"steps": 0}, golden_frames=toy_frames)
+    export_model(network, CITYSCAPES, folder, sizes, **(facts | changes))
+
+
+def open_engine(model: Path, size: str, backend: str, precision: str = "fp32") -> Engine:
+    config = EngineConfig(
+        model=str(model), size=size, backend=backend, precision=precision, threads=1, verify=False
+    )
+    return Engine.open(model, config, camera_size=None, cache_dir=model.parent / "cache")
+
+
+def test_manifest_says_what_is_there(model: Path) -> None:
+    manifest = load_manifest(model)
+    assert (manifest.name, manifest.version, manifest.licence) == ("toy", "1.2", "CC0")
+    assert manifest.network == "lite" and manifest.training == {"steps": 0}
+    assert manifest.label_space == CITYSCAPES and manifest.sky_class == 10
+    assert manifest.embedding_size == 8 and manifest.latent_shape == (96, 16)
+    assert [g.size for g in manifest.graphs] == ["64x96", "96x64"]
+    assert manifest.state[0].name == "state_features" and manifest.state[0].shape == (1, 8, "H/8", "W/8")
+    for graph in manifest.graphs:
+        check_files(model, manifest, graph)
+    assert "lite" in (model / "README.md").read_text()
+    assert not [p for p in model.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("size", ["64x96", "96x64"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_engines_accept_the_graph_and_agree(model: Path, backend: str, size: str) -> None:
+    """Engine.open checks names, types and shapes of all inputs and outputs against the contract."""
+    golden = verify.load_golden(model / f"{size}.golden.npz")
+    assert (golden.outputs["segments"][0, :, 1] > 0).sum() >= 3
+    with open_engine(model, size, backend) as engine:
+        assert all(d.passed for d in verify.check(engine, golden, "fp32"))
+
+
+def test_bf16_agrees_within_its_tolerance(model: Path) -> None:
+    if "bf16" not in installed()["openvino"].precisions():
+        pytest.skip("this processor has no bf16")
+    golden = verify.load_golden(model / "64x96.golden.npz")
+    with open_engine(model, "64x96", "openvino", "bf16") as engine:
+        engine.reset()
+        for image in golden.images:
+            engine.run(image, golden.intrinsics)
+        differences = {d.output: d for d in verify.compare(golden.outputs, engine.outputs(), "bf16")}
+    for name in ("class_map", "depth_m", "class_logits", "latent", "next_state_features"):
+        assert differences[name].passed, verify.table(list(differences.values()))
+
+
+def test_graph_equals_the_network_in_torch(model: Path, network: Lite) -> None:
+    """Not the folded, rounded copy but the network itself, through all of the export."""
+    frames = toy_frames(64, 96)
+    image = torch.from_numpy(frames.images).permute(0, 3, 1, 2).float()
+    k = torch.from_numpy(frames.intrinsics)[None]
+    with torch.inference_mode():
+        first = network(image[:1], k)
+        second = network(image[1:], k, first.state)
+    out = verify.load_golden(model / "64x96.golden.npz").outputs
+    for name, want in (
+        ("class_logits", second.class_logits),
+        ("depth_m", second.log_depth[:, 0].exp().clamp(0.5, 200)),
+        ("next_state_features", second.state["features"]),
+        ("latent", second.latent),
+    ):
+        assert np.abs(out[name] - want.numpy()).max() < 0.01 * want.abs().max(), name
+
+
+def test_second_frame_depends_on_the_first(model: Path) -> None:
+    images, k = toy_frames(64, 96).images, toy_frames(64, 96).intrinsics
+    with open_engine(model, "64x96", "onnxruntime") as engine:
+        alone = engine.run(images[1], k).segments.copy()
+        engine.reset()
+        again = engine.run(images[1], k).segments.copy()
+        engine.reset()
+        engine.run(images[0], k)
+        after = engine.run(images[1], k).segments.copy()
+    assert np.array_equal(alone, again)
+    assert not alone[:, 5:7].any()  # no motion without a previous frame
+    assert np.abs(after[after[:, 1] > 0, 5:7]).mean() > 0.1
+    assert np.array_equal(alone[:, :5], after[:, :5])
+
+
+def test_graph_holds_no_trace_of_the_machine_and_only_the_opset(model: Path) -> None:
+    data = (model / "64x96.onnx").read_bytes()
+    assert str(Path(dvps_ros.export.__file__).parents[2]).encode() not in data
+    assert b"site-packages" not in data and b"File " not in data
+    graph = onnx.load(model / "64x96.onnx", load_external_data=False)
+    assert {(o.domain, o.version) for o in graph.opset_import} == {("", 20)}
+    operators = {n.op_type for n in graph.graph.node}
+    refused = {"BatchNormalization", "NonZero", "NonMaxSuppression", "Unique", "DeformConv", "Loop", "If"}
+    assert not operators & refused
+
+
+def test_the_command_exports_a_checkpoint_byte_for_byte_the_same(
+    model: Path, network: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One size alone: the graph does not depend on the others, and its weights are nearly all of theirs."""
+    toy_export = functools.partial(export_model, golden_frames=toy_frames)
+    monkeypatch.setattr(dvps_ros.export, "export_model", toy_export)
+    checkpoint = tmp_path / "best.ckpt"
+    meta = {
+        "network": "lite",
+        "network_config": to_dict(TINY),
+        "labels": CITYSCAPES.to_dict(),
+        "recipe": {"steps": 3},
+        "commit": "abc",
+    }
+    weights = {f"network.{k}": v for k, v in network.state_dict().items()}
+    torch.save({"dvps": meta, "state_dict": weights}, checkpoint)
+    out = tmp_path / "again"
+    out.mkdir()
+    (out / "README.md").write_text("mine")
+    arguments = ["lite", "--checkpoint", str(checkpoint), "--size", "64x96", "--out", str(out)]
+    result = CliRunner().invoke(command, [*arguments, "--model-version", "7"], catch_exceptions=False)
+    assert result.exit_code == 0 and "64x96" in result.output
+    manifest = load_manifest(out)
+    assert (manifest.name, manifest.version) == ("again", "7")
+    assert manifest.training["recipe"] == {"steps": 3} and manifest.training["commit"] == "abc"
+    assert manifest.graphs == load_manifest(model).graphs[:1]  # by the hashes of graph and golden frames
+    assert (out / "README.md").read_text() == "mine"
+    one, two = ((f / "weights.bin").stat().st_size for f in (out, model))
+    assert one <= two < 1.05 * one
+    parameters = sum(p.numel() for p in network.parameters())
+    assert one < 2.3 * parameters + 40_000  # stored as float16
+
+
+def test_a_graph_that_computes_something_else_is_not_written(
+    model: Path, network: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "README.md").write_text("mine")
+    wrong = onnx.load(model / "64x96.onnx")
+    bias = next(t for t in wrong.graph.initializer if t.name.endswith("class_head.bias"))
+    bias.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(bias), bias.name))
+    monkeypatch.setattr(export_module, "trace", lambda graph, height, width: wrong)
+    with pytest.raises(EngineError, match="64x96.onnx: ONNX Runtime computes other values"):
+        export(network, tmp_path, SIZES[:1])
+    assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
+
+
+def test_refuses_a_label_space_of_another_size(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="19 classes, the network 7"):
+        export(Lite(LiteConfig(classes=7, width=8, decoder_width=8)), tmp_path, SIZES[:1])
+
+
+def test_refuses_weights_beyond_float16() -> None:
+    network = Lite(TINY)
+    with torch.no_grad():
+        network.class_head.weight[0] = 1e6
+    with pytest.raises(ConfigError, match="class_head"):
+        folded(network)
+
+
+def test_folding_changes_nothing_but_rounding(network: Lite) -> None:
+    image = torch.from_numpy(toy_frames(64, 96).images[:1]).permute(0, 3, 1, 2).float()
+    k = torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+    copy = folded(network)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in copy.modules())
+    with torch.inference_mode():
+        a, b = network(image, k), copy(image, k)
+    assert (a.class_logits - b.class_logits).abs().max() < 0.005 * a.class_logits.abs().max()
+    assert any(isinstance(m, torch.nn.BatchNorm2d) for m in network.modules())
+
+
+@pytest.mark.parametrize("text", ["384", "384x", "x768", "384x760", "0x32", "384x768x3", "384 x 768"])
+def test_refuses_sizes(text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(repr(text))):
+        parse_size(text)
+
+
+def test_parses_sizes() -> None:
+    assert parse_size("384x768") == (384, 768)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nope", "--random"], "unknown network 'nope'"),
+        (["lite"], "--checkpoint FILE or --random"),
+        (["lite", "--random", "--checkpoint", "x.ckpt"], "--checkpoint FILE or --random"),
+    ],
+)
+def test_command_refuses(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CliRunner().invoke(
+            command, [*arguments, "--size", "64x96", "--out", str(tmp_path / "o")], catch_exceptions=False
+        )
+    assert not (tmp_path / "o").exists()
