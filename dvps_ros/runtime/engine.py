@@ -22,6 +22,7 @@ from dvps_ros.types import NetworkOutput, check_array
 
 log = logging.getLogger(__name__)
 K = TypeVar("K")
+Spec = tuple[np.dtype, tuple[int, ...]]
 
 REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
 OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
@@ -146,9 +147,10 @@ def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> 
     """Refuse a graph whose tensors are not those that contract and manifest promise."""
     h, w = graph.height // manifest.stride, graph.width // manifest.stride
     slots, u8, f32 = manifest.segment_slots, np.dtype(np.uint8), np.dtype(np.float32)
-    state = {s.name: (f32, s.sizes(graph.height, graph.width)) for s in manifest.state}
-    inputs = {"image": (u8, (1, graph.height, graph.width, 3)), "intrinsics": (f32, (1, 4))} | state
-    outputs = {
+    state: dict[str, Spec] = {s.name: (f32, s.sizes(graph.height, graph.width)) for s in manifest.state}
+    image = (u8, (1, graph.height, graph.width, 3))
+    inputs: dict[str, Spec] = {"image": image, "intrinsics": (f32, (1, 4))} | state
+    outputs: dict[str, Spec] = {
         "class_map": (u8, (1, h, w)),
         "segment_map": (u8, (1, h, w)),
         "depth_m": (f32, (1, h, w)),
@@ -173,7 +175,7 @@ def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> 
                 )
 
 
-def _spec(spec: tuple[np.dtype, tuple[int, ...]] | None) -> str:
+def _spec(spec: Spec | None) -> str:
     return "nothing" if spec is None else f"{spec[0]} {list(spec[1])}"
 
 

@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 def cpu_count() -> int:
-    """Processors that this process may use (a container's limit on them included)."""
+    """Processors that this process may run on (``taskset`` and a container's processor set included)."""
     return len(os.sched_getaffinity(0))
 
 

@@ -216,18 +216,38 @@ def test_auto_measures_again_when_its_memory_is_damaged(tiny_model, cache, caplo
     assert len(json.loads((cache / "engine_choices.json").read_text())) == 1
 
 
-def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
-    class Wrong(BACKENDS["openvino"].open):
+def make_wrong(monkeypatch, name):
+    class Wrong(BACKENDS[name].open):
         def run(self, feeds, results):
             super().run(feeds, results)
             results["class_logits"] *= 1.2
 
+    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], open=Wrong))
+
+
+def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
     for name in BACKENDS:
         if name != "onnxruntime":
-            monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], open=Wrong))
+            make_wrong(monkeypatch, name)
     with Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache) as engine:
         assert "onnxruntime" in engine.description
     assert "is left out" in caplog.text
+
+
+def test_auto_measures_again_when_what_it_remembers_became_wrong(tiny_model, cache, caplog, monkeypatch):
+    auto = config("auto", "auto")
+    Engine.open(tiny_model, auto, cache_dir=cache).close()
+    (entry,) = json.loads((cache / "engine_choices.json").read_text()).values()
+    make_wrong(monkeypatch, entry["backend"])
+    other = next(name for name in BACKENDS if name != entry["backend"])
+    with Engine.open(tiny_model, auto, cache_dir=cache) as engine:
+        assert other in engine.description
+    assert "cannot be used, measuring again" in caplog.text
+    (entry,) = json.loads((cache / "engine_choices.json").read_text()).values()
+    assert entry["backend"] == other
+    make_wrong(monkeypatch, other)
+    with pytest.raises(EngineError, match="computes wrong values"):
+        Engine.open(tiny_model, auto, cache_dir=cache)
 
 
 def test_a_read_only_cache_is_only_a_warning(tiny_model, tmp_path, caplog):

@@ -10,7 +10,10 @@ import numpy as np
 
 from dvps_ros.errors import EngineError
 
-_NUMPY_TYPES: dict[str, np.dtype] = {"tensor(uint8)": np.dtype(np.uint8), "tensor(float)": np.dtype(np.float32)}
+_NUMPY_TYPES: dict[str, np.dtype] = {
+    "tensor(uint8)": np.dtype(np.uint8),
+    "tensor(float)": np.dtype(np.float32),
+}
 
 
 class OnnxRuntime:
