@@ -42,7 +42,7 @@ SILENCE_LIMIT_S = 60.0
 
 Limits = Mapping[str, tuple[str, float]]
 SCENE_LIMITS: Limits = {
-    "share of frames processed": (">=", 0.5),
+    "share of frames processed": (">=", 0.95),
     "panoptic quality": (">=", 0.2),
     "relative depth error": ("<=", 0.3),
     "sightings of objects found": (">=", 0.3),
@@ -121,7 +121,7 @@ class VerdictFailed(DvpsError):
     "--rate",
     "rate_hz",
     type=click.FloatRange(min=0.0),
-    help="Images a second; 0: each when the one before is done. Without it the input's own rate.",
+    help="Images a second; 0: each when the one before is done. Without it 0 for a world, else the input's rate.",
 )
 @click.option("--max-frames", type=click.IntRange(min=1), help="Play only so many frames.")
 @pipeline_options
@@ -161,7 +161,9 @@ def command(
         "camera": str(camera_file or ""),
         "fov_deg": fov_deg or 0.0,
         "frames": max_frames or 0,
-        **rate_parameters(rate_hz),
+        "start_timeout_s": START_LIMIT_S,
+        "processed_timeout_s": SILENCE_LIMIT_S,
+        **rate_parameters(0.0 if rate_hz is None and input_spec.startswith("world:") else rate_hz),
     }
     node = {
         "engine.model": model,

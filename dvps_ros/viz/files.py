@@ -56,7 +56,7 @@ class _PyAvVideo:
         self._stream: Any = self._container.add_stream("libx264", rate=rate)
         self._stream.width, self._stream.height = width, height
         self._stream.pix_fmt = "yuv420p"
-        self._stream.options = {"crf": "23", "preset": "veryfast"}
+        self._stream.options = {"crf": "23", "preset": "superfast"}
         self._frame_of = av.VideoFrame.from_ndarray
 
     def write(self, image: np.ndarray) -> None:
