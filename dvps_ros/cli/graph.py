@@ -99,14 +99,11 @@ class Graph:
         name: str,
         *,
         parameters: Mapping[str, Any],
-        remap: Mapping[str, str],
-        params_file: Path | None = None,
+        remap: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start the node of the module ``dvps_ros.ros.nodes.<name>``."""
-        arguments = ["--ros-args"]
-        if params_file is not None:
-            arguments += ["--params-file", str(params_file)]
-        for source, target in remap.items():
+        """Start ``dvps_ros.ros.nodes.<name>`` with ``config/<name>.yaml``; ``parameters`` go before the file."""
+        arguments = ["--ros-args", "--params-file", str(share_file(f"config/{name}.yaml"))]
+        for source, target in (remap or {}).items():
             arguments += ["-r", f"{source}:={target}"]
         for key, value in parameters.items():
             arguments += ["-p", f"{key}:={_yaml(value)}"]

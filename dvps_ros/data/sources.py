@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".hevc", ".h264"}
 BAG_SUFFIXES = {".bag", ".mcap", ".db3"}
+DEMO_WORLD = "world:7:120"
+"""What "demo" stands for."""
 WORLD_SIZE = (768, 384)
 WORLD_FOV_DEG = 82.0
 WORLD_CAMERA_HEIGHT_M = 1.65
@@ -61,15 +63,16 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
         spec: a video file; a folder of images (calibrated by a ``camera*.json`` or ``.yaml`` in it, or
             not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
             ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; ``world:SEED`` or
-            ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road.
+            ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road; ``demo`` for
+            the one of the demo.
         camera: calibration that goes before the input's own.
         fov_deg: horizontal field of view of an input without calibration, degrees.
 
     Raises:
         InputError: there is no such input, it cannot be read, or its camera is not known.
     """
-    if spec.startswith("world:"):
-        return WorldSource(spec, camera=camera, fov_deg=fov_deg)
+    if spec == "demo" or spec.startswith("world:"):
+        return WorldSource(DEMO_WORLD if spec == "demo" else spec, camera=camera, fov_deg=fov_deg)
     path, _, topic = spec.partition(":/")
     place = Path(path).expanduser()
     suffix = place.suffix.lower()

@@ -9,6 +9,7 @@ from types import TracebackType
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
+from std_msgs.msg import UInt64
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.ros import qos
@@ -21,15 +22,19 @@ class Monitor:
 
     Args:
         node: name of the perception node, such as ``/dvps``.
+        recorder: name of the recorder.
         domain: ROS domain id.
     """
 
-    def __init__(self, *, node: str, domain: int) -> None:
+    def __init__(self, *, node: str, recorder: str, domain: int) -> None:
         self.received_ns: dict[int, int] = {}
         """Stamp of a frame -> when its last output came, nanoseconds of the wall clock."""
+        self.recorded = 0
+        """Frames that the recorder has written."""
         self.trouble = ""
         """The newest warning or error in /diagnostics; empty when all is well."""
         self._node_name = node
+        self._recorder_name = recorder
         self._domain = domain
 
     def __enter__(self) -> Monitor:
@@ -40,6 +45,9 @@ class Monitor:
         self._executor.add_node(self._node)
         self._node.create_subscription(
             dvps_msg.ScaleEstimate, f"{self._node_name}/output/scale", self._on_done, qos.output()
+        )
+        self._node.create_subscription(
+            UInt64, f"{self._recorder_name}/recorded", self._on_recorded, qos.output()
         )
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
         return self
@@ -58,6 +66,9 @@ class Monitor:
     def _on_done(self, message: dvps_msg.ScaleEstimate) -> None:
         stamp = message.header.stamp
         self.received_ns[stamp.sec * 10**9 + stamp.nanosec] = time.time_ns()
+
+    def _on_recorded(self, message: UInt64) -> None:
+        self.recorded = message.data
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         bad = [s for s in message.status if s.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)]

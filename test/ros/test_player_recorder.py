@@ -19,6 +19,7 @@ from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from ros_graph import Graph, TinyPipeline, maps_of, parameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import UInt64
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.data.calibration import camera_from_info
@@ -201,6 +202,39 @@ def test_the_recorder_is_reliable_where_it_can_be(graph: Graph, tmp_path: Path) 
     ((topic, time_ns, message),) = read_bag(tmp_path / "bag")
     assert topic == f"{graph.namespace}/firm" and message.scale == 2.0
     assert abs(time_ns - time.time_ns()) < 60e9
+
+
+def test_of_sparse_topics_one_message_in_so_many_is_written(graph: Graph, tmp_path: Path) -> None:
+    names = ("all", "few")
+    out = {
+        name: graph.node.create_publisher(dvps_msg.ScaleEstimate, f"{graph.namespace}/{name}", qos.output())
+        for name in names
+    }
+    recorder = graph.add(
+        Recorder(
+            namespace=graph.namespace,
+            parameter_overrides=parameters(
+                output=str(tmp_path / "bag"),
+                topics=f"{graph.namespace}/(all|few)",
+                count_topic=f"{graph.namespace}/all",
+                sparse=f"{graph.namespace}/few",
+                sparse_every=3,
+                min_free_mib=0,
+            ),
+        )
+    )
+    told = graph.listen(UInt64, f"{graph.namespace}/dvps_recorder/recorded", DEEP)
+    graph.wait(lambda: all(p.get_subscription_count() == 1 for p in out.values()), "both topics")
+    for n in range(8):
+        for publisher in out.values():
+            publisher.publish(dvps_msg.ScaleEstimate(scale=float(n)))
+        graph.wait(lambda n=n: min(recorder._passed[p.topic_name] for p in out.values()) > n, "a message")
+    graph.wait(lambda: told and told[-1].data == 8, "the count")
+    graph.remove(recorder)
+    got = {name: [] for name in names}
+    for topic, _, message in read_bag(tmp_path / "bag"):
+        got[topic.rpartition("/")[2]].append(message.scale)
+    assert got == {"all": list(range(8)), "few": [0, 3, 6]}
 
 
 def test_a_full_disk_ends_the_recorder_with_a_whole_bag(graph: Graph, tmp_path: Path) -> None:

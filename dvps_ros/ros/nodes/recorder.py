@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
+from std_msgs.msg import UInt64
 
 from dvps_ros.config import option
 from dvps_ros.errors import ConfigError, DvpsError
@@ -32,6 +34,8 @@ class RecorderConfig:
     topics: str = option(
         ".*/output/.*", "What to record: topic names or regular expressions, separated by commas."
     )
+    sparse: str = option("", "Of these, as in topics, only few messages are written: large clouds, say.")
+    sparse_every: int = option(10, "One in so many of them is written.", low=1, high=2**31 - 1)
     count_topic: str = option(".*/output/scale", "Topic (or regular expression) whose messages are counted.")
     frames: int = option(0, "Stop after this many messages on count_topic; 0 goes on.", low=0, high=2**31 - 1)
     silence_s: float = option(
@@ -45,6 +49,8 @@ class RecorderConfig:
 class Recorder(Node):
     """Subscribes to every matching topic as it appears, reliably where all its publishers are reliable.
 
+    ``~/recorded`` says how many messages of ``count_topic`` came: who stops the recorder can wait for it.
+
     Raises:
         ConfigError: a parameter that does not suit.
     """
@@ -56,19 +62,23 @@ class Recorder(Node):
         if not self.config.output:
             raise ConfigError("output: expected the folder of the bag to make, got nothing")
         try:
-            self._patterns = [re.compile(t.strip()) for t in self.config.topics.split(",") if t.strip()]
+            self._patterns = _patterns(self.config.topics)
+            self._sparse = _patterns(self.config.sparse)
             self._counted = re.compile(self.config.count_topic)
         except re.error as error:
             raise ConfigError(f"topics: expected names or regular expressions, got {error}") from error
         self.done = Future()
         self._writer: BagWriter | None = BagWriter(self.config.output, min_free_mib=self.config.min_free_mib)
         self._seen: set[str] = set()
+        self._passed: Counter[str] = Counter()
         self._frames = 0
+        self._recorded = self.create_publisher(UInt64, "~/recorded", qos.output())
         self._last_s: float | None = None
         self._timer = self.create_timer(0.1, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _tick(self) -> None:
         self._discover()
+        self._recorded.publish(UInt64(data=self._frames))
         if self._last_s is None:
             return
         quiet_s = time.monotonic() - self._last_s
@@ -78,7 +88,7 @@ class Recorder(Node):
 
     def _discover(self) -> None:
         for topic, kinds in self.get_topic_names_and_types():
-            if topic in self._seen or not any(p.fullmatch(topic) for p in self._patterns):
+            if topic in self._seen or not _matches(topic, self._patterns):
                 continue
             offered = [info.qos_profile for info in self.get_publishers_info_by_topic(topic)]
             if not offered:
@@ -100,6 +110,9 @@ class Recorder(Node):
             return
         self._last_s = time.monotonic()
         self._frames += self._counted.fullmatch(topic) is not None
+        self._passed[topic] += 1
+        if _matches(topic, self._sparse) and (self._passed[topic] - 1) % self.config.sparse_every:
+            return
         try:
             self._writer.write(topic, self.get_clock().now().nanoseconds, data)
         except DvpsError as error:
@@ -125,6 +138,14 @@ class Recorder(Node):
                     self.get_logger().warning("no message came: no bag was written")
         finally:
             super().destroy_node()
+
+
+def _patterns(topics: str) -> list[re.Pattern[str]]:
+    return [re.compile(t.strip()) for t in topics.split(",") if t.strip()]
+
+
+def _matches(topic: str, patterns: list[re.Pattern[str]]) -> bool:
+    return any(p.fullmatch(topic) for p in patterns)
 
 
 def main(args: list[str] | None = None) -> int:
