@@ -114,8 +114,7 @@ def _stages(config: Any, size: tuple[int, int], frames: int) -> tuple[str, dict[
     times: dict[str, list[float]] = {}
     with DvpsPipeline.open(config, camera) as pipeline:
         engine = pipeline.engine
-        graph = engine.manifest.graph_of(f"{engine.height}x{engine.width}")
-        golden = load_golden(find_model(config.engine.model) / graph.golden)
+        golden = load_golden(find_model(config.engine.model) / engine.graph.golden)
         picture = cv2.resize(golden.images[1], size, interpolation=cv2.INTER_LINEAR)
         warm_up = 5
         for i in tqdm(range(frames + warm_up), desc=f"{size[0]}x{size[1]}", leave=False):

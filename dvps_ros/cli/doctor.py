@@ -195,7 +195,7 @@ def check_models(only: str | None) -> Iterator[Finding]:
         try:
             models = [find_model(only)]
         except EngineError as error:
-            yield Finding(str(error), "give a model's name or folder", True)
+            yield Finding(str(error), broken=True)
             return
     for folder in models:
         try:

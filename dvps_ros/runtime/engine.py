@@ -38,7 +38,7 @@ class Engine:
     """
 
     def __init__(self, manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
-        self.manifest = manifest
+        self.manifest, self.graph = manifest, graph
         self.height, self.width = graph.height, graph.width
         self.stride = manifest.stride
         self.description = f"{manifest.name} {manifest.version} at {graph.size} on {backend.description}"

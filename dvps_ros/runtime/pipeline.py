@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from dvps_ros.config import PipelineConfig
@@ -21,8 +22,10 @@ from dvps_ros.labels import VOID
 from dvps_ros.panoptic.objects import ObjectStates
 from dvps_ros.panoptic.track import NO_ROW, Tracker, Tracks
 from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_inside
 from dvps_ros.runtime.preprocess import Preprocess
+from dvps_ros.runtime.verify import load_golden
 from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult, NetworkOutput
 
 log = logging.getLogger(__name__)
@@ -77,11 +80,12 @@ class DvpsPipeline:
             InputError: the camera's distortion model is unknown.
         """
         size = (camera.width, camera.height)
-        engine = Engine.open(config.engine.model, config.engine, camera_size=size, cache_dir=cache_dir)
+        model_dir = find_model(config.engine.model)
+        engine = Engine.open(model_dir, config.engine, camera_size=size, cache_dir=cache_dir)
         try:
-            grey = np.full((camera.height, camera.width, 3), 128, np.uint8)
-            for stamp_ns in range(2):
-                cls(engine, config).process(Frame(grey, stamp_ns, camera))
+            rehearsal = cls(engine, config)
+            for i, image in enumerate(load_golden(model_dir / engine.graph.golden).images):
+                rehearsal.process(Frame(cv2.resize(image, size), i * 100_000_000, camera))
             engine.reset()
             return cls(engine, config)
         except BaseException:
