@@ -23,15 +23,15 @@ depth error)."""
 _MIN_INLIER_RATIO = 0.5
 _MIN_DOWN = 0.7
 """Least downward component of a road's normal (45 degrees)."""
-_MIN_SLOPE = 0.06
-"""Only rays that go down more steeply: on a level road up to 16 camera heights away, where it is flat."""
+_MIN_SLOPE = 0.1
+"""Only rays that go down more steeply: on a level road up to 10 camera heights away, where it is flat."""
 
 _MEASUREMENT_SIGMA = 0.05
 """Least standard deviation of ln(scale) from one plane: roads are not flat, the network's depth breathes."""
 _EFFECTIVE_POINTS = 25.0
 """The depth errors of neighbouring pixels go together: so many points are independent."""
-_SYSTEMATIC_SIGMA = 0.01
-"""What smoothing does not take away, share of the scale."""
+_SYSTEMATIC_SIGMA = 0.03
+"""What smoothing does not take away (hills and dips last for seconds), share of the scale."""
 _GATE = 3.0
 """Standard deviations beyond which a plane is not believed."""
 _START_FRAMES = 5

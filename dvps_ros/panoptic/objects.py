@@ -99,15 +99,17 @@ class ObjectStates:
 
         box, center, extent = _surfaces(points_m, segment_map)
         self._predict({t.track_id for t in tracks.live}, elapsed_s)
-        self._correct([t for t in tracks.live if t.row >= 0], center, extent, pose)
-        for track in tracks.live:
-            if track.row >= 0 and track.track_id in self._states:
-                self._judge(self._states[track.track_id], track.moving, elapsed_s)
+        seen = [t for t in tracks.live if t.row >= 0]
+        self._correct([t for t in seen if np.isfinite(center[t.row, 0])], center, extent, pose)
+        self._judge([t for t in seen if t.track_id in self._states], elapsed_s)
 
-        camera_from_world = inverse(pose)
         stride = fit.width / segment_map.shape[1]
+        edges = np.stack(fit.to_camera_edge(box[:, 0::2] * stride, box[:, 1::2] * stride), -1).reshape(-1, 4)
+        pixels = (stride / fit.scale) ** 2
+        camera_from_world = inverse(pose)
+        turn = np.kron(np.eye(2), camera_from_world[:3, :3])
         return tuple(
-            self._instance(stamp_ns, t, box[t.row] * stride, t.area * stride**2, fit, camera_from_world)
+            self._instance(stamp_ns, t, edges[t.row], round(t.area * pixels), camera_from_world, turn)
             for t in tracks.live
         )
 
@@ -121,7 +123,6 @@ class ObjectStates:
         self, seen: list[Track], center_m: np.ndarray, extent_m: np.ndarray, world_from_camera: np.ndarray
     ) -> None:
         """Bring the measured surfaces (by row, in the camera's frame) into the states, or start them."""
-        seen = [t for t in seen if np.isfinite(center_m[t.row, 0])]
         if not seen:
             return
         measured = center_m[[t.row for t in seen]]
@@ -140,50 +141,53 @@ class ObjectStates:
                 self._states[track.track_id] = _State(np.append(place, np.zeros(3)), covariance)
             self._states[track.track_id].extent_m = extent_m[track.row]
 
-    def _judge(self, state: _State, moving: float, elapsed_s: float) -> None:
+    def _judge(self, seen: list[Track], elapsed_s: float) -> None:
         """Moving or not: the network's word and, where the pose is known, the velocity over ground."""
-        p = min(max(moving, 1e-3), 1 - 1e-3)
-        claim = _limited(math.log(p / (1 - p)))
+        if not seen:
+            return
+        states = [self._states[t.track_id] for t in seen]
+        p = np.array([t.moving for t in seen]).clip(1e-3, 1 - 1e-3)
+        claims = np.log(p / (1 - p)).clip(-_EVIDENCE_LIMIT, _EVIDENCE_LIMIT)
         if self._in_world:
-            claim += _limited(_motion_log_odds(state.mean[3:], state.covariance[3:, 3:]))
+            means, covariances = _stack(states)
+            of_velocity = motion_log_odds(means[:, 3:], covariances[:, 3:, 3:])
+            claims += of_velocity.clip(-_EVIDENCE_LIMIT, _EVIDENCE_LIMIT)
         memory = math.exp(-elapsed_s / _EVIDENCE_MEMORY_S)
-        state.evidence = memory * state.evidence + (1 - memory) * claim
-        if state.evidence > _EVIDENCE_SWITCH:
-            state.motion = Motion.MOVING
-        elif state.evidence < -_EVIDENCE_SWITCH:
-            state.motion = Motion.STATIC
+        for state, claim in zip(states, claims, strict=True):
+            state.evidence = memory * state.evidence + (1 - memory) * float(claim)
+            if state.evidence > _EVIDENCE_SWITCH:
+                state.motion = Motion.MOVING
+            elif state.evidence < -_EVIDENCE_SWITCH:
+                state.motion = Motion.STATIC
 
     def _instance(
         self,
         stamp_ns: int,
         track: Track,
-        box: np.ndarray,
-        area_input_px: float,
-        fit: Fit,
+        edges: np.ndarray,
+        area_px: int,
         camera_from_world: np.ndarray,
+        turn: np.ndarray,
     ) -> TrackedInstance:
-        rotation = camera_from_world[:3, :3]
         state = self._states.get(track.track_id)
         if state is None:
             centroid = velocity = np.full(3, np.nan)
             extent, covariance, motion = np.zeros(3), np.diag(np.full(6, np.inf)), Motion.UNKNOWN
         else:
             centroid = transform(camera_from_world, state.mean[:3])
-            velocity = rotation @ state.mean[3:]
-            both = np.kron(np.eye(2), rotation)
-            extent, covariance, motion = state.extent_m, both @ state.covariance @ both.T, state.motion
-        box_px, area_px = (0.0, 0.0, 0.0, 0.0), 0
+            velocity = turn[:3, :3] @ state.mean[3:]
+            extent, covariance, motion = state.extent_m, turn @ state.covariance @ turn.T, state.motion
+        box_px = (0.0, 0.0, 0.0, 0.0)
         if track.row >= 0:
-            x, y = fit.to_camera_edge(box[[0, 2]], box[[1, 3]])
-            box_px = (float(x[0]), float(y[0]), float(x[1] - x[0]), float(y[1] - y[0]))
-            area_px = round(area_input_px / fit.scale**2)
+            left, top, right, bottom = edges.tolist()
+            box_px = (left, top, right - left, bottom - top)
         return TrackedInstance(
             track_id=track.track_id,
             class_id=track.class_id,
             score=track.score,
             state=track.state,
             box_px=box_px,
-            area_px=area_px,
+            area_px=area_px if track.row >= 0 else 0,
             centroid_m=centroid,
             extent_m=extent,
             velocity_mps=velocity,
@@ -247,16 +251,17 @@ def measurement_noise(place_m: np.ndarray) -> np.ndarray:
     return distance**2 * shares + _SURFACE_NOISE_M**2 * np.eye(3)
 
 
-def _motion_log_odds(velocity: np.ndarray, covariance: np.ndarray) -> float:
-    """ln p(v | moving) - ln p(v | static) for zero-mean Gaussians of the two spreads; 0 if v is unknown."""
-    moving = covariance + _MOVING_MPS**2 * np.eye(3)
-    static = covariance + _STATIC_MPS**2 * np.eye(3)
-    fit = velocity @ (np.linalg.solve(static, velocity) - np.linalg.solve(moving, velocity))
-    return 0.5 * float(fit - np.log(np.linalg.det(moving) / np.linalg.det(static)))
+def motion_log_odds(velocity_mps: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """ln p(v | moving) - ln p(v | static), float64 [n], for zero-mean Gaussians of the two spreads.
 
-
-def _limited(log_odds: float) -> float:
-    return min(max(log_odds, -_EVIDENCE_LIMIT), _EVIDENCE_LIMIT)
+    0 for a velocity [n,3] that is not known, as its covariance [n,3,3] is then much larger than both.
+    """
+    log_odds = np.zeros(len(velocity_mps))
+    for spread, sign in ((_MOVING_MPS, -0.5), (_STATIC_MPS, 0.5)):
+        total = covariance + spread**2 * np.eye(3)
+        fit = np.einsum("ni,ni->n", velocity_mps, np.linalg.solve(total, velocity_mps[..., None])[..., 0])
+        log_odds += sign * (fit + np.log(np.linalg.det(total)))
+    return log_odds
 
 
 @numba.njit(cache=True, nogil=True)

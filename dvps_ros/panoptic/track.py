@@ -17,11 +17,11 @@ from scipy.optimize import linear_sum_assignment
 from dvps_ros.config import TrackerConfig
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES, MAX_INSTANCE, NO_INSTANCE, LabelSpace
-from dvps_ros.types import TrackState, check_array
+from dvps_ros.types import OUTPUT_STRIDE, SEGMENT_COLUMNS, TrackState, check_array
 
 NO_ROW = 255
 """Value of ``segment_map`` on pixels of no segment."""
-CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = range(9)
+CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = range(len(SEGMENT_COLUMNS))
 """Columns of the segment table (docs/graph_contract.md)."""
 
 _CONFUSABLE = ({"car", "truck", "bus", "train"}, {"person", "rider"}, {"motorcycle", "bicycle"})
@@ -125,7 +125,7 @@ class Tracker:
         self,
         config: TrackerConfig,
         input_size: tuple[int, int],
-        stride: int = 4,
+        stride: int = OUTPUT_STRIDE,
         *,
         label_space: LabelSpace = CITYSCAPES,
     ) -> None:
@@ -158,7 +158,7 @@ class Tracker:
         Raises:
             InputError: an array has another dtype or shape.
         """
-        check_array("segments", segments, np.float32, (None, MOVING + 1))
+        check_array("segments", segments, np.float32, (None, len(SEGMENT_COLUMNS)))
         check_array("segment_map", segment_map, np.uint8, self._shape)
         check_array("embedding", embedding, np.float32, (len(segments), None))
         if len(segments) > NO_ROW:

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import math
+import os
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from dvps_ros.config import ScaleConfig
 from dvps_ros.errors import InputError
+from dvps_ros.geometry.depth import unproject
 from dvps_ros.geometry.ground import ScaleEstimator, fit_plane
 from dvps_ros.types import CameraModel, ScaleHealth
 
 CAMERA = CameraModel(208, 64, 120.0, 120.0, 103.5, 28.0)
 SECOND = 1_000_000_000
+
+
+def load_kitti_camera(root: Path) -> CameraModel:
+    projection = np.array(json.loads((root / "camera_02.json").read_text())["P_rect_02"]).reshape(3, 4)
+    return CameraModel(1242, 375, projection[0, 0], projection[1, 1], projection[0, 2], projection[1, 2])
 
 
 def plane_depth(height_m: float, pitch_rad: float = 0.0, camera: CameraModel = CAMERA) -> np.ndarray:
@@ -83,7 +93,7 @@ def test_scale_of_a_perfect_road():
     assert estimate.scale == pytest.approx(1.25, rel=1e-4)
     np.testing.assert_allclose(estimate.plane, [0, 1, 0, -1.65], atol=1e-3)
     assert estimate.inlier_ratio == 1.0
-    assert 0.01 < math.sqrt(estimate.variance) / estimate.scale < 0.03
+    assert 0.03 < math.sqrt(estimate.variance) / estimate.scale < 0.035
 
 
 @pytest.mark.parametrize("rate_hz", [5, 10, 30])
@@ -100,12 +110,13 @@ def test_time_constant_at_any_rate(rate_hz):
 def test_noise_is_smoothed_and_the_variance_is_honest():
     rng = np.random.default_rng(6)
     errors = []
-    for _ in range(20):
+    for _ in range(8):
         estimator = ScaleEstimator(ScaleConfig(camera_height_m=1.65))
-        noise = np.exp(0.05 * rng.standard_normal(80))
-        estimate = run(estimator, np.arange(80) * SECOND // 10, 1.0, noise=noise)
-        errors.append(math.log(estimate.scale) / math.sqrt(estimate.variance))
-    assert 0.2 < np.std(errors) < 1.2
+        noise = np.exp(0.05 * rng.standard_normal(60))
+        estimate = run(estimator, np.arange(60) * SECOND // 10, 1.0, noise=noise)
+        errors.append(math.log(estimate.scale))
+    # 3 % is for roads that are not flat; this one is.
+    assert 0.003 < np.std(errors) < math.sqrt(estimate.variance - 0.03**2)
 
 
 def test_an_outlier_frame_is_rejected():
@@ -142,6 +153,22 @@ def test_a_step_back_in_time_holds_the_scale():
     run(estimator, (1000 + np.arange(30)) * SECOND, 1.2)
     estimate = run(estimator, [0], 1.2)
     assert estimate.health == ScaleHealth.OK and estimate.scale == pytest.approx(1.2, rel=1e-4)
+
+
+@pytest.mark.skipif("DVPS_DATA" not in os.environ, reason="DVPS_DATA is not set: no real drive")
+def test_height_of_a_real_camera_from_its_laser_scanner():
+    """KITTI's cameras are 1.65 m above the road (its setup drawing)."""
+    root = Path(os.environ["DVPS_DATA"]) / "kitti_0005"
+    camera = load_kitti_camera(root)
+    heights = []
+    for i in range(0, 150, 25):
+        depth = cv2.imread(str(root / "lidar_depth_02" / f"{i:010d}.png"), cv2.IMREAD_UNCHANGED) / 256
+        points = unproject(np.where(depth > 0, depth, np.nan).astype(np.float32), camera)
+        ahead = (np.abs(points[..., 0]) < 2.5) & (points[..., 2] < 15) & (points[..., 1] > 0.5)
+        fit = fit_plane(points[ahead])
+        heights.append(fit.height_m)
+        assert fit.inlier_ratio > 0.6 and fit.plane[1] > 0.995
+    assert np.median(heights) == pytest.approx(1.65, abs=0.06)
 
 
 def test_wrong_maps_are_refused():

@@ -8,7 +8,14 @@ from scene import HEIGHT, TENTH, WIDTH, Box, frame
 from dvps_ros.config import TrackerConfig
 from dvps_ros.errors import InputError
 from dvps_ros.geometry.camera import Fit
-from dvps_ros.panoptic.objects import ObjectStates, _surfaces, correct, measurement_noise, predict
+from dvps_ros.panoptic.objects import (
+    ObjectStates,
+    _surfaces,
+    correct,
+    measurement_noise,
+    motion_log_odds,
+    predict,
+)
 from dvps_ros.panoptic.track import Tracker
 from dvps_ros.types import Motion, TrackState
 
@@ -82,6 +89,14 @@ def test_a_wild_measurement_counts_less():
     wild, _ = correct(mean, covariance, np.array([[40.0, 0, 0]]), noise)
     # Innovation variance 2, distance 800: noise so large that the distance is the gate, 16.3.
     assert wild[0, 0] == pytest.approx(40 / (1600 / 16.3))
+
+
+def test_evidence_of_motion_by_hand():
+    # Known velocity: ln N(v; 0, 6^2) - ln N(v; 0, 0.4^2), in three dimensions.
+    v, exact, unknown = np.array([[3.0, 0, 0], [0.1, 0, 0]]), np.zeros((2, 3, 3)), 1e6 * np.eye(3)[None]
+    expected = -0.5 * np.array([9, 0.01]) * (1 / 36 - 1 / 0.16) - 3 * math.log(6 / 0.4)
+    np.testing.assert_allclose(motion_log_odds(v, exact), expected)
+    assert motion_log_odds(v[:1], unknown)[0] == pytest.approx(0, abs=1e-3)
 
 
 def test_noise_is_long_along_the_line_of_sight():
