@@ -25,8 +25,8 @@ from dvps_ros.data.world.materials import (
     hue,
     pick,
 )
-from dvps_ros.data.world.mesh import Mesh, box, facets, grid, merge, ribbons, turn_z
-from dvps_ros.data.world.route import START_M
+from dvps_ros.data.world.mesh import Mesh, box, boxes, facets, grid, merge, ribbons, turn_z
+from dvps_ros.data.world.route import EGO_START_M, START_M
 
 if TYPE_CHECKING:
     from dvps_ros.data.world.scene import Scene
@@ -110,14 +110,20 @@ class Block:
         x = self.scene.section
         return x.right_edge if side < 0 else x.left_edge
 
-    def far_height(self, side: int, s: np.ndarray, distance: float) -> np.ndarray:
+    def far_height(self, side: int, s: np.ndarray | float, distance: float) -> np.ndarray | float:
         """Height of the land over the road, ``distance`` metres beyond the lots' front."""
+        k = min(max((distance - 12.0) / 70.0, 0.0), 1.2)
+        if k == 0.0:
+            return self.scene.section.kerb + 0.0 * s
         p, a = self.scene.land[side]
         rise = a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])
         if side in self.side_streets:
-            rise = rise * np.clip((np.abs(s - self.s0 - 20.0) - 11.0) / 9.0, 0.0, 1.0)
-        k = np.clip((distance - 12.0) / 70.0, 0, 1.2)
-        return self.scene.section.kerb + rise * k * k * (3 - 2 * np.minimum(k, 1.0)) * 2.0
+            rise = rise * np.minimum(np.maximum((np.abs(s - self.s0 - 20.0) - 11.0) / 9.0, 0.0), 1.0)
+        return self.scene.section.kerb + rise * k * k * (3 - 2 * min(k, 1.0)) * 2.0
+
+    def far_point(self, side: int, s: float, distance: float) -> float:
+        """The same at one point."""
+        return float(self.far_height(side, s, distance))
 
     def ground(self, lots: dict[int, str]) -> None:
         scene, x = self.scene, self.scene.section
@@ -237,8 +243,9 @@ class Block:
         *,
         gable: float = 0.0,
         shop: bool = False,
+        near: bool = True,
     ) -> None:
-        """A house whose front (facing the road) is at d."""
+        """A house whose front (facing the road) is at d; not ``near`` leaves small parts away."""
         scene, rng = self.scene, self.rng
         side = 1 if d > 0 else -1
         add = scene.materials.add
@@ -322,20 +329,14 @@ class Block:
             meshes.append(
                 box((along * 0.3, deep * 0.3, 2.2), (along * rng.uniform(-0.3, 0.3), 0, height + 1.1), 1)
             )
-        if height > 8 and rng.random() < 0.4:
+        if near and height > 8 and rng.random() < 0.4:
             floor = height / floors
-            for k in range(1, floors):
-                for q in (-0.25, 0.25):
-                    meshes.append(
-                        box((along * 0.2, 1.1, 0.12), (along * q, -side * (deep / 2 + 0.55), k * floor), 2)
-                    )
-                    meshes.append(
-                        box(
-                            (along * 0.2, 0.06, 0.95),
-                            (along * q, -side * (deep / 2 + 1.07), k * floor + 0.5),
-                            2,
-                        )
-                    )
+            at = [(q * along, k * floor) for k in range(1, floors) for q in (-0.25, 0.25)]
+            slabs = [(x, -side * (deep / 2 + 0.55), z) for x, z in at]
+            rails = [(x, -side * (deep / 2 + 1.07), z + 0.5) for x, z in at]
+            sizes = [(along * 0.2, 1.1, 0.12)] * len(at) + [(along * 0.2, 0.06, 0.95)] * len(at)
+            if at:
+                meshes.append(boxes(np.array(sizes), np.array(slabs + rails), [2] * len(sizes)))
         if shop and rng.random() < 0.5:
             meshes.append(
                 box(
@@ -486,7 +487,7 @@ class Block:
         scene, rng = self.scene, self.rng
         front, up = self.front(side), scene.section.kerb
         middle, part = 0.5 * (a + b), (b - a) / BLOCK_M
-        far = lambda s, m: float(self.far_height(side, np.array([s]), m)[0])  # noqa: E731
+        far = partial(self.far_point, side)
         if kind == "rows":
             s, height = a, rng.uniform(8, 18)
             while s < b - 3:
@@ -626,7 +627,7 @@ class Block:
         """Something always stands far off, so that the horizon is not empty."""
         scene, rng = self.scene, self.rng
         front, a, b = self.front(side), self.s0, self.s0 + BLOCK_M
-        far = lambda s, m: float(self.far_height(side, np.array([s]), m)[0])  # noqa: E731
+        far = partial(self.far_point, side)
         for _ in range(5):
             m, s = rng.uniform(40, 75), rng.uniform(a, b)
             if scene.style.name in ("city", "avenue", "residential") and rng.random() < 0.5:
@@ -637,6 +638,7 @@ class Block:
                     12,
                     rng.uniform(6, 26),
                     gable=3.0 if rng.random() < 0.5 else 0.0,
+                    near=False,
                 )
             else:
                 self.tree(s, front + side * m, rng.uniform(7, 15), fine=False, up=far(s, m) - 0.2)
@@ -705,7 +707,7 @@ class Block:
             mesh, length, materials = scene.vehicle(kind, rng)
             part = Part(scene.pool.add(mesh), materials, scene._instance())
             pace = rng.uniform(2.5, 8.0)
-            begin = (middle - 25.0) / max(scene.speed, 2.0) - rng.uniform(0.0, 5.0)
+            begin = (middle - EGO_START_M - 25.0) / max(scene.speed, 2.0) - rng.uniform(0.0, 5.0)
             route = scene.route
 
             def motion(t: float) -> list[np.ndarray]:

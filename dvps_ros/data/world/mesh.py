@@ -143,24 +143,40 @@ _BOX_UV_AXES = np.array(
     [[[0, 0], [1, 0], [0, 1]], [[0, 0], [-1, 0], [0, 1]], [[-1, 0], [0, 0], [0, 1]], [[1, 0], [0, 0], [0, 1]],
      [[1, 0], [0, 1], [0, 0]], [[1, 0], [0, 1], [0, 0]]], np.float32,
 )  # fmt: skip
-_BOX_FACES, _BOX_ROWS = np.repeat(np.arange(6), 4), np.arange(24)
+_BOX_FACES = np.repeat(np.arange(6), 4)
+_BOX_WIDTH_AXIS = np.repeat([1, 1, 0, 0], 4)
 _BOX_TRIANGLES = (
     (np.arange(6)[:, None, None] * 4 + np.array([[0, 1, 2], [0, 2, 3]])).reshape(-1, 3).astype(np.int32)
 )
+
+
+def boxes(sizes: np.ndarray, centres: np.ndarray, slots: Sequence[int]) -> Mesh:
+    """Axis-aligned boxes of sizes [N,3] around centres [N,3]. uv = metres along and up each face."""
+    sizes = np.asarray(sizes, np.float32).reshape(-1, 3)
+    n = len(sizes)
+    v = _BOX_CORNERS * sizes[:, None]
+    uv = np.einsum("nfc,fcu->nfu", v, _BOX_UV_AXES[_BOX_FACES])
+    uv[:, :16, 0] += 0.5 * sizes[:, _BOX_WIDTH_AXIS]
+    uv[:, :16, 1] += 0.5 * sizes[:, 2:]
+    v = v + np.asarray(centres, np.float32).reshape(-1, 1, 3)
+    triangles = _BOX_TRIANGLES + (24 * np.arange(n, dtype=np.int32))[:, None, None]
+    return Mesh(
+        v.reshape(-1, 3),
+        np.tile(_BOX_NORMALS, (n, 1)),
+        uv.reshape(-1, 2),
+        triangles.reshape(-1, 3),
+        np.repeat(np.asarray(slots, np.uint8), 12),
+    )
 
 
 def box(
     size: Sequence[float], centre: Sequence[float] = (0, 0, 0), slot: int = 0, top: int | None = None
 ) -> Mesh:
     """An axis-aligned box; ``top`` is another slot for its upper face. uv = metres along and up each face."""
-    size = np.asarray(size, np.float32)
-    v = _BOX_CORNERS * size
-    uv = (v @ _BOX_UV_AXES)[_BOX_FACES, _BOX_ROWS]
-    uv[:16] += 0.5 * np.stack([np.repeat(size[[1, 1, 0, 0]], 4), np.full(16, size[2])], 1)
-    slots = np.full(12, slot, np.uint8)
+    mesh = boxes(np.array([size]), np.array([centre]), [slot])
     if top is not None:
-        slots[8:10] = top
-    return Mesh(v + np.asarray(centre, np.float32), _BOX_NORMALS, uv, _BOX_TRIANGLES, slots)
+        mesh.slots[8:10] = top
+    return mesh
 
 
 def grid(

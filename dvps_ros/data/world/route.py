@@ -15,7 +15,9 @@ import numpy as np
 
 WHEELBASE_M = 2.71
 START_M = -60.0
-"""The middle line begins here; s = 0 is where the ego vehicle starts."""
+"""The middle line begins here."""
+EGO_START_M = 12.0
+"""s of the ego vehicle's rear axle at time 0: what lies behind it is not grown."""
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,13 @@ class Ego:
         """
         self._route, self._d, self._cruise, self._leader = route, lane_d, speed, leader
         self._sway = rng.uniform(0, 2 * np.pi, 2), rng.uniform(0.03, 0.22)
-        x, y, _, heading, curvature, _ = route.point(0.0)
+        x, y, _, heading, curvature, _ = route.point(EGO_START_M)
         offset = rng.normal() * 0.15
         d = lane_d + offset
         yaw = heading + rng.normal() * 0.01
         steer = math.atan(WHEELBASE_M * curvature / (1 - curvature * lane_d))
         self._states = [
-            EgoState(0.0, x - d * math.sin(heading), y + d * math.cos(heading), yaw, speed, steer)
+            EgoState(EGO_START_M, x - d * math.sin(heading), y + d * math.cos(heading), yaw, speed, steer)
         ]
 
     def at(self, t: float) -> EgoState:

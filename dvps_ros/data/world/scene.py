@@ -40,7 +40,7 @@ from dvps_ros.data.world.materials import (
     pick,
 )
 from dvps_ros.data.world.mesh import Mesh
-from dvps_ros.data.world.route import STYLES, CrossSection, Route, Style, draw_section
+from dvps_ros.data.world.route import EGO_START_M, STYLES, CrossSection, Route, Style, draw_section
 from dvps_ros.labels import VOID
 
 
@@ -251,7 +251,7 @@ class Scene:
     def _make_agent(self, lane: Lane, place: int, rng: np.random.Generator) -> Agent | None:
         kind = pick(rng, lane.kinds)
         start = place * lane.gap + rng.uniform(0.0, 0.3) * lane.gap
-        if lane.ego and start < 11.0:
+        if lane.ego and start < EGO_START_M + 11.0:
             return None
         d = lane.d + rng.normal() * lane.wander
         size, rate, phase = rng.uniform(0, 1.2), rng.uniform(0.15, 0.5), rng.uniform(0, 2 * np.pi)
@@ -272,7 +272,7 @@ class Scene:
             d = lane.d
         mesh, length, materials = self.vehicle(kind, rng)
         part = Part(self.pool.add(mesh), materials, self._instance())
-        if kind in ("truck", "bus", "tram") and lane.ego and start < 18.0:
+        if kind in ("truck", "bus", "tram") and lane.ego and start < EGO_START_M + 18.0:
             start += 12.0
 
         def motion(t: float) -> list[np.ndarray]:
@@ -491,7 +491,7 @@ class Scene:
         way = 1 if rng.random() < 0.5 else -1
         pace = rng.uniform(1.0, 1.7)
         ego_d = x.lane_d(self.ego_lane)
-        arrival = s / max(self.speed, 0.5)
+        arrival = (s - EGO_START_M) / max(self.speed, 0.5)
         clear = arrival - rng.uniform(1.2, 4.0)
         parts = self._body(PERSON, pick(rng, {"plain": 5, "coat": 3, "bag": 2}), rng, self._instance())
         low, high = x.right_edge - 0.8 * max(x.walk, 1.0), x.left_edge + 0.8 * max(x.walk, 1.0)

@@ -280,7 +280,7 @@ class World:
         view = self.config.view_m
         static: list[Part] = []
         agents: list[Agent] = []
-        for number in blocks_between(e.s - 15.0, e.s + view):
+        for number in blocks_between(e.s - 10.0, e.s + view):
             block = self.scene.block(number)
             static += block.parts
             agents += [a for a in block.agents if a.during[0] <= t <= a.during[1]]
