@@ -53,6 +53,9 @@ class Light(NamedTuple):
 _TABLE_BITS = 7
 _TABLE = np.random.default_rng(1234).random((1 << _TABLE_BITS, 1 << _TABLE_BITS)).astype(np.float32)
 _WRAP = (1 << _TABLE_BITS) - 1
+# Six taps over the unit disc in 32 rotations, for soft shadows.
+_ANGLE = 2 * np.pi * (np.arange(32)[:, None] / 32 + 0.618034 * np.arange(6))
+_DISC = np.stack([np.cos(_ANGLE), np.sin(_ANGLE)], -1) * np.sqrt((np.arange(6) + 0.5) / 6)[:, None]
 # Reordering is allowed, NaN and infinity are not assumed away (flow holds NaN).
 _FAST = {"contract", "reassoc", "arcp", "nsz"}
 
@@ -164,22 +167,26 @@ def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
     border = light.softness + 2.0
     if lx < border or ly < border or lx > size - 1 - border or ly > size - 1 - border:
         return 1.0
-    taps = 1 if light.softness < 1.0 else 5
     total = 0.0
-    for k in range(taps):
-        sx, sy = lx, ly
-        if taps > 1:
-            a = 6.2831853 * (spin + 0.618034 * k)
-            rad = light.softness * math.sqrt((k + 0.5) / taps)
-            sx, sy = lx + rad * math.cos(a), ly + rad * math.sin(a)
-        ix, iy = int(sx), int(sy)
-        tx, ty = sx - ix, sy - iy
-        a00 = 1.0 if shadow[iy, ix] <= lz else 0.0
-        a10 = 1.0 if shadow[iy, ix + 1] <= lz else 0.0
-        a01 = 1.0 if shadow[iy + 1, ix] <= lz else 0.0
-        a11 = 1.0 if shadow[iy + 1, ix + 1] <= lz else 0.0
-        total += (a00 * (1 - tx) + a10 * tx) * (1 - ty) + (a01 * (1 - tx) + a11 * tx) * ty
-    return total / taps
+    if light.softness >= 1.0:
+        turn = _DISC[int(spin * 31.99)]
+        for k in range(_DISC.shape[1]):
+            ix = int(lx + light.softness * turn[k, 0] + 0.5)
+            iy = int(ly + light.softness * turn[k, 1] + 0.5)
+            if shadow[iy, ix] <= lz:
+                total += 1.0
+        return total / _DISC.shape[1]
+    ix, iy = int(lx), int(ly)
+    tx, ty = lx - ix, ly - iy
+    if shadow[iy, ix] <= lz:
+        total += (1.0 - tx) * (1.0 - ty)
+    if shadow[iy, ix + 1] <= lz:
+        total += tx * (1.0 - ty)
+    if shadow[iy + 1, ix] <= lz:
+        total += (1.0 - tx) * ty
+    if shadow[iy + 1, ix + 1] <= lz:
+        total += tx * ty
+    return total
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
