@@ -59,7 +59,7 @@ class Block:
         self.street_from = self.s0 + 20.0 - half - self.street_walk
         self.street_to = self.s0 + 20.0 + half + self.street_walk
         self.crosswalk = (
-            self.s0 + 20.0 if x.walk > 0 and scene.markings and self.rng.random() < 0.22 else None
+            self.s0 + 20.0 if x.walk > 0 and scene.markings and self.rng.random() < (0.7 if self.side_streets else 0.3) else None
         )
         if self.crosswalk is not None and self.side_streets:
             self.crosswalk = self.street_from - 4.5
@@ -775,7 +775,7 @@ class Block:
         d = e + side * (0.45 if x.kerb > 0 else 1.0)
         look = -math.pi / 2 if side > 0 else math.pi / 2
         lamp_kind = np.random.default_rng([scene.seed, 7]).choice(["arm", "arm", "arm", "post"])
-        if (name not in ("rural",) or rng.random() < 0.2) and (side < 0) == (self.number % 2 == 0):
+        if (name not in ("rural",) or rng.random() < 0.2) and (x.lot > 4.0 or (side < 0) == (self.number % 2 == 0)):
             self.put(
                 models.lamp(str(lamp_kind)),
                 (scene._metal, scene._lamp_glass),
@@ -784,9 +784,9 @@ class Block:
                 up,
                 look,
             )
-        for _ in range(int(rng.integers(0, 3))):
+        for _ in range(int(rng.integers(0, 4))):
             self.signpost(self.s0 + rng.uniform(2, BLOCK_M - 2), d + side * rng.uniform(0, 0.3), up, side)
-        if self.crosswalk is not None and rng.random() < 0.6:
+        if self.crosswalk is not None and rng.random() < 0.8:
             reach = 3.5 * -side if rng.random() < 0.35 else 0.0
             self.light(self.crosswalk - 1.5, d, up, reach, facing=side < 0)
             self.light(self.crosswalk + 4.5, d, up, 0.0, facing=side > 0)
@@ -803,10 +803,10 @@ class Block:
             if rng.random() < 0.15:
                 for s in np.arange(self.s0, self.s0 + BLOCK_M, 2.0):
                     self.put(models.pole(0.95, 0.06), (scene._dark_pole,), s, e + side * 0.35, up)
-            if rng.random() < 0.3:
-                for k in range(int(rng.integers(1, 6))):
+            if rng.random() < 0.45:
+                for k in range(int(rng.integers(1, 7))):
                     self.parked_bicycle(self.s0 + 10 + 0.7 * k, e + side * (x.lot - 0.9), up)
-            if rng.random() < 0.15:
+            if rng.random() < 0.3:
                 self.parked_motorcycle(self.s0 + rng.uniform(3, 35), e + side * 0.9, up)
             for _ in range(int(rng.integers(0, 2))):
                 body = scene._clutter[int(rng.integers(3))]
@@ -837,7 +837,7 @@ class Block:
         yaw = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
         yaw += rng.normal() * 0.12
         height = rng.uniform(2.1, 3.0)
-        self.put(models.pole(height + 0.3, 0.035), (scene._metal,), s, d, up)
+        self.put(models.pole(height + 0.3, 0.042), (scene._metal,), s, d, up)
         for k in range(1 if rng.random() < 0.7 else 2):
             pattern = int(rng.integers(0, 8))
             shape = ("round", "triangle", "round", "octagon", "square", "square", "wide", "wide")[pattern]

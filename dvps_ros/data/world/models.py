@@ -394,7 +394,7 @@ def bicycle() -> Mesh:
     angle = np.linspace(0, 2 * np.pi, 19)
     for x in (0.52, -0.52):
         ring = np.array([[(x + r * np.cos(a), y, 0.34 + r * np.sin(a)) for a in angle] for r, y in
-                         ((0.335, 0.018), (0.345, 0.0), (0.335, -0.018), (0.312, -0.012), (0.312, 0.012), (0.335, 0.018))])  # fmt: skip
+                         ((0.335, 0.024), (0.345, 0.0), (0.335, -0.024), (0.312, -0.012), (0.312, 0.012), (0.335, 0.018))])  # fmt: skip
         parts.append(grid(ring, TYRE, crease_deg=60.0))
         for k in range(5):
             a = k * np.pi / 5

@@ -49,15 +49,15 @@ class Style:
 
 STYLES = {
     "residential": Style("residential", (2.7, 3.3), (1, 1), (1, 1), 0.8, 0.95, 1 / 55, (4.0, 9.0),
-                         {"houses": 5, "rows": 2, "garden": 2, "park": 1, "wall": 1}, 55.0, 30.0, 0.35, 0.35),
+                         {"houses": 5, "rows": 2, "garden": 2, "park": 1, "wall": 1}, 55.0, 17.0, 0.35, 0.35),
     "city": Style("city", (2.9, 3.5), (1, 2), (1, 2), 0.7, 1.0, 1 / 120, (5.0, 12.0),
-                  {"rows": 6, "blocks": 3, "park": 1, "wall": 0.6, "parking": 0.7}, 32.0, 9.0, 0.9, 0.3),
+                  {"rows": 6, "blocks": 3, "park": 1, "wall": 0.6, "parking": 0.7}, 32.0, 7.5, 0.9, 0.3),
     "avenue": Style("avenue", (3.2, 3.7), (2, 3), (2, 3), 0.4, 1.0, 1 / 250, (8.0, 16.0),
-                    {"blocks": 4, "rows": 2, "park": 2, "parking": 1, "rail": 1.2, "fence": 1}, 34.0, 18.0, 1.0, 0.12),
+                    {"blocks": 4, "rows": 2, "park": 2, "parking": 1, "rail": 1.2, "fence": 1}, 34.0, 12.0, 1.0, 0.12),
     "highway": Style("highway", (3.5, 3.75), (2, 4), (2, 3), 0.0, 0.0, 1 / 600, (18.0, 32.0),
                      {"field": 4, "forest": 4, "barrier": 2, "rail": 0.7, "blocks": 0.6}, 45.0, 1e9, 1.0, 0.0),
     "rural": Style("rural", (2.9, 3.5), (1, 1), (1, 1), 0.1, 0.15, 1 / 90, (8.0, 20.0),
-                   {"field": 5, "forest": 4, "houses": 1.5, "fence": 1.5, "rail": 0.6}, 80.0, 90.0, 0.8, 0.06),
+                   {"field": 5, "forest": 4, "houses": 1.5, "fence": 1.5, "rail": 0.6}, 80.0, 60.0, 0.8, 0.06),
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def draw_section(style: Style, rng: np.random.Generator) -> CrossSection:
         shoulder=2.4 if highway else (0.5 if not walk else 0.15),
         kerb=rng.uniform(0.06, 0.16) if walk else 0.0,
         verge=rng.uniform(0.8, 2.2) if walk and rng.random() < 0.35 else (1.2 if not walk else 0.0),
-        walk=rng.uniform(1.4, 4.0) if walk else 0.0,
+        walk=rng.uniform(1.6, 4.8) if walk else 0.0,
     )
 
 

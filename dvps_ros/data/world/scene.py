@@ -173,11 +173,11 @@ class Scene:
 
     def _lanes(self, rng: np.random.Generator, traffic: float) -> list[Lane]:
         x, s = self.section, self.style
-        cars = {"car": 10, "van": 1.6, "truck": 1.0, "bus": 0.5, "motorcycle": 0.6}
+        cars = {"car": 10, "van": 1.6, "truck": 0.9, "bus": 0.8, "motorcycle": 1.3}
         if s.name == "highway":
             cars = {"car": 10, "van": 1.5, "truck": 2.6, "bus": 0.4, "motorcycle": 0.4}
         elif s.name == "residential":
-            cars = {"car": 10, "van": 1.5, "truck": 0.4, "bus": 0.2, "motorcycle": 0.6}
+            cars = {"car": 10, "van": 1.5, "truck": 0.4, "bus": 0.3, "motorcycle": 1.2}
         if self.tram:
             cars["tram"] = 0.9
         self.speed = float(rng.uniform(*s.speed))
@@ -198,9 +198,9 @@ class Scene:
         if s.name != "highway":
             near, far = -x.lanes_right * x.lane_width + 0.45, x.median + x.lanes_left * x.lane_width - 0.45
             riders = {"bicycle": 4, "motorcycle": 0.5}
-            share = (0.42 if rng.random() < 0.55 else 0.1) * traffic
-            lanes.append(Lane(40, near, 1, rng.uniform(2.5, 6), 34.0, share, riders))
-            lanes.append(Lane(41, far, -1, rng.uniform(2.5, 6), 38.0, share, riders))
+            share = (0.75 if rng.random() < 0.6 else 0.25) * traffic
+            lanes.append(Lane(40, near, 1, rng.uniform(2.5, 6), 22.0, share, riders))
+            lanes.append(Lane(41, far, -1, rng.uniform(2.5, 6), 25.0, share, riders))
         if x.walk > 0:
             for key, (side, edge) in enumerate([(-1, x.right_edge), (1, x.left_edge)]):
                 for way in (1, -1):
@@ -213,7 +213,7 @@ class Scene:
                             way,
                             rng.uniform(0.9, 1.6),
                             s.people_m,
-                            0.5 * traffic,
+                            0.7 * traffic,
                             people,
                             wander=0.3 * x.walk,
                         )
@@ -225,9 +225,9 @@ class Scene:
                         d,
                         1,
                         0.0,
-                        3 * s.people_m,
+                        2 * s.people_m,
                         0.4 * traffic,
-                        {"standing": 1, "wheeled": 0.15},
+                        {"standing": 1, "wheeled": 0.3},
                         wander=0.35 * x.walk,
                     )
                 )

@@ -90,6 +90,20 @@ def _detail(x, y, scale, footprint, seed):
     return (_noise(x * scale, y * scale, seed) - 0.5) * min(keep, 1.0)
 
 
+@njit(cache=True, nogil=True, fastmath=_FAST)
+def _detail3(x, y, z, scale, footprint, seed):
+    """The same in space: two layers of noise mixed along z."""
+    keep = 1.4 - 1.6 * footprint * scale
+    if keep <= 0.0:
+        return 0.0
+    layer = math.floor(z * scale)
+    k = z * scale - layer
+    k = k * k * (3.0 - 2.0 * k)
+    a = _noise(x * scale, y * scale, seed + int(layer))
+    b = _noise(x * scale, y * scale, seed + int(layer) + 1)
+    return (a + (b - a) * k - 0.5) * min(keep, 1.0)
+
+
 @njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
 def _clamp(x, low, high):
     return min(max(x, low), high)
@@ -559,15 +573,9 @@ def shade(
                 r, g, b = r * (1 - seam), g * (1 - seam), b * (1 - seam)
                 gloss *= (1.0 - dirt) * (1.0 - seam)
             elif kind == LEAVES:
-                n3x, n3y = wx + 0.73 * wz, wy - 0.61 * wz
-                leaf = (
-                    0.5
-                    + 1.0 * _detail(n3x, n3y, 9.0, foot, seed)
-                    + 0.7 * _detail(n3y, n3x, 3.0, foot, seed + 1)
-                )
-                leaf += 0.5 * _detail(n3x + n3y, wz, 1.1, foot, seed + 2) + 0.7 * _detail(
-                    n3x, wz + n3y, 26.0, foot, seed + 3
-                )
+                leaf = 0.5 + 1.3 * _detail3(wx, wy, wz, 5.0, foot, seed)
+                leaf += 1.0 * _detail3(wx, wy, wz, 17.0, foot, seed + 1)
+                leaf += 0.6 * _detail(wx + 0.7 * wz, wy - 0.6 * wz, 1.3, foot, seed + 2)
                 t = _clamp(leaf, 0.0, 1.0)
                 dark = 0.45 + 0.75 * t
                 r, g, b = (
