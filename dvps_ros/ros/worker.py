@@ -94,7 +94,7 @@ class Worker(Generic[T]):
 class Throttle:
     """Says of each key whether it may be logged: the first time, then once a period."""
 
-    def __init__(self, period_s: float = 5.0) -> None:
+    def __init__(self, *, period_s: float) -> None:
         self._period_s = period_s
         self._next: dict[str, float] = {}
 

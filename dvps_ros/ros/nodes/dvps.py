@@ -120,7 +120,8 @@ class DvpsNode(LifecycleNode):
         self.done = Future()
         self.health = Health()
         self._prepare = prepare
-        self._throttle = Throttle()
+        self._throttle = Throttle(period_s=5.0)
+        self._silence_throttle = Throttle(period_s=30.0)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._configured = False
         self._active = False
@@ -322,7 +323,7 @@ class DvpsNode(LifecycleNode):
             return
         self._space = self._pipeline.label_space
         self._engine = "ready"
-        self.get_logger().info(f"{self._pipeline.engine.description}, after {time.monotonic() - begin:.1f} s")
+        self.get_logger().info(f"ready after {time.monotonic() - begin:.1f} s")
         self._publish_labels()
         self._worker = Worker(self._slot, self._process, self._on_error)
 
@@ -449,9 +450,11 @@ class DvpsNode(LifecycleNode):
         }
         if not self._active:
             return status(name, DiagnosticStatus.OK, "inactive", values)
-        trouble = self._silence() or self.health.recent_trouble()
+        silence = self._silence()
+        if silence and self._silence_throttle.ready("silence"):
+            self.get_logger().warning(silence)
+        trouble = silence or self.health.recent_trouble()
         if trouble:
-            self._warn("input", trouble)
             return status(name, DiagnosticStatus.WARN, trouble, values)
         return status(name, DiagnosticStatus.OK, "images come in", values)
 

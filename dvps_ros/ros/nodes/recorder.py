@@ -133,11 +133,18 @@ class Recorder(Node):
             if writer is not None:
                 if writer.close():
                     counts = ", ".join(f"{topic} {n}" for topic, n in sorted(writer.counts.items()))
-                    self.get_logger().info(f"{writer.path}: {counts}")
+                    self._say(f"{writer.path}: {counts}")
                 else:
-                    self.get_logger().warning("no message came: no bag was written")
+                    self._say("no message came: no bag was written")
         finally:
             super().destroy_node()
+
+    def _say(self, sentence: str) -> None:
+        # After a signal ROS has shut down already, and its log would complain.
+        if self.context.ok():
+            self.get_logger().info(sentence)
+        else:
+            print(sentence, file=sys.stderr)
 
 
 def _patterns(topics: str) -> list[re.Pattern[str]]:
