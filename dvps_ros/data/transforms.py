@@ -33,12 +33,12 @@ class Box:
 class AugmentConfig:
     """What a training crop looks like."""
 
-    height: int = option(224, "Height of the crop, pixels.", low=32, high=4096)
-    width: int = option(448, "Width of the crop, pixels.", low=32, high=4096)
+    height: int = option(192, "Height of the crop, pixels.", low=32, high=4096)
+    width: int = option(384, "Width of the crop, pixels.", low=32, high=4096)
     min_zoom: float = option(
-        0.9, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0
+        1.0, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0
     )
-    max_zoom: float = option(2.0, "Largest zoom.", low=0.1, high=10.0)
+    max_zoom: float = option(2.2, "Largest zoom.", low=0.1, high=10.0)
     aspect: float = option(
         0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5
     )

@@ -23,7 +23,10 @@ class DataConfig:
     clips: int = option(2000, "Clips to render for training.", low=1)
     render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
     render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
-    synthetic: int = option(4, "Rendered clips in a batch.", low=0)
+    synthetic: int = option(2, "Rendered pairs of frames in a batch: they teach motion and identity.", low=0)
+    synthetic_stills: int = option(
+        5, "Rendered single frames in a batch: more scenes for the same time.", low=0
+    )
     camvid: int = option(0, "CamVid images in a batch (needs DVPS_DATA).", low=0)
     idd_lite: int = option(0, "IDD-lite images in a batch (needs DVPS_DATA).", low=0)
     kitti: int = option(0, "Frame pairs of the KITTI drive in a batch (needs DVPS_DATA).", low=0)
@@ -80,6 +83,6 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         values[key] = yaml.safe_load(text)
     recipe = from_flat(Recipe, values)
     data = recipe.data
-    if data.synthetic + data.camvid + data.idd_lite + data.kitti == 0:
+    if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
     return recipe

@@ -53,8 +53,8 @@ def cached_clips(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.npz"))
 
 
-def draw_synthetic(folder: Path) -> Draw:
-    """A pair of neighbouring frames of a random clip in the folder; clips that appear later are found too.
+def draw_synthetic(folder: Path, frames: int) -> Draw:
+    """Neighbouring frames of a random clip in the folder; clips that appear later are found too.
 
     Raises:
         ConfigError: the folder holds no clip.
@@ -70,15 +70,15 @@ def draw_synthetic(folder: Path) -> Draw:
         if drawn % 200 == 0:
             clips = cached_clips(folder)
         sample = read_clip(clips[rng.integers(len(clips))])
-        return pair_of(sample, int(rng.integers(len(sample.images) - 1)))
+        return frames_of(sample, int(rng.integers(len(sample.images) - frames + 1)), frames)
 
     return draw
 
 
-def pair_of(sample: Sample, first: int) -> Sample:
-    """Frames first and first + 1 of a clip."""
+def frames_of(sample: Sample, first: int, frames: int) -> Sample:
+    """Neighbouring frames of a clip."""
     cut = {
-        f.name: value[first : first + 2]
+        f.name: value[first : first + frames]
         for f in fields(sample)
         if isinstance(value := getattr(sample, f.name), np.ndarray)
     }
@@ -97,7 +97,7 @@ def draw_stills(samples: list[Sample], panned: float) -> Draw:
 
 def draw_pairs(clip: Sample) -> Draw:
     """Two neighbouring frames from anywhere in a long clip."""
-    return lambda rng: pair_of(clip, int(rng.integers(len(clip.images) - 1)))
+    return lambda rng: frames_of(clip, int(rng.integers(len(clip.images) - 1)), 2)
 
 
 def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
@@ -108,8 +108,9 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
         InputError: a data set is incomplete.
     """
     parts: list[tuple[Draw, int]] = []
-    if data.synthetic:
-        parts.append((draw_synthetic(Path(data.cache) / "train"), data.synthetic))
+    for frames, count in ((2, data.synthetic), (1, data.synthetic_stills)):
+        if count:
+            parts.append((draw_synthetic(Path(data.cache) / "train", frames), count))
     if data.camvid:
         parts.append(
             (draw_stills(list(read_camvid(data_root() / "camvid", "train")), data.panned), data.camvid)
@@ -124,16 +125,14 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
     return parts
 
 
-def held_out_sets(recipe: Recipe, count: int = 16) -> list[tuple[str, Sample]]:
+def held_out_sets(recipe: Recipe, count: int = 6) -> list[tuple[str, Sample]]:
     """Validation clips of every source that exists here, at sizes the network takes (multiples of 32).
 
     Args:
         count: clips of each set at most, evenly spread.
     """
     sets: dict[str, list[Sample]] = {
-        "world": [
-            pair_of(read_clip(p), 0) for p in spread(cached_clips(Path(recipe.data.cache) / "val"), count)
-        ]
+        "world": [read_clip(p) for p in spread(cached_clips(Path(recipe.data.cache) / "val"), count)]
     }
     if os.environ.get("DVPS_DATA"):
         root = data_root()

@@ -25,7 +25,7 @@ from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noq
 from dvps_ros.training.fit import fit  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, read_recipe  # noqa: E402
-from dvps_ros.training.sources import draw_stills, pair_of, spread, training_parts  # noqa: E402
+from dvps_ros.training.sources import draw_stills, frames_of, spread, training_parts  # noqa: E402
 from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
 
@@ -131,7 +131,7 @@ def test_recipe_changes_and_refusals(tmp_path):
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         read_recipe(path, ["nonsense"])
     with pytest.raises(ConfigError, match="at least one clip"):
-        read_recipe(path, ["data.synthetic=0"])
+        read_recipe(path, ["data.synthetic=0", "data.synthetic_stills=0"])
     path.write_text("scedule: {minutes: 3}\n")
     with pytest.raises(ConfigError, match="unknown keys scedule.minutes"):
         read_recipe(path)
@@ -156,12 +156,12 @@ def test_sources_need_data(tmp_path, monkeypatch):
         training_parts(config)
     monkeypatch.delenv("DVPS_DATA", raising=False)
     with pytest.raises(ConfigError, match="DVPS_DATA"):
-        training_parts(replace(config, synthetic=0, camvid=1))
+        training_parts(replace(config, synthetic=0, synthetic_stills=0, camvid=1))
 
 
 def test_pairs_and_stills():
     clip = street(frames=3)
-    pair = pair_of(clip, 1)
+    pair = frames_of(clip, 1, 2)
     np.testing.assert_array_equal(pair.images, clip.images[1:])
     rng = np.random.default_rng(0)
     assert len(draw_stills([street(frames=1)], 0.0)(rng).images) == 1
@@ -203,7 +203,8 @@ def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
         "data.cache": str(cache),
         "out": str(out),
         "data.workers": 0,
-        "data.synthetic": 2,
+        "data.synthetic": 1,
+        "data.synthetic_stills": 1,
         "augment.height": 64,
         "augment.width": 128,
         "augment.max_zoom": 1.1,
