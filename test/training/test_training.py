@@ -172,17 +172,20 @@ def test_pairs_and_stills():
 def test_scores_by_hand():
     sample = street(frames=1)
     scores = Scores(CITYSCAPES)
+    one, two = torch.zeros(1, 1, 16, 32), torch.zeros(1, 2, 16, 32)
     logits = torch.zeros(1, 19, 16, 32)
     logits[:, 0] = 1  # all road
 
     class Maps:
-        class_logits = logits
+        class_logits, center_logits, center_offset_px = logits, one, two
         log_depth = torch.full((1, 1, 16, 32), math.log(10.0))
+        motion_px, moving_logits, embedding = two, one, torch.ones(1, 4, 16, 32)
 
     scores.update(sample, 0, Maps())
     truth = sample.class_map[0]
     road = (truth == 0).mean()
     assert scores.iou()[0] == pytest.approx(road) and scores.compute()["miou"] == pytest.approx(road / 3)
+    assert scores.compute()["pq"] == 0  # road covers less than half of the image
     d = sample.depth_m[0][sample.depth_m[0] > 0]
     assert scores.compute()["abs_rel"] == pytest.approx((np.abs(10 - d) / d).mean(), rel=1e-5)
 
