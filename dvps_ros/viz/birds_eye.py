@@ -21,6 +21,8 @@ _TALLEST_M = 2.5
 """Points higher above the camera (crowns of trees, gantries) would hide the street."""
 _EGO_M = (1.8, 4.2)
 """Width and length of the sign for the own car."""
+_STREET = 0.65
+"""Brightness of what is not an object."""
 _BEHIND_M = 3.0
 """Shown behind the camera."""
 
@@ -38,7 +40,7 @@ def birds_eye(
     """Points in their panoptic colours seen from above, on a metric grid, with the tracked objects.
 
     The camera is at the bottom in the middle, looking up; rings are 10 m apart; a box is the visible
-    surface of an object, its arrow the way it goes in one second; a lost object's box is thin.
+    surface of an object, its arrow the way it goes in one second; a lost object is a thin box.
 
     Args:
         panoptic: maps [H,W].
@@ -56,7 +58,17 @@ def birds_eye(
     image = _ground(width, height, center, px_per_m, reach_m, camera)
     colors = panoptic_color(panoptic.class_map, panoptic.track_map, label_space)
     top_y = np.full((height, width), np.inf, np.float32)
-    _splat(panoptic.depth_m, colors, panoptic.class_map, *rays(camera), center, px_per_m, top_y, image)
+    _splat(
+        panoptic.depth_m,
+        colors,
+        panoptic.class_map,
+        panoptic.track_map,
+        *rays(camera),
+        center,
+        px_per_m,
+        top_y,
+        image,
+    )
     _draw_rings(image, center, px_per_m, reach_m)
     for instance in sorted(instances, key=lambda i: -i.unseen_s):
         _draw_object(image, instance, label_space, center, px_per_m)
@@ -117,8 +129,12 @@ def _draw_object(
     color = track_color(instance.track_id, instance.class_id, label_space)
     x, _, z = instance.centroid_m
     half_x, half_z = np.maximum(instance.extent_m[[0, 2]], 0.4) / 2
-    thickness = 1 if instance.state == TrackState.LOST else 2
-    cv2.rectangle(image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, thickness)
+    lost = instance.state == TrackState.LOST
+    cv2.rectangle(
+        image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, 1 if lost else 2
+    )
+    if lost:
+        return
     velocity = instance.velocity_mps[[0, 2]]
     if instance.motion != Motion.STATIC and np.linalg.norm(velocity) > 1:
         tip = pixel(x + velocity[0], z + velocity[1])
@@ -131,7 +147,7 @@ def _draw_object(
 
 
 @numba.njit(cache=True, nogil=True)
-def _splat(depth_m, colors, class_map, ray_x, ray_y, center, px_per_m, top_y, image):
+def _splat(depth_m, colors, class_map, track_map, ray_x, ray_y, center, px_per_m, top_y, image):
     """Draw each pixel where it stands, the highest on top, as far as its surface reaches its neighbours."""
     height, width = depth_m.shape
     rows, columns = top_y.shape
@@ -142,6 +158,8 @@ def _splat(depth_m, colors, class_map, ray_x, ray_y, center, px_per_m, top_y, im
             y = ray_y[v] * z
             if not np.isfinite(z) or z <= 0 or y < -_TALLEST_M or class_map[v, u] == 255:
                 continue
+            # Objects stand out from a darker street.
+            share = np.float32(1.0 if track_map[v, u] > 0 else _STREET)
             near = z
             for dv, du in ((1, 0), (0, 1), (0, -1)):
                 if v + dv < height and 0 <= u + du < width and class_map[v + dv, u + du] == class_map[v, u]:
@@ -158,4 +176,4 @@ def _splat(depth_m, colors, class_map, ray_x, ray_y, center, px_per_m, top_y, im
                     if y < top_y[row, column]:
                         top_y[row, column] = y
                         for k in range(3):
-                            image[row, column, k] = colors[v, u, k]
+                            image[row, column, k] = np.uint8(share * colors[v, u, k])
