@@ -41,7 +41,7 @@ class Health:
         self._work_ms: deque[float] = deque(maxlen=_WINDOW)
 
     def count(self, event: str, n: int = 1) -> None:
-        """Add to a counter: dropped, stale or unwatched."""
+        """Add to a counter: dropped, stale, unwatched or bad_camera_info (messages, not images)."""
         with self._lock:
             self.counts[event] += n
 
@@ -53,7 +53,7 @@ class Health:
             self._received.append(self._last_image)
 
     def refused(self, reason: str, sentence: str) -> None:
-        """A message could not be used."""
+        """An image could not be used."""
         with self._lock:
             self.refusals[reason] += 1
         self.trouble(sentence)
@@ -92,7 +92,7 @@ class Health:
     def summary(self) -> dict[str, str]:
         """All figures, as text."""
         with self._lock:
-            names = ("received", "processed", "dropped", "stale", "unwatched")
+            names = ("received", "processed", "dropped", "stale", "unwatched", "bad_camera_info")
             figures: dict[str, Any] = {name: self.counts[name] for name in names}
             figures["refused"] = sum(self.refusals.values())
             figures |= {f"refused: {reason}": n for reason, n in sorted(self.refusals.items())}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -50,6 +50,10 @@ class LatestSlot(Generic[T]):
             waiting, self._item = self._item is not None, None
         return waiting
 
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
     def close(self) -> None:
         """Make every :meth:`take` return None."""
         with self._changed:
@@ -58,33 +62,67 @@ class LatestSlot(Generic[T]):
             self._changed.notify_all()
 
 
-class Worker(Generic[T]):
-    """A thread that hands the items of a slot to ``handle`` and outlives its exceptions.
+class Closable(Protocol):
+    """What a worker works with."""
+
+    def close(self) -> None: ...
+
+
+R = TypeVar("R", bound=Closable)
+
+
+class Worker(Generic[R, T]):
+    """A thread that opens a resource, handles the items of a slot with it, and closes it.
+
+    Everything that belongs to the resource happens in this one thread. Once :meth:`stop` was called, none
+    of the callbacks is called any more, except for the item in work.
 
     Args:
-        handle: called with each item.
-        on_error: called with an item and what ``handle`` raised on it; must not raise.
+        open_resource: opens what ``handle`` needs; may take long.
+        handle: called with the resource and each item; its exceptions do not end the thread.
+        on_ready: called with the open resource.
+        on_failure: called with what ``open_resource`` raised; then the thread ends.
+        on_error: called with an item and what ``handle`` raised on it.
     """
 
     def __init__(
-        self, slot: LatestSlot[T], handle: Callable[[T], None], on_error: Callable[[T, Exception], None]
+        self,
+        slot: LatestSlot[T],
+        open_resource: Callable[[], R],
+        handle: Callable[[R, T], None],
+        *,
+        on_ready: Callable[[R], None],
+        on_failure: Callable[[Exception], None],
+        on_error: Callable[[T, Exception], None],
     ) -> None:
-        self._slot, self._handle, self._on_error = slot, handle, on_error
+        self._slot, self._open, self._handle = slot, open_resource, handle
+        self._on_ready, self._on_failure, self._on_error = on_ready, on_failure, on_error
         self._thread = threading.Thread(target=self._run, name="dvps worker", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        while (item := self._slot.take()) is not None:
-            try:
-                self._handle(item)
-            except Exception as error:  # one bad frame must not end the perception
-                self._on_error(item, error)
+        try:
+            resource = self._open()
+        except Exception as error:
+            if not self._slot.closed:
+                self._on_failure(error)
+            return
+        try:
+            if not self._slot.closed:
+                self._on_ready(resource)
+            while (item := self._slot.take()) is not None:
+                try:
+                    self._handle(resource, item)
+                except Exception as error:  # one bad frame must not end the perception
+                    self._on_error(item, error)
+        finally:
+            resource.close()
 
     def stop(self, timeout_s: float = 5.0) -> bool:
-        """Close the slot and wait for the item in work.
+        """Close the slot and wait for the thread, which may have an item in work or the resource half open.
 
         Returns:
-            True when the thread has ended.
+            True when the thread has ended; else it goes on alone and closes the resource when it can.
         """
         self._slot.close()
         self._thread.join(timeout_s)

@@ -104,7 +104,7 @@ class Rig:
         """Tell the camera and wait for the engine."""
         self.graph.wait(lambda: self.info.get_subscription_count() == 1, "the camera_info subscription")
         self.info.publish(convert.camera_to_info(camera, self.header(0)))
-        self.graph.wait(lambda: self.node._worker, "the engine")
+        self.graph.wait(lambda: self.node._pipeline, "the engine")
 
     def send(self, index: int, image: np.ndarray | None = None) -> np.ndarray:
         image = picture(index) if image is None else image
@@ -253,7 +253,7 @@ BAD_IMAGES = {
     "no pixels": (Image(encoding="rgb8"), "image", "empty"),
     "another size": (
         convert.rgb_to_image(np.zeros((4, 4, 3), np.uint8), Header()),
-        "camera_info",
+        "camera",
         "4x4 pixels, but its camera_info is for 16x8",
     ),
 }
@@ -304,7 +304,7 @@ def test_uncalibrated_camera_info(graph: Graph) -> None:
     zeros = convert.camera_to_info(CAMERA, rig.header(1))
     zeros.k = np.zeros(9)
     rig.info.publish(zeros)
-    graph.wait(lambda: rig.refused() == {"camera_info": 1}, "the refusal")
+    graph.wait(lambda: rig.counts["bad_camera_info"] == 1, "the refusal")
     assert "not calibrated" in rig.input_status().message
     assert not rig.opened
     rig.ready()
@@ -321,9 +321,9 @@ def test_intrinsics_that_turn_bad_stop_the_output(graph: Graph) -> None:
     bad = convert.camera_to_info(CAMERA, rig.header(2))
     bad.k[0] = float("nan")
     rig.info.publish(bad)
-    graph.wait(lambda: rig.refused() == {"camera_info": 1}, "the refusal of the camera")
+    graph.wait(lambda: rig.counts["bad_camera_info"] == 1, "the refusal of the camera")
     rig.send(2)
-    graph.wait(lambda: rig.refused() == {"camera_info": 2}, "the refusal of the image")
+    graph.wait(lambda: rig.refused() == {"camera": 1}, "the refusal of the image")
     rig.info.publish(convert.camera_to_info(CAMERA, rig.header(3)))
     graph.wait(lambda: rig.node._cameras._by_stamp.get(START_NS + 300_000_000), "the good camera")
     rig.send(3)

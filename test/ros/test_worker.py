@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,34 +27,68 @@ def test_the_newest_item_wins() -> None:
     assert slot.take() is None
 
 
-def test_the_worker_outlives_errors_and_stops() -> None:
-    slot: LatestSlot[int] = LatestSlot()
-    done, errors = threading.Event(), []
+class Tool:
+    closed = False
 
-    def handle(n: int) -> None:
+    def close(self) -> None:
+        self.closed = True
+
+
+class Work:
+    """A worker whose callbacks are written down."""
+
+    def __init__(self, open_tool: Callable[[], Tool], handle: Callable[[Tool, int], None]) -> None:
+        self.slot: LatestSlot[int] = LatestSlot()
+        self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.worker = Worker(
+            self.slot,
+            open_tool,
+            handle,
+            on_ready=lambda tool: self.events.put(("ready", tool)),
+            on_failure=lambda error: self.events.put(("failure", str(error))),
+            on_error=lambda n, error: self.events.put(("error", (n, str(error)))),
+        )
+
+    def next(self) -> tuple[str, Any]:
+        return self.events.get(timeout=10)
+
+
+def test_the_worker_outlives_errors_and_closes_its_tool() -> None:
+    handled: queue.Queue[int] = queue.Queue()
+
+    def handle(tool: Tool, n: int) -> None:
         if n == 1:
             raise ValueError("one")
-        done.set()
+        handled.put(n)
 
-    def on_error(n: int, error: Exception) -> None:
-        errors.append((n, str(error)))
-        slot.put(2)
+    tool = Tool()
+    work = Work(lambda: tool, handle)
+    assert work.next() == ("ready", tool)
+    work.slot.put(1)
+    assert work.next() == ("error", (1, "one"))
+    work.slot.put(2)
+    assert handled.get(timeout=10) == 2
+    assert not tool.closed
+    assert work.worker.stop() and tool.closed
 
-    worker = Worker(slot, handle, on_error)
-    slot.put(1)
-    assert done.wait(5) and errors == [(1, "one")]
-    assert worker.stop()
+
+def test_what_cannot_be_opened_is_told() -> None:
+    def open_tool() -> Tool:
+        raise ValueError("no tool")
+
+    work = Work(open_tool, lambda tool, n: None)
+    assert work.next() == ("failure", "no tool")
+    assert work.worker.stop()
 
 
-def test_stop_says_when_the_work_hangs() -> None:
-    slot: LatestSlot[int] = LatestSlot()
-    gate, begun = threading.Event(), threading.Event()
-    worker = Worker(slot, lambda n: begun.set() or gate.wait(5) and None, lambda n, error: None)
-    slot.put(1)
-    assert begun.wait(5)
-    assert worker.stop(timeout_s=0.05) is False
+def test_stop_while_the_tool_is_being_opened() -> None:
+    gate, tool = threading.Event(), Tool()
+    work = Work(lambda: gate.wait(10) and tool, lambda tool, n: None)
+    work.slot.put(1)
+    assert work.worker.stop(timeout_s=0.05) is False
     gate.set()
-    assert worker.stop() is True
+    assert work.worker.stop() is True
+    assert tool.closed and work.events.empty()  # nobody hears of a worker that was stopped
 
 
 def test_throttle() -> None:

@@ -8,7 +8,6 @@ and only hand the newest image over; one worker thread does the rest.
 from __future__ import annotations
 
 import sys
-import threading
 import time
 import traceback
 from collections import Counter
@@ -143,10 +142,8 @@ class DvpsNode(LifecycleNode):
             return TransitionCallbackReturn.FAILURE
         self._configured = True
         self._pipeline: Pipeline | None = None
-        self._opener: threading.Thread | None = None
-        self._worker: Worker[Arrival] | None = None
+        self._worker: Worker[Pipeline, Arrival] | None = None
         self._slot: LatestSlot[Arrival] = LatestSlot()
-        self._space: LabelSpace | None = None
         self._scale: ScaleEstimate | None = None
         self._resets: Counter[str] = Counter()
         self._last_stamp_ns: int | None = None
@@ -202,13 +199,8 @@ class DvpsNode(LifecycleNode):
         if not self._configured:
             return
         self._active = self._configured = False
-        self._slot.close()
-        if self._opener is not None:
-            self._opener.join(5.0)
-        if self._worker is not None and not self._worker.stop():
-            self.get_logger().warning("the frame in work did not end within 5 s")
-        if self._pipeline is not None:
-            self._pipeline.close()
+        if self._worker is not None:
+            self._worker.stop()
         labels = (publisher for publisher, _ in self._labels.values())
         for publisher in (*self._outputs.values(), *self._debug.values(), *labels):
             self.destroy_lifecycle_publisher(publisher)
@@ -280,7 +272,8 @@ class DvpsNode(LifecycleNode):
         try:
             camera = self._cameras.add(info)
         except InputError as error:
-            self._refuse("camera_info", error, convert.stamp_to_ns(info.header.stamp))
+            self.health.count("bad_camera_info")
+            self._tell("camera_info", str(error))
         else:
             self._start_engine(camera)
 
@@ -290,7 +283,7 @@ class DvpsNode(LifecycleNode):
         self.health.received()
         if self._slot.put(Arrival(message, time.monotonic())):
             self.health.count("dropped")
-        if self._opener is None and self.config.horizontal_fov_deg > 0:
+        if self._worker is None and self.config.horizontal_fov_deg > 0:
             self._start_engine_from_image(message)
 
     def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
@@ -306,37 +299,38 @@ class DvpsNode(LifecycleNode):
     # Engine
 
     def _start_engine(self, camera: CameraModel) -> None:
-        """Open the engine in the background: topics, services and diagnostics stay alive meanwhile."""
-        if self._opener is None:
-            self._engine = "opening"
-            self._opener = threading.Thread(target=self._open_engine, args=(camera,), daemon=True)
-            self._opener.start()
-
-    def _open_engine(self, camera: CameraModel) -> None:
-        begin = time.monotonic()
-        try:
-            self._pipeline = self._open(camera)
-        except Exception as error:
-            sentence = str(error) if isinstance(error, DvpsError) else traceback.format_exc()
-            self._engine = f"failed: {sentence}"
-            self._finish(sentence)
+        """Open the engine in the worker: topics, services and diagnostics stay alive meanwhile."""
+        if self._worker is not None:
             return
-        self._space = self._pipeline.label_space
-        self._engine = "ready"
-        self.get_logger().info(f"ready after {time.monotonic() - begin:.1f} s")
+        self._engine, self._begin_s = "opening", time.monotonic()
+        self._worker = Worker(
+            self._slot,
+            partial(self._open, camera),
+            self._process,
+            on_ready=self._on_ready,
+            on_failure=self._on_failure,
+            on_error=self._on_error,
+        )
+
+    def _on_ready(self, pipeline: Pipeline) -> None:
+        self._pipeline, self._engine = pipeline, "ready"
+        self.get_logger().info(f"ready after {time.monotonic() - self._begin_s:.1f} s")
         self._publish_labels()
-        self._worker = Worker(self._slot, self._process, self._on_error)
+
+    def _on_failure(self, error: Exception) -> None:
+        sentence = _detail(error)
+        self._engine = f"failed: {sentence}"
+        self._finish(sentence)
 
     def _publish_labels(self) -> None:
-        if self._active and self._space is not None:
+        if self._active and self._pipeline is not None:
             header = Header(stamp=self.get_clock().now().to_msg())
             for publisher, build in self._labels.values():
-                publisher.publish(build(self._space, header))
+                publisher.publish(build(self._pipeline.label_space, header))
 
     # One frame (worker thread)
 
-    def _process(self, arrival: Arrival) -> None:
-        assert self._pipeline is not None and self._space is not None
+    def _process(self, pipeline: Pipeline, arrival: Arrival) -> None:
         message = arrival.message
         watched = {t for t, publisher in self._outputs.items() if publisher.get_subscription_count() > 0}
         if not watched and not any(p.get_subscription_count() > 0 for p in self._debug.values()):
@@ -346,11 +340,11 @@ class DvpsNode(LifecycleNode):
         if frame is None or not self._is_news(frame):
             return
         wanted = frozenset(n for t in watched if (n := self._table[t].needs) is not None)
-        result = self._pipeline.process(frame, wanted)
+        result = pipeline.process(frame, wanted)
         self._scale = result.scale
-        self._tell_resets(frame)
+        self._tell_resets(pipeline.resets, frame)
         order = PanopticOrder(self.config.panoptic_order)
-        view = View(result, message.header, self._space, order)
+        view = View(result, message.header, pipeline.label_space, order)
         for topic in self._table:
             if topic in watched:
                 self._outputs[topic].publish(self._table[topic].build(view))
@@ -372,7 +366,7 @@ class DvpsNode(LifecycleNode):
         try:
             camera = self._cameras.camera_of(stamp_ns, image.shape[1], image.shape[0])
         except InputError as error:
-            self._refuse("camera_info", error, stamp_ns)
+            self._refuse("camera", error, stamp_ns)
             return None
         return Frame(image, stamp_ns, camera, message.header.frame_id)
 
@@ -386,11 +380,10 @@ class DvpsNode(LifecycleNode):
         self._tell("stale", f"image at {stamp}: left out, its stamp is that of the last one")
         return False
 
-    def _tell_resets(self, frame: Frame) -> None:
-        assert self._pipeline is not None
-        for reason in self._pipeline.resets - self._resets:
+    def _tell_resets(self, resets: Counter[str], frame: Frame) -> None:
+        for reason in resets - self._resets:  # the pipeline has logged them
             self.health.trouble(f"image at {_seconds(frame.stamp_ns)}: {reason}, tracks start anew")
-        self._resets = Counter(self._pipeline.resets)
+        self._resets = Counter(resets)
 
     def _account(self, arrival: Arrival, result: FrameResult) -> None:
         processing_ms = (time.monotonic() - arrival.at_s) * 1e3
@@ -411,10 +404,8 @@ class DvpsNode(LifecycleNode):
         self._refuse("frame", error, convert.stamp_to_ns(arrival.message.header.stamp))
 
     def _refuse(self, reason: str, error: Exception, stamp_ns: int) -> None:
-        known = isinstance(error, DvpsError)
         self.health.refused(reason, str(error))
-        detail = str(error) if known else "".join(traceback.format_exception(error))
-        self._warn(f"{reason} {error}", f"left out the {reason} at {_seconds(stamp_ns)}: {detail}")
+        self._warn(f"{reason} {error}", f"image at {_seconds(stamp_ns)} left out: {_detail(error)}")
 
     def _tell(self, key: str, sentence: str) -> None:
         self.health.trouble(sentence)
@@ -490,8 +481,13 @@ class DvpsNode(LifecycleNode):
         return status(name, level, self._engine, values)
 
 
-def _seconds(stamp_ns: int | None) -> str:
-    return f"{(stamp_ns or 0) * 1e-9:.3f} s"
+def _seconds(stamp_ns: int) -> str:
+    return f"{stamp_ns * 1e-9:.3f} s"
+
+
+def _detail(error: Exception) -> str:
+    """The sentence of an error raised on purpose; of any other all that helps to find it."""
+    return str(error) if isinstance(error, DvpsError) else "".join(traceback.format_exception(error))
 
 
 def main(args: list[str] | None = None) -> int:
