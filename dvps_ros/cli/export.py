@@ -28,6 +28,13 @@ import click
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model folder."
 )
 @click.option("--model-version", "version", default="0.1.0", show_default=True, help="Version of the model.")
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0.001, 1),
+    default=0.1,
+    show_default=True,
+    help="Least centre probability of a segment.",
+)
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 def command(
     network: str,
@@ -36,6 +43,7 @@ def command(
     sizes: tuple[str, ...],
     out: Path,
     version: str,
+    min_score: float,
     licence: str,
 ) -> None:
     """Write NETWORK (such as "lite") as a model folder that the engines load.
@@ -49,6 +57,7 @@ def command(
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_model, parse_size
     from dvps_ros.networks import NETWORKS
+    from dvps_ros.panoptic.fuse import FusionConfig
 
     if network not in NETWORKS:
         raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}")
@@ -75,6 +84,14 @@ def command(
         training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
     name = out.resolve().name
     manifest = export_model(
-        module, labels, out, wanted, name=name, version=version, licence=licence, training=training
+        module,
+        labels,
+        out,
+        wanted,
+        name=name,
+        version=version,
+        licence=licence,
+        training=training,
+        fusion=FusionConfig(min_score=min_score),
     )
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")

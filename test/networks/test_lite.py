@@ -151,7 +151,7 @@ def test_every_head_fits_one_tiny_batch(network: Lite) -> None:
     }
     k = intrinsics(2)
     optimizer = torch.optim.AdamW(network.parameters(), 1e-2)
-    for step in range(120):
+    for step in range(80):
         state = network(image.roll(6, 3), k).state
         terms = losses(network(image, k, state), truth)
         if step == 0:
