@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from dvps_ros.data.world import World, WorldConfig, draw_camera
+from dvps_ros.data.world import World, WorldConfig, demo_world, draw_camera
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel
@@ -130,6 +130,33 @@ def test_reprojected_depth_matches_the_previous_frame(clips):
         relative = np.abs(inverse * points[road][:, 2] - 1)[all_road]
         assert np.median(relative) < 2e-4
         assert np.quantile(relative, 0.98) < 0.01
+
+
+def test_ids_stay_through_occlusion():
+    """In the demo scene things vanish behind others and come back: same id, class and, at rest, place."""
+    frames, small = 40, CameraModel.from_fov(192, 96, 80.0)
+    seen: dict[int, list[int]] = {}
+    classes: dict[int, set[int]] = {}
+    places: dict[int, list[np.ndarray]] = {}
+    for t, frame in zip(range(frames), demo_world().frames(small), strict=False):
+        points = unproject(frame.depth_m[0].astype(np.float64), small) @ frame.world_from_camera[0][:3, :3].T
+        points += frame.world_from_camera[0][:3, 3]
+        for number in np.unique(frame.instance_map[0]):
+            mask = frame.instance_map[0] == number
+            if number == 0 or mask.sum() < 6:
+                continue
+            seen.setdefault(int(number), []).append(t)
+            classes.setdefault(int(number), set()).update(frame.class_map[0][mask].tolist())
+            if not frame.moving[0][mask].any():
+                places.setdefault(int(number), []).append(np.median(points[mask], axis=0))
+    assert len(seen) > 20
+    assert all(len(c) == 1 for c in classes.values())
+    came_back = [n for n, at in seen.items() if np.diff(at).max(initial=1) > 1]
+    assert came_back
+    for centres in places.values():
+        # What is seen of a car changes, but never leaves its 4 by 2 metres (a bus or truck: 12).
+        assert np.ptp(np.array(centres), axis=0).max() < 12.0
+    assert np.median([np.ptp(np.array(c), axis=0).max() for c in places.values()]) < 2.0
 
 
 def test_same_seed_same_bytes_and_other_seed_other_bytes():

@@ -18,8 +18,22 @@ def draw(vertices, triangles, *, cull=False, pose=None):
     edges, source = np.empty((len(triangles) + 1, 3, 3)), np.empty((len(triangles) + 1, 2), np.int32)
     pose = np.eye(4)[None, :3] if pose is None else pose[None, :3]
     part_range = np.array([[0, len(vertices), 0, len(triangles)]], np.int64)
-    rasterise(np.array([0]), pose, part_range, np.array([cull], np.uint8), vertices, triangles,
-              FX, FY, CX, CY, inverse_z, visible, edges, source)  # fmt: skip
+    rasterise(
+        np.array([0]),
+        pose,
+        part_range,
+        np.array([cull], np.uint8),
+        vertices,
+        triangles,
+        FX,
+        FY,
+        CX,
+        CY,
+        inverse_z,
+        visible,
+        edges,
+        source,
+    )
     index = np.where(visible >= 0, source[visible, 0], -1)
     return np.where(visible >= 0, 1 / np.maximum(inverse_z, 1e-12), 0.0), index
 
@@ -123,8 +137,14 @@ def test_shadow_map_holds_the_greatest_height():
     "mesh",
     [box((1, 2, 3)), ball(detail=1), disc(0.4, width=0.2), tube([(0, 0, 0), (0, 0.1, 1)], [0.2, 0.1])]
     + [models.car(b)[0] for b in models.CARS]
-    + [models.lorry("box")[0], models.bus("city")[0], models.tram("tram")[0], models.bicycle(), models.limb("torso")],
-)  # fmt: skip
+    + [
+        models.lorry("box")[0],
+        models.bus("city")[0],
+        models.tram("tram")[0],
+        models.bicycle(),
+        models.limb("torso"),
+    ],
+)
 def test_solid_meshes_face_outwards(mesh):
     corner = mesh.vertices.astype(float)[mesh.triangles]
     volume = np.einsum("ij,ij->i", corner[:, 0], np.cross(corner[:, 1], corner[:, 2])).sum() / 6

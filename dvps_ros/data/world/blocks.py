@@ -59,7 +59,9 @@ class Block:
         self.street_from = self.s0 + 20.0 - half - self.street_walk
         self.street_to = self.s0 + 20.0 + half + self.street_walk
         self.crosswalk = (
-            self.s0 + 20.0 if x.walk > 0 and scene.markings and self.rng.random() < (0.7 if self.side_streets else 0.3) else None
+            self.s0 + 20.0
+            if x.walk > 0 and scene.markings and self.rng.random() < (0.7 if self.side_streets else 0.3)
+            else None
         )
         if self.crosswalk is not None and self.side_streets:
             self.crosswalk = self.street_from - 4.5
@@ -141,7 +143,7 @@ class Block:
         ends = (self.s0, self.s0 + BLOCK_M)
 
         def strip(side, span, a, za, b, zb, slot: int) -> None:
-            """From d = a to d = b outwards, heights numbers or functions of s; the sheet is turned face up."""
+            """Outwards from d = a to d = b, face up; heights are numbers or functions of s."""
             s = np.linspace(*span, count)
             za, zb = (z(s) if callable(z) else np.full(count, z) for z in (za, zb))
             edges = (b, a, zb, za) if side < 0 else (a, b, za, zb)
@@ -185,11 +187,24 @@ class Block:
                     number = scene.pool.add(merge([faces], two_sided=True))
                     self.parts.append(Part(number, (scene._kerb,), 0, pose))
         strip(1, ends, x.right_edge, 0.0, x.left_edge, 0.0, 0)
-        ground = {"rows": scene._yard, "blocks": scene._yard if self.rng.random() < 0.6 else scene._grass, "parking": road,
-                  "field": scene._field, "rail": scene._dirt, "forest": scene._dirt}  # fmt: skip
+        ground = {
+            "rows": scene._yard,
+            "blocks": scene._yard if self.rng.random() < 0.6 else scene._grass,
+            "parking": road,
+            "field": scene._field,
+            "rail": scene._dirt,
+            "forest": scene._dirt,
+        }
         far = scene._field if scene.style.name in ("rural", "highway") else scene._grass
-        materials = (road, scene._walk, scene._grass, scene._kerb, far,
-                     ground.get(lots[-1], scene._grass), ground.get(lots[1], scene._grass))  # fmt: skip
+        materials = (
+            road,
+            scene._walk,
+            scene._grass,
+            scene._kerb,
+            far,
+            ground.get(lots[-1], scene._grass),
+            ground.get(lots[1], scene._grass),
+        )
         pose = np.eye(4)
         pose[:3, 3] = origin
         s, d0, d1, z0, z1 = (np.stack(column) for column in list(zip(*strips, strict=True))[:5])
@@ -199,7 +214,7 @@ class Block:
         )
         self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
 
-    # -- beside the road --------------------------------------------------------------------------------------
+    # -- beside the road ---------------------------------------------------------------------------
 
     def front(self, side: int) -> float:
         """d of the lots' front line."""
@@ -261,10 +276,17 @@ class Block:
         floors = max(1, round(height / rng.uniform(2.8, 3.6)))
         modern = height > 14 and rng.random() < 0.4
         params = (
-            height / floors, rng.uniform(2.0, 3.8), rng.uniform(0.82, 0.96) if modern else rng.uniform(0.32, 0.55),
-            rng.uniform(0.55, 0.85) if modern else rng.uniform(0.42, 0.62), float(shop), float(masonry), height,
-            float(rng.random() < 0.6), float(gable > 0 and rng.random() < 0.35), *door,
-        )  # fmt: skip
+            height / floors,
+            rng.uniform(2.0, 3.8),
+            rng.uniform(0.82, 0.96) if modern else rng.uniform(0.32, 0.55),
+            rng.uniform(0.55, 0.85) if modern else rng.uniform(0.42, 0.62),
+            float(shop),
+            float(masonry),
+            height,
+            float(rng.random() < 0.6),
+            float(gable > 0 and rng.random() < 0.35),
+            *door,
+        )
         facade = add(shade.FACADE, BUILDING, wall, trim, params)
         tile = (
             hue(rng, rng.uniform(0.3, 0.7), rng.uniform(0.06, 0.28), 0.03, 0.03)
@@ -495,8 +517,15 @@ class Block:
                 if b - s - along < 5:
                     along = b - s
                 h = height * rng.uniform(0.8, 1.25)
-                self.building(s + along / 2, front + side * rng.choice([0.0, 0.0, 0.6]), along - 0.02, rng.uniform(9, 14), h,
-                              gable=rng.uniform(2, 4) if rng.random() < 0.5 else 0.0, shop=rng.random() < 0.55)  # fmt: skip
+                self.building(
+                    s + along / 2,
+                    front + side * rng.choice([0.0, 0.0, 0.6]),
+                    along - 0.02,
+                    rng.uniform(9, 14),
+                    h,
+                    gable=rng.uniform(2, 4) if rng.random() < 0.5 else 0.0,
+                    shop=rng.random() < 0.55,
+                )
                 s += along
         elif kind == "houses":
             for s in np.arange(a + 7, b - 5, rng.uniform(15, 22)):
@@ -668,10 +697,13 @@ class Block:
                     along = 9.0
                     setback = 0.05 if tall else rng.uniform(1.5, 4.0)
                     self.building(
-                        wall + flank * (along / 2 + setback), e + side * d, along, deep - (0.02 if tall else 4.0),
+                        wall + flank * (along / 2 + setback),
+                        e + side * d,
+                        along,
+                        deep - (0.02 if tall else 4.0),
                         height * rng.uniform(0.85, 1.2) if tall else rng.uniform(3.0, 6.5),
                         gable=rng.uniform(2, 4) if not tall or rng.random() < 0.4 else 0.0,
-                    )  # fmt: skip
+                    )
                 if not tall or rng.random() < 0.2:
                     self.tree(
                         wall + flank * rng.uniform(0.3, 2.0), e + side * (d - 1), rng.uniform(4, 9), up=up
@@ -689,8 +721,11 @@ class Block:
         else:
             for _ in range(4):
                 self.tree(
-                    middle + rng.uniform(-9, 9), e + side * (SIDE_STREET_M + rng.uniform(2, 12)), rng.uniform(6, 13), up=up
-                )  # fmt: skip
+                    middle + rng.uniform(-9, 9),
+                    e + side * (SIDE_STREET_M + rng.uniform(2, 12)),
+                    rng.uniform(6, 13),
+                    up=up,
+                )
         for flank in (-1, 1):
             if rng.random() < 0.5:
                 self.signpost(
@@ -775,7 +810,9 @@ class Block:
         d = e + side * (0.45 if x.kerb > 0 else 1.0)
         look = -math.pi / 2 if side > 0 else math.pi / 2
         lamp_kind = np.random.default_rng([scene.seed, 7]).choice(["arm", "arm", "arm", "post"])
-        if (name not in ("rural",) or rng.random() < 0.2) and (x.lot > 4.0 or (side < 0) == (self.number % 2 == 0)):
+        if (name not in ("rural",) or rng.random() < 0.2) and (
+            x.lot > 4.0 or (side < 0) == (self.number % 2 == 0)
+        ):
             self.put(
                 models.lamp(str(lamp_kind)),
                 (scene._metal, scene._lamp_glass),

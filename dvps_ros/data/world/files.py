@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rendered sequences as files: in the layout of a data set, with a ``truth/`` folder beside (docs/world.md)."""
+"""Rendered sequences as files: in the layout of a data set, with ``truth/`` beside (docs/world.md)."""
 
 from __future__ import annotations
 

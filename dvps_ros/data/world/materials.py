@@ -11,8 +11,27 @@ from dvps_ros.data.world.mesh import SLOTS, Mesh
 from dvps_ros.data.world.shade import MATERIAL_COLUMNS
 from dvps_ros.labels import CITYSCAPES
 
-(ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY,
- PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE, BICYCLE) = range(len(CITYSCAPES))  # fmt: skip
+(
+    ROAD,
+    SIDEWALK,
+    BUILDING,
+    WALL,
+    FENCE,
+    POLE,
+    LIGHT,
+    SIGN,
+    VEGETATION,
+    TERRAIN,
+    SKY,
+    PERSON,
+    RIDER,
+    CAR,
+    TRUCK,
+    BUS,
+    TRAIN,
+    MOTORCYCLE,
+    BICYCLE,
+) = range(len(CITYSCAPES))
 
 Color = tuple[float, float, float]
 
@@ -60,7 +79,7 @@ class Pool:
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """vertices, normals, uv, triangles (indices into vertices), slots, ranges int64 [N,4], spheres [N,4], two_sided."""
+        """vertices, normals, uv, triangles, slots; by mesh: ranges int64 [N,4], spheres [N,4], two_sided."""
         if self._arrays is None:
             m = self._meshes
             v = np.cumsum([0] + [len(x.vertices) for x in m])

@@ -235,7 +235,7 @@ def ribbons(points: np.ndarray, uv: np.ndarray, slots: np.ndarray) -> Mesh:
 
 
 def facets(points: np.ndarray, slot: int = 0) -> Mesh:
-    """Flat quads [N,4,3], corners counter-clockwise seen from outside; cheap, for what is built in numbers."""
+    """Flat quads [N,4,3], corners counter-clockwise seen from outside; for what is built in numbers."""
     v = np.asarray(points, np.float32).reshape(-1, 4, 3)
     normals = np.cross(v[:, 2] - v[:, 0], v[:, 3] - v[:, 1])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-9)
@@ -285,9 +285,9 @@ def ball(slot: int = 0, *, detail: int = 1) -> Mesh:
          [0, -1, -g], [0, 1, -g], [g, 0, -1], [g, 0, 1], [-g, 0, -1], [-g, 0, 1]]
     )  # fmt: skip
     t = np.array(
-        [[0, 11, 5], [0, 5, 1], [0, 1, 7], [0, 7, 10], [0, 10, 11], [1, 5, 9], [5, 11, 4], [11, 10, 2], [10, 7, 6],
-         [7, 1, 8], [3, 9, 4], [3, 4, 2], [3, 2, 6], [3, 6, 8], [3, 8, 9], [4, 9, 5], [2, 4, 11], [6, 2, 10],
-         [8, 6, 7], [9, 8, 1]]
+        [[0, 11, 5], [0, 5, 1], [0, 1, 7], [0, 7, 10], [0, 10, 11], [1, 5, 9], [5, 11, 4], [11, 10, 2],
+         [10, 7, 6], [7, 1, 8], [3, 9, 4], [3, 4, 2], [3, 2, 6], [3, 6, 8], [3, 8, 9], [4, 9, 5], [2, 4, 11],
+         [6, 2, 10], [8, 6, 7], [9, 8, 1]]
     )  # fmt: skip
     v /= np.linalg.norm(v[0])
     for _ in range(detail):

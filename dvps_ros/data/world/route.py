@@ -48,17 +48,82 @@ class Style:
 
 
 STYLES = {
-    "residential": Style("residential", (2.7, 3.3), (1, 1), (1, 1), 0.8, 0.95, 1 / 55, (4.0, 9.0),
-                         {"houses": 5, "rows": 2, "garden": 2, "park": 1, "wall": 1}, 55.0, 17.0, 0.35, 0.35),
-    "city": Style("city", (2.9, 3.5), (1, 2), (1, 2), 0.7, 1.0, 1 / 120, (5.0, 12.0),
-                  {"rows": 6, "blocks": 3, "park": 1, "wall": 0.6, "parking": 0.7}, 32.0, 7.5, 0.9, 0.3),
-    "avenue": Style("avenue", (3.2, 3.7), (2, 3), (2, 3), 0.4, 1.0, 1 / 250, (8.0, 16.0),
-                    {"blocks": 4, "rows": 2, "park": 2, "parking": 1, "rail": 1.2, "fence": 1}, 34.0, 12.0, 1.0, 0.12),
-    "highway": Style("highway", (3.5, 3.75), (2, 4), (2, 3), 0.0, 0.0, 1 / 600, (18.0, 32.0),
-                     {"field": 4, "forest": 4, "barrier": 2, "rail": 0.7, "blocks": 0.6}, 45.0, 1e9, 1.0, 0.0),
-    "rural": Style("rural", (2.9, 3.5), (1, 1), (1, 1), 0.1, 0.15, 1 / 90, (8.0, 20.0),
-                   {"field": 5, "forest": 4, "houses": 1.5, "fence": 1.5, "rail": 0.6}, 80.0, 60.0, 0.8, 0.06),
-}  # fmt: skip
+    "residential": Style(
+        "residential",
+        (2.7, 3.3),
+        (1, 1),
+        (1, 1),
+        0.8,
+        0.95,
+        1 / 55,
+        (4.0, 9.0),
+        {"houses": 5, "rows": 2, "garden": 2, "park": 1, "wall": 1},
+        55.0,
+        17.0,
+        0.35,
+        0.35,
+    ),
+    "city": Style(
+        "city",
+        (2.9, 3.5),
+        (1, 2),
+        (1, 2),
+        0.7,
+        1.0,
+        1 / 120,
+        (5.0, 12.0),
+        {"rows": 6, "blocks": 3, "park": 1, "wall": 0.6, "parking": 0.7},
+        32.0,
+        7.5,
+        0.9,
+        0.3,
+    ),
+    "avenue": Style(
+        "avenue",
+        (3.2, 3.7),
+        (2, 3),
+        (2, 3),
+        0.4,
+        1.0,
+        1 / 250,
+        (8.0, 16.0),
+        {"blocks": 4, "rows": 2, "park": 2, "parking": 1, "rail": 1.2, "fence": 1},
+        34.0,
+        12.0,
+        1.0,
+        0.12,
+    ),
+    "highway": Style(
+        "highway",
+        (3.5, 3.75),
+        (2, 4),
+        (2, 3),
+        0.0,
+        0.0,
+        1 / 600,
+        (18.0, 32.0),
+        {"field": 4, "forest": 4, "barrier": 2, "rail": 0.7, "blocks": 0.6},
+        45.0,
+        1e9,
+        1.0,
+        0.0,
+    ),
+    "rural": Style(
+        "rural",
+        (2.9, 3.5),
+        (1, 1),
+        (1, 1),
+        0.1,
+        0.15,
+        1 / 90,
+        (8.0, 20.0),
+        {"field": 5, "forest": 4, "houses": 1.5, "fence": 1.5, "rail": 0.6},
+        80.0,
+        60.0,
+        0.8,
+        0.06,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -195,7 +260,7 @@ class Route:
     def pose(
         self, s: float, d: float, up: float = 0.0, yaw: float = 0.0, *, upright: bool = True
     ) -> np.ndarray:
-        """World from an object at (s, d) that looks along the road plus ``yaw``; not upright follows the grade."""
+        """World from an object at (s, d), turned by ``yaw`` from the road; not upright follows the grade."""
         x, y, z, heading, _, grade = self.point(s)
         c, sn = math.cos(heading + yaw), math.sin(heading + yaw)
         pitch = 0.0 if upright else math.atan(grade) * math.cos(yaw)
@@ -223,7 +288,7 @@ class EgoState:
 
 
 class Ego:
-    """The ego vehicle: a bicycle model that keeps its lane and its distance, stepped at 50 Hz and remembered."""
+    """The ego vehicle: a bicycle model that keeps lane and distance, stepped at 50 Hz and remembered."""
 
     STEP_S = 0.02
 

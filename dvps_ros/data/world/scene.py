@@ -62,7 +62,7 @@ class Scene:
         self._palette(rng)
         self.lanes = self._lanes(rng, traffic)
 
-    # -- looks shared by the whole street ---------------------------------------------------------------------
+    # -- looks shared by the whole street ----------------------------------------------------------
 
     def _palette(self, rng: np.random.Generator) -> None:
         add = self.materials.add
@@ -92,9 +92,18 @@ class Scene:
         flat = [len(lines)] + [v for line in lines for v in line] + [0.0] * (2 * (6 - len(lines)))
         period = 12.0 if s.name == "highway" else rng.uniform(5.0, 9.0)
         self._road_params = [
-            *flat, period, period * rng.uniform(0.33, 0.5), 0.0, 0.0, x.lane_width, x.left_edge, x.right_edge,
-            rng.uniform(0.1, 1.0), rng.uniform(0.10, 0.16), 0.0,
-        ]  # fmt: skip
+            *flat,
+            period,
+            period * rng.uniform(0.33, 0.5),
+            0.0,
+            0.0,
+            x.lane_width,
+            x.left_edge,
+            x.right_edge,
+            rng.uniform(0.1, 1.0),
+            rng.uniform(0.10, 0.16),
+            0.0,
+        ]
         self._asphalt, self._white = asphalt, white
         self._road_plain = add(shade.ROAD, ROAD, asphalt, white, self._road_params)
         tile = rng.choice([0.3, 0.5, 1.0, 2.0])
@@ -169,7 +178,7 @@ class Scene:
         self._rail_guard = add(shade.PLAIN, VOID, grey(0.35, 0.05, rng), params=(0.3, 2.0), gloss=0.3)
         self._tree_kinds = list(rng.permutation(models.TREES)[:3])
 
-    # -- streams of moving things -----------------------------------------------------------------------------
+    # -- streams of moving things ------------------------------------------------------------------
 
     def _lanes(self, rng: np.random.Generator, traffic: float) -> list[Lane]:
         x, s = self.section, self.style
@@ -280,7 +289,7 @@ class Scene:
 
         return Agent([part], motion, moving, length, along=along, speed=lane.speed)
 
-    # -- vehicles ---------------------------------------------------------------------------------------------
+    # -- vehicles ----------------------------------------------------------------------------------
 
     def vehicle(self, kind: str, rng: np.random.Generator) -> tuple[Mesh, float, tuple[int, ...]]:
         """Mesh, length and materials of a car, van, truck, bus or tram."""
@@ -390,7 +399,7 @@ class Scene:
             ),
         )
 
-    # -- people and two-wheelers ------------------------------------------------------------------------------
+    # -- people and two-wheelers ----------------------------------------------------------------------------
 
     def _clothes(self, class_id: int, rng: np.random.Generator) -> tuple[int, ...]:
         add = self.materials.add
@@ -567,7 +576,7 @@ class Scene:
 
         return Agent(parts, motion, moving, 1.8)
 
-    # -- blocks -----------------------------------------------------------------------------------------------
+    # -- blocks ------------------------------------------------------------------------------------
 
     def block(self, number: int) -> Block:
         """The street from s = number * 40 m on."""

@@ -121,7 +121,7 @@ def _develop(rgb, sensor, curve, state, out):
 
 
 def expose(rgb: np.ndarray, flow_px: np.ndarray | None, sensor: Sensor, frame: int) -> np.ndarray:
-    """Linear light float32 [H,W,3] to an image uint8 [H,W,3]; ``rgb`` is used up. Noise depends on seed and frame."""
+    """Linear light float32 [H,W,3] (used up) to an image uint8 [H,W,3]; noise depends on seed and frame."""
     scratch = np.empty_like(rgb)
     if flow_px is not None and sensor.shutter > 0.05:
         _smear(rgb, flow_px, sensor.shutter, scratch)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-# A material is one row of MATERIAL_COLUMNS numbers: kind, class, seed, gloss, colour a (3), colour b (3), then
-# parameters from column P on, whose meaning depends on the kind.
+# A material is one row of MATERIAL_COLUMNS numbers: kind, class, seed, gloss, colour a (3), colour b (3),
+# then parameters from column P on, whose meaning depends on the kind.
 MATERIAL_COLUMNS = 36
 P = 10
 PLAIN, ROAD, PAVING, GROUND, FACADE, BRICK, PAINT, GLASS, LEAVES, SIGN, LIGHT, BUS, ROOF, PLANKS, CLOTH = (
@@ -43,7 +43,7 @@ class Light(NamedTuple):
     softness: float
     """Blur of shadows, texels of the shadow map."""
     occlusion: float
-    """Share of the ambient light that the shadow map takes (overcast: all light comes from near the zenith)."""
+    """Share of the ambient light that the shadow map takes (overcast: light comes from near the zenith)."""
     night: float
     """0 day .. 1 night: lamps and windows glow."""
     seed: int
@@ -413,11 +413,40 @@ def _sign_face(m, u, v, pattern, seed):
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def shade(
-    visible, edges, source, vertices, normals, uv, triangles, slots,
-    part_world, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale,
-    materials, light, shadow, light_from_world, texel_m, world_from_camera, prev_turn, fx, fy, cx, cy, sky_class,
-    rgb, class_map, instance_map, depth_m, flow_px, moving,
-):  # fmt: skip
+    visible,
+    edges,
+    source,
+    vertices,
+    normals,
+    uv,
+    triangles,
+    slots,
+    part_world,
+    prev_from_here,
+    part_material,
+    part_instance,
+    part_moving,
+    part_two_sided,
+    part_scale,
+    materials,
+    light,
+    shadow,
+    light_from_world,
+    texel_m,
+    world_from_camera,
+    prev_turn,
+    fx,
+    fy,
+    cx,
+    cy,
+    sky_class,
+    rgb,
+    class_map,
+    instance_map,
+    depth_m,
+    flow_px,
+    moving,
+):
     """Fill all maps of a frame from its visibility buffer.
 
     Args:
@@ -636,8 +665,10 @@ def shade(
                 r, g, b = r * fold, g * fold, b * fold
                 wrap = 0.2
             elif kind == PLAIN:
-                t = 1.0 + m[P] * (_detail(lpos[0] + 0.7 * lpos[1], lpos[2] + 0.3 * lpos[1], m[P + 1], along, seed)
-                                  + 0.6 * _detail(lpos[0], lpos[1] + lpos[2], 5.0 * m[P + 1], along, seed + 1))  # fmt: skip
+                t = 1.0 + m[P] * (
+                    _detail(lpos[0] + 0.7 * lpos[1], lpos[2] + 0.3 * lpos[1], m[P + 1], along, seed)
+                    + 0.6 * _detail(lpos[0], lpos[1] + lpos[2], 5.0 * m[P + 1], along, seed + 1)
+                )
                 r, g, b = r * t, g * t, b * t
 
             direct = nx * sun[0] + ny * sun[1] + nz * sun[2]
