@@ -19,7 +19,7 @@ from dvps_ros.geometry.pose import check_pose, inverse, transform
 from dvps_ros.panoptic.track import Track, Tracks
 from dvps_ros.types import Motion, TrackedInstance, check_array
 
-_DEPTH_NOISE, _LATERAL_NOISE = 0.04, 0.01
+_DEPTH_NOISE, _LATERAL_NOISE = 0.05, 0.01
 """Standard deviation of an object's place along and across the line of sight, share of the distance."""
 _SURFACE_NOISE_M = 0.15
 """And in every direction: what is visible is not always the same part of the object."""
@@ -29,6 +29,8 @@ _FIRST_SPEED_MPS = 10.0
 """Standard deviation of the velocity at the first sight."""
 _GATE = 16.3
 """Squared Mahalanobis distance (3 degrees of freedom, 99.9 %) beyond which a measurement counts less."""
+_SURPRISES = 3
+"""So many of them in a row, and the filter starts anew from the last one."""
 _MOVING_MPS, _STATIC_MPS = 6.0, 0.4
 """Standard deviation of the velocity over ground of what moves, and (as depth drifts) of what does not."""
 _EVIDENCE_MEMORY_S = 0.3
@@ -43,11 +45,12 @@ _MIN_POINTS = 3
 class _State:
     """What is known of one track."""
 
-    mean: np.ndarray
+    mean: np.ndarray = field(default_factory=lambda: np.zeros(6))
     """float64 [6]: centre and velocity in the filter's frame."""
-    covariance: np.ndarray
-    """float64 [6,6]."""
+    covariance: np.ndarray = field(default_factory=lambda: np.zeros((6, 6)))
     extent_m: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    surprises: int = _SURPRISES
+    """Measurements in a row that did not fit; a new state is one that nothing has fitted yet."""
     evidence: float = 0.0
     """Log-odds that it moves over ground."""
     motion: Motion = Motion.UNKNOWN
@@ -132,14 +135,18 @@ class ObjectStates:
         old = [i for i, t in enumerate(seen) if t.track_id in self._states]
         if old:
             states = [self._states[seen[i].track_id] for i in old]
-            _store(states, *correct(*_stack(states), places[old], noises[old]))
+            *corrected, distances = correct(*_stack(states), places[old], noises[old])
+            _store(states, *corrected)
+            for state, distance in zip(states, distances, strict=True):
+                state.surprises = state.surprises + 1 if distance > _GATE else 0
         for track, place, noise in zip(seen, places, noises, strict=True):
-            if track.track_id not in self._states:
+            state = self._states.setdefault(track.track_id, _State())
+            if state.surprises >= _SURPRISES:
                 covariance = np.zeros((6, 6))
                 covariance[:3, :3] = noise
                 covariance[3:, 3:] = _FIRST_SPEED_MPS**2 * np.eye(3)
-                self._states[track.track_id] = _State(np.append(place, np.zeros(3)), covariance)
-            self._states[track.track_id].extent_m = extent_m[track.row]
+                state.mean, state.covariance, state.surprises = np.append(place, np.zeros(3)), covariance, 0
+            state.extent_m = extent_m[track.row]
 
     def _judge(self, seen: list[Track], elapsed_s: float) -> None:
         """Moving or not: the network's word and, where the pose is known, the velocity over ground."""
@@ -222,7 +229,7 @@ def predict(mean: np.ndarray, covariance: np.ndarray, elapsed_s: float) -> tuple
 
 def correct(
     mean: np.ndarray, covariance: np.ndarray, place_m: np.ndarray, noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Kalman update by a measured place; one that is far off has its noise raised until it is plausible.
 
     Args:
@@ -230,6 +237,9 @@ def correct(
         covariance: float64 [n,6,6].
         place_m: float64 [n,3].
         noise: float64 [n,3,3], its covariance.
+
+    Returns:
+        mean and covariance, and float64 [n] the squared Mahalanobis distance of the measurement.
     """
     surprise = place_m - mean[:, :3]
     expected = covariance[:, :3, :3] + noise
@@ -238,7 +248,7 @@ def correct(
     gain = np.swapaxes(np.linalg.solve(expected, covariance[:, :3, :]), 1, 2)
     mean = mean + (gain @ surprise[..., None])[..., 0]
     covariance = covariance - gain @ covariance[:, :3, :]
-    return mean, (covariance + np.swapaxes(covariance, 1, 2)) / 2
+    return mean, (covariance + np.swapaxes(covariance, 1, 2)) / 2, distance
 
 
 def measurement_noise(place_m: np.ndarray) -> np.ndarray:

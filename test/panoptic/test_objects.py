@@ -77,16 +77,19 @@ def test_correction_equals_the_textbook():
     place = mean[:3] + [0.3, -0.2, 0.4]
     H = np.eye(3, 6)
     K = covariance @ H.T @ np.linalg.inv(H @ covariance @ H.T + noise)
-    new_mean, new_covariance = correct(mean[None], covariance[None], place[None], noise[None])
+    new_mean, new_covariance, distance = correct(mean[None], covariance[None], place[None], noise[None])
     np.testing.assert_allclose(new_mean[0], mean + K @ (place - H @ mean))
     np.testing.assert_allclose(new_covariance[0], (np.eye(6) - K @ H) @ covariance, atol=1e-12)
+    surprise = place - H @ mean
+    S = H @ covariance @ H.T + noise
+    assert distance[0] == pytest.approx(surprise @ np.linalg.inv(S) @ surprise)
 
 
 def test_a_wild_measurement_counts_less():
     mean, covariance, noise = np.zeros((1, 6)), np.eye(6)[None], np.eye(3)[None]
-    near, _ = correct(mean, covariance, np.array([[2.0, 0, 0]]), noise)
+    near, *_ = correct(mean, covariance, np.array([[2.0, 0, 0]]), noise)
     assert near[0, 0] == pytest.approx(1.0)
-    wild, _ = correct(mean, covariance, np.array([[40.0, 0, 0]]), noise)
+    wild, *_ = correct(mean, covariance, np.array([[40.0, 0, 0]]), noise)
     # Innovation variance 2, distance 800: noise so large that the distance is the gate, 16.3.
     assert wild[0, 0] == pytest.approx(40 / (1600 / 16.3))
 
@@ -102,7 +105,7 @@ def test_evidence_of_motion_by_hand():
 def test_noise_is_long_along_the_line_of_sight():
     noise = measurement_noise(np.array([[0.0, 0, 50], [30.0, 0, 0]]))
     np.testing.assert_allclose(
-        np.sqrt(np.diag(noise[0])), [math.hypot(0.5, 0.15)] * 2 + [math.hypot(2, 0.15)]
+        np.sqrt(np.diag(noise[0])), [math.hypot(0.5, 0.15)] * 2 + [math.hypot(2.5, 0.15)]
     )
     assert noise[1, 0, 0] > noise[1, 2, 2]
 
@@ -186,6 +189,17 @@ def test_the_verdict_does_not_flicker():
         if i > 2:
             verdicts.add(instance.motion)
     assert verdicts == {Motion.MOVING}
+
+
+def test_a_jump_is_doubted_first_then_believed():
+    scene = Scene()
+    for i in range(20):
+        scene.step(i * TENTH, Box(4, 4, 6, 5, 0), (0.0, 0.0, 15.0))
+    seen = [
+        scene.step(i * TENTH, Box(4, 4, 6, 5, 0), (0.0, 0.0, 40.0))[0].centroid_m[2] for i in range(20, 23)
+    ]
+    assert seen[0] < 20
+    assert seen[2] == 40
 
 
 def test_a_lost_object_is_predicted():
