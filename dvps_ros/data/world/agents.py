@@ -12,6 +12,12 @@ import numpy as np
 from dvps_ros.data.world.materials import Part
 
 
+Span = tuple[float, float]
+"""From one time to another, seconds."""
+ALWAYS: Span = (-math.inf, math.inf)
+NEVER: Span = (math.inf, -math.inf)
+
+
 class Agent:
     """Something that moves along the road: its parts and where they are at a time."""
 
@@ -19,16 +25,17 @@ class Agent:
         self,
         parts: list[Part],
         motion: Callable[[float], list[np.ndarray]],
-        moving: bool,
+        moving: Span,
         length: float,
         *,
-        during: tuple[float, float] = (-math.inf, math.inf),
+        during: Span = ALWAYS,
         along: Callable[[float], float] | None = None,
         speed: float = 0.0,
     ):
         """
         Args:
             motion: time -> world from each part.
+            moving: it moves over ground between these times.
             during: it is there between these times.
             along: time -> s, for vehicles that others follow, at about ``speed``.
         """
@@ -36,6 +43,9 @@ class Agent:
         self.along, self.speed = along, speed
         self._motion = motion
         self._known: dict[float, list[np.ndarray]] = {}
+
+    def is_moving(self, t: float) -> bool:
+        return self.moving[0] <= t <= self.moving[1]
 
     def poses(self, t: float) -> list[np.ndarray]:
         """World from each part at time t, float64 [4,4] each."""

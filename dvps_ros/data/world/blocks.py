@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvps_ros.data.world import models, shade
-from dvps_ros.data.world.agents import Agent
+from dvps_ros.data.world.agents import ALWAYS, Agent
 from dvps_ros.data.world.materials import (
     BICYCLE,
     BUILDING,
@@ -714,7 +714,7 @@ class Block:
                     if rng.random() < 0.6:
                         yaw = math.pi / 2 * (-1 if rng.random() < 0.5 else 1)
                         self.parked_car(
-                            middle + flank * (self.street_half - 1.0), e + side * d, yaw, street=True
+                            middle + flank * (self.street_half - 0.2), e + side * d, yaw, up / 2, street=True
                         )
         if tall:
             self.building(middle, e + side * (SIDE_STREET_M + 3), 24.0, 12.0, height)
@@ -732,7 +732,7 @@ class Block:
                     middle + flank * (self.street_half + self.street_walk + 0.7), e + side * 1.0, up, side
                 )
         # Traffic keeps to the right: who looks to the left of the main road drives at the greater s.
-        lane = 0.45 * self.street_half
+        lane = 0.3 * self.street_half
         if rng.random() < 0.4:
             self.parked_car(
                 middle - side * lane, e + side * rng.uniform(4.0, 6.5), -side * math.pi / 2, street=True
@@ -750,7 +750,7 @@ class Block:
                 return [route.pose(middle + side * lane, d, 0.0, side * math.pi / 2)]
 
             self.agents.append(
-                Agent([part], motion, True, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
+                Agent([part], motion, ALWAYS, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
             )
 
     def rail(self, side: int, front: float, far) -> None:

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from dvps_ros.data.world import models, shade
-from dvps_ros.data.world.agents import Agent, Lane
+from dvps_ros.data.world.agents import ALWAYS, NEVER, Agent, Lane, Span
 from dvps_ros.data.world.blocks import Block
 from dvps_ros.data.world.materials import (
     BICYCLE,
@@ -270,7 +270,7 @@ class Scene:
             return start + lane.direction * lane.speed * t + size * math.sin(rate * t + phase)
 
         yaw = 0.0 if lane.direction > 0 else math.pi
-        moving = lane.speed > 0.05
+        moving = ALWAYS if lane.speed > 0.05 else NEVER
         if kind == "crossing":
             return self._crossing(start, rng)
         if kind in ("person", "pair", "standing"):
@@ -475,20 +475,20 @@ class Scene:
                 )
             )
             parts += self._body(PERSON, build, rng, self._instance())
-        moving = kind != "standing"
-        turn = yaw if moving else rng.uniform(0, 2 * np.pi)
+        walking = kind != "standing"
+        turn = yaw if walking else rng.uniform(0, 2 * np.pi)
 
         def motion(t: float) -> list[np.ndarray]:
             poses = []
             s = along(t)
             for height, phase, bend, shift, aside in people:
                 base = self.route.pose(s + shift, d + aside, self._walk_height(d + aside), turn)
-                swing = min(0.5, 0.36 * speed) if moving else 0.0
+                swing = min(0.5, 0.36 * speed) if walking else 0.0
                 limbs = self._stride(height, phase + abs(s) * 4.2 / (0.85 * height), swing, tuple(bend))
                 poses += [base @ p for p in limbs]
             return poses
 
-        return Agent(parts, motion, moving, 0.6)
+        return Agent(parts, motion, ALWAYS if walking else NEVER, 0.6)
 
     def _walk_height(self, d: float) -> float:
         return self.section.kerb if d < self.section.right_edge or d > self.section.left_edge else 0.0
@@ -516,10 +516,11 @@ class Scene:
             )
             return [base @ p for p in limbs]
 
-        return Agent(parts, motion, True, 0.6)
+        crossed = sorted(clear + (way * (edge - ego_d) - 2.2) / pace for edge in (low, high))
+        return Agent(parts, motion, (crossed[0], crossed[1]), 0.6)
 
     def _two_wheeler(
-        self, along, d: float, yaw: float, kind: str, rng: np.random.Generator, moving: bool
+        self, along, d: float, yaw: float, kind: str, rng: np.random.Generator, moving: Span
     ) -> Agent:
         c = BICYCLE if kind == "bicycle" else MOTORCYCLE
         height = rng.normal(1.72, 0.08)

@@ -342,7 +342,7 @@ class World:
             parts += agent.parts
             poses += agent.poses(t)
             earlier += agent.poses(t_previous)
-            moving += [int(agent.moving)] * len(agent.parts)
+            moving += [int(agent.is_moving(t))] * len(agent.parts)
         return _Placed(
             np.array(poses)[:, :3],
             np.array(earlier)[:, :3],
