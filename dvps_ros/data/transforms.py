@@ -39,6 +39,9 @@ class AugmentConfig:
         1.0, "Least zoom; 1 shows the largest region of this shape that fits.", low=0.1, high=10.0
     )
     max_zoom: float = option(2.2, "Largest zoom.", low=0.1, high=10.0)
+    large: float = option(
+        0.5, "Share of batches that show nearly the whole view at the sizes of deployment.", low=0.0, high=1.0
+    )
     aspect: float = option(
         0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5
     )

@@ -28,7 +28,11 @@ from dvps_ros.types import Sample
 KITTI_DRIVE = "kitti_0005"
 KITTI_TRAIN_FRAMES = 100
 """Frames of the drive from here on are held out."""
-VALIDATION_AREA_PX = 288 * 576
+LARGE_SIZES = ((320, 640), (256, 832))
+"""Height and width of large crops. Depth learnt on small crops alone is worse on whole images: 0.27 relative
+error at 192x384 became 0.49 at 384x768."""
+LARGE_ZOOM = 1.25
+VALIDATION_AREA_PX = 320 * 640
 T = TypeVar("T")
 Draw = Callable[[np.random.Generator], Sample]
 """A random clip of one or two frames."""
@@ -176,7 +180,13 @@ class MixedClips(IterableDataset):
         worker = get_worker_info()
         rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
         rng = np.random.default_rng([self.recipe.seed, self.start, rank, worker.id if worker else 0])
-        parts = self.build()
+        slots = [draw for draw, count in self.build() for _ in range(count)]
+        small = self.recipe.augment
         while True:
-            clips = [draw(rng) for draw, count in parts for _ in range(count)]
-            yield collate([augment(clip, rng, self.recipe.augment) for clip in clips], self.labels)
+            chosen, view = slots, small
+            if rng.random() < small.large:
+                height, width = LARGE_SIZES[rng.integers(len(LARGE_SIZES))]
+                view = replace(small, height=height, width=width, max_zoom=max(small.min_zoom, LARGE_ZOOM))
+                count = max(1, round(len(slots) * small.height * small.width / (height * width)))
+                chosen = [slots[i] for i in rng.choice(len(slots), count, replace=False)]
+            yield collate([augment(draw(rng), rng, view) for draw in chosen], self.labels)

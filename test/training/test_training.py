@@ -211,6 +211,7 @@ def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
         "augment.height": 64,
         "augment.width": 128,
         "augment.max_zoom": 1.1,
+        "augment.large": 0.0,
         "schedule.steps": 4,
         "validate_every": 2,
         "precision": "fp32",
