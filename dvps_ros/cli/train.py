@@ -12,13 +12,16 @@ import click
 @click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--render", is_flag=True, help="Only render the clips that the recipe asks for into its cache.")
 @click.option(
+    "--validate", is_flag=True, help="Only score the recipe's last checkpoint on the held-out sets."
+)
+@click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
     help="Change one key of the recipe, e.g. schedule.minutes=5.",
 )
-def command(recipe: Path, render: bool, changes: tuple[str, ...]) -> None:
+def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]) -> None:
     """Train a network from a RECIPE (YAML); the same call goes on where it was stopped.
 
     \b
@@ -38,8 +41,11 @@ def command(recipe: Path, render: bool, changes: tuple[str, ...]) -> None:
     from functools import partial
 
     from dvps_ros.labels import CITYSCAPES
-    from dvps_ros.training.fit import fit
+    from dvps_ros.training import fit as training
     from dvps_ros.training.sources import held_out_sets, training_parts
 
-    checkpoint = fit(run, CITYSCAPES, partial(training_parts, run.data), held_out_sets(run))
+    if validate:
+        training.validate(run, CITYSCAPES, held_out_sets(run))
+        return
+    checkpoint = training.fit(run, CITYSCAPES, partial(training_parts, run.data), held_out_sets(run))
     click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")

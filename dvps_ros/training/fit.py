@@ -84,7 +84,6 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         # A forked worker hangs when a library's threads were running in the parent.
         multiprocessing_context="spawn" if recipe.data.workers else None,
     )
-    validation = DataLoader(list(held_out), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
     interactive = sys.stderr.isatty()
     trainer = pl.Trainer(
         accelerator="auto",
@@ -112,8 +111,27 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
             SaveAndStop(last),
         ],
     )
-    trainer.fit(module, train, validation if held_out else None, ckpt_path=last if last.exists() else None)
+    trainer.fit(
+        module, train, _loader(held_out) if held_out else None, ckpt_path=last if last.exists() else None
+    )
     return last
+
+
+def validate(recipe: Recipe, labels: LabelSpace, held_out: Sequence[tuple[str, Sample]]) -> None:
+    """Score the last checkpoint of a recipe; adds a line to its validation.jsonl.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+    """
+    last = Path(recipe.out) / LAST
+    module = LitPerception(recipe, labels)
+    load_weights(module.network, network_weights(read_checkpoint(last)), last)
+    trainer = pl.Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
+    trainer.validate(module, _loader(held_out))
+
+
+def _loader(held_out: Sequence[tuple[str, Sample]]) -> DataLoader:
+    return DataLoader(list(held_out), batch_size=None, collate_fn=_as_is)  # type: ignore[arg-type]
 
 
 def _as_is(item: tuple[str, Sample]) -> tuple[str, Sample]:

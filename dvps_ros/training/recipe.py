@@ -63,6 +63,7 @@ class Recipe:
     devices: int = option(1, "Devices of a distributed training.", low=1)
     checkpoint_minutes: float = option(5.0, "Time between checkpoints, minutes.", low=0.01)
     validate_every: int = option(500, "Steps between validations.", low=1)
+    validate_clips: int = option(6, "Clips of each held-out set in a validation.", low=1)
     data: DataConfig = group(DataConfig)
     augment: AugmentConfig = group(AugmentConfig)
     loss: LossConfig = group(LossConfig)

@@ -129,12 +129,11 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
     return parts
 
 
-def held_out_sets(recipe: Recipe, count: int = 6) -> list[tuple[str, Sample]]:
-    """Validation clips of every source that exists here, at sizes the network takes (multiples of 32).
-
-    Args:
-        count: clips of each set at most, evenly spread.
+def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
+    """Validation clips of every source that exists here, at sizes the network takes (multiples of 32):
+    ``validate_clips`` of each at most, evenly spread.
     """
+    count = recipe.validate_clips
     sets: dict[str, list[Sample]] = {
         "world": [read_clip(p) for p in spread(cached_clips(Path(recipe.data.cache) / "val"), count)]
     }
