@@ -11,7 +11,6 @@ import numpy as np
 
 from dvps_ros.data.world.materials import Part
 
-
 Span = tuple[float, float]
 """From one time to another, seconds."""
 ALWAYS: Span = (-math.inf, math.inf)

@@ -49,7 +49,7 @@ def _hull(stations: list[tuple], width: float, height: float, length: float, cle
         else:
             upper = [(0.90 * hw, zb + 0.6 * (zr - zb)), (0.65 * hw, zr), (0.0, zr + 0.01 * height)]
         half = [(0.88 * hw, zc), (0.97 * hw, zc + 0.07 * height), (hw, mid), (0.965 * hw, zb), *upper]
-        ring = [(y, z) for y, z in half] + [(-y, z) for y, z in half[-2::-1]]
+        ring = [(y, z) for y, z in half] + [(-y, z) for y, z in half[-2::-1]] + half[:1]
         rings.append([(x * length, y, z) for y, z in ring])
         half_slots = [
             TRIM,
@@ -61,14 +61,14 @@ def _hull(stations: list[tuple], width: float, height: float, length: float, cle
         ]
         if top_glass:
             half_slots[4] = PAINT
-        slots.append(half_slots + half_slots[::-1])
+        slots.append([*half_slots, *half_slots[::-1], TRIM])
     points = np.array(rings)
     front = np.repeat(points[:1].mean(1, keepdims=True), points.shape[1], axis=1)
     rear = np.repeat(points[-1:].mean(1, keepdims=True), points.shape[1], axis=1)
     points = np.concatenate([front, points, rear])
-    nose = [TRIM if i in (0, 11) else PAINT for i in range(12)]
+    nose = [TRIM if i in (0, 11, 12) else PAINT for i in range(13)]
     all_slots = np.array([nose, *slots[:-1], nose])
-    # Stations run from front to rear; the ring goes over the top from left to right.
+    # Stations run from front to rear; the ring goes over the top from left to right and back below.
     shell = grid(points, all_slots, crease_deg=38.0)
     under = box((0.9 * length, 0.8 * width, 0.1), (0, 0, clearance + 0.06), TRIM)
     return merge([shell, under])
@@ -328,7 +328,7 @@ def _coach(length: float, width: float, height: float, *, taper: float, clearanc
         (0.93 * hw, 0.96 * h),
         (0.6 * hw, h),
     ]
-    ring = section + [(-y, z) for y, z in section[::-1]]
+    ring = section + [(-y, z) for y, z in section[::-1]] + section[:1]
     xs = [0.5, 0.492, 0.46, -0.46, -0.492, -0.5]
     shrink = [1 - taper, 1 - 0.4 * taper, 1.0, 1.0, 1 - 0.4 * taper, 1 - taper]
     points = np.array(
