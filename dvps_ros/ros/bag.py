@@ -58,7 +58,8 @@ def definition(name: str) -> tuple[str, list[str]]:
 def typestore(names: Collection[str]) -> Any:
     """A rosbags type store with these installed types and all that they are made of."""
     store = get_typestore(Stores.EMPTY)
-    todo, types = list(names), {}
+    todo: list[str] = list(names)
+    types: dict[str, Any] = {}
     while todo:
         name = todo.pop()
         if name not in types:

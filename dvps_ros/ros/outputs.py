@@ -40,6 +40,7 @@ class Output:
 
     Args:
         needs: what the pipeline must compute for it; None for what it always gives.
+        build: makes the message; None where the network does not have that output.
     """
 
     type: type
@@ -50,6 +51,15 @@ class Output:
 def _overlay(v: View) -> Image:
     picture = viz.overlay(v.result.image, v.maps.class_map, v.maps.track_map, v.space, v.result.instances)
     return convert.rgb_to_image(picture, v.header)
+
+
+def _points(v: View) -> PointCloud2:
+    assert v.result.cloud is not None
+    return convert.cloud_to_message(v.result.cloud, v.header)
+
+
+def _latent(v: View) -> dvps_msg.LatentTokens | None:
+    return None if v.result.latent is None else convert.latent_to_message(v.result.latent, v.header)
 
 
 OUTPUTS: dict[str, Output] = {
@@ -78,12 +88,8 @@ OUTPUTS: dict[str, Output] = {
     "~/output/camera_info": Output(
         CameraInfo, None, lambda v: convert.camera_to_info(v.result.camera, v.header)
     ),
-    "~/output/points": Output(
-        PointCloud2, "cloud", lambda v: convert.cloud_to_message(v.result.cloud, v.header)
-    ),
-    "~/output/latent": Output(
-        dvps_msg.LatentTokens, "latent", lambda v: convert.latent_to_message(v.result.latent, v.header)
-    ),
+    "~/output/points": Output(PointCloud2, "cloud", _points),
+    "~/output/latent": Output(dvps_msg.LatentTokens, "latent", _latent),
     "~/debug/overlay": Output(Image, "panoptic", _overlay),
     "~/output/markers": Output(
         MarkerArray, None, lambda v: convert.instances_to_markers(v.result.instances, v.space, v.header)

@@ -84,6 +84,7 @@ class TinyPipeline:
         self.opened_for = camera
         self.calls: list[tuple[Frame, frozenset[str]]] = []
         self.closed = False
+        self.has_latent = True
         self.before: Callable[[Frame], None] = lambda frame: None
 
     def process(self, frame: Frame, wanted: frozenset[str]) -> FrameResult:
@@ -98,7 +99,7 @@ class TinyPipeline:
             maps if "panoptic" in wanted else None,
             (instance(),),
             SCALE,
-            np.arange(6, dtype=np.float32).reshape(2, 3) if "latent" in wanted else None,
+            np.arange(6, dtype=np.float32).reshape(2, 3) if "latent" in wanted and self.has_latent else None,
             cloud_of(maps, frame.image) if "cloud" in wanted else None,
             {"engine": 3.5},
         )

@@ -381,6 +381,17 @@ def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:
     graph.wait(lambda: scale, "the next result")
 
 
+def test_a_network_without_latent_tokens(graph: Graph) -> None:
+    rig = Rig(graph)
+    latent = rig.listen(dvps_msg.LatentTokens, "output/latent")
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+    rig.pipeline.has_latent = False
+    rig.send(1)
+    graph.wait(lambda: scale, "the other outputs")
+    assert latent == [] and rig.refused() == {}
+
+
 def test_silence_is_told_with_its_cause(graph: Graph) -> None:
     Rig(graph, no_image_after_s=0.2)
     diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)

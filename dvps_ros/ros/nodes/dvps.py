@@ -116,7 +116,7 @@ class DvpsNode(LifecycleNode):
         self, *, prepare: Callable[[PipelineConfig], OpenPipeline] = prepare_pipeline, **kwargs: Any
     ) -> None:
         super().__init__("dvps", automatically_declare_parameters_from_overrides=True, **kwargs)
-        self.done = Future()
+        self.done: Future = Future()
         self.health = Health()
         self._prepare = prepare
         self._throttle = Throttle(period_s=5.0)
@@ -347,7 +347,9 @@ class DvpsNode(LifecycleNode):
         view = View(result, message.header, pipeline.label_space, order)
         for topic in self._table:
             if topic in watched:
-                self._outputs[topic].publish(self._table[topic].build(view))
+                output = self._table[topic].build(view)
+                if output is not None:
+                    self._outputs[topic].publish(output)
         self._account(arrival, result)
 
     def _decode(self, message: Image | CompressedImage) -> Any:
@@ -405,7 +407,7 @@ class DvpsNode(LifecycleNode):
 
     def _refuse(self, reason: str, error: Exception, stamp_ns: int) -> None:
         self.health.refused(reason, str(error))
-        self._warn(f"{reason} {error}", f"image at {_seconds(stamp_ns)} left out: {_detail(error)}")
+        self._warn(reason, f"image at {_seconds(stamp_ns)} left out: {_detail(error)}")
 
     def _tell(self, key: str, sentence: str) -> None:
         self.health.trouble(sentence)

@@ -90,12 +90,12 @@ class Player(Node):
         super().__init__("dvps_player", automatically_declare_parameters_from_overrides=True, **kwargs)
         params.declare(self, PlayerConfig)
         self.config = params.read(self, PlayerConfig)
-        self.done = Future()
+        self.done: Future = Future()
         self._source = self._open()
         compressed = self.config.image_transport == "compressed"
         kind: Any = CompressedImage if compressed else Image
         topic = "image/compressed" if compressed else "image"
-        options = {"qos_overriding_options": qos.overridable()}
+        options: Any = {"qos_overriding_options": qos.overridable()}
         self._images = self.create_publisher(kind, topic, qos.output(), **options)
         self._infos = self.create_publisher(CameraInfo, "camera_info", qos.output(), **options)
         self._clock_out = (

@@ -67,7 +67,7 @@ class Recorder(Node):
             self._counted = re.compile(self.config.count_topic)
         except re.error as error:
             raise ConfigError(f"topics: expected names or regular expressions, got {error}") from error
-        self.done = Future()
+        self.done: Future = Future()
         self._writer: BagWriter | None = BagWriter(self.config.output, min_free_mib=self.config.min_free_mib)
         self._seen: set[str] = set()
         self._passed: Counter[str] = Counter()
