@@ -182,7 +182,7 @@ class Tracker:
         self._assign(
             partner,
             rest,
-            self._score_remembered(elapsed_s, stamp_ns, seen, segment_map, [tracks[j] for j in rest]),
+            self._score_remembered(stamp_ns, elapsed_s, seen, segment_map, [tracks[j] for j in rest]),
         )
 
         for track in tracks:
@@ -253,7 +253,7 @@ class Tracker:
         return np.where(fits, score, np.nan)
 
     def _score_remembered(
-        self, elapsed_s: float, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
+        self, stamp_ns: int, elapsed_s: float, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
     ) -> np.ndarray:
         """float64 [n, tracks] for those without a partner yet; NaN where it cannot be."""
         if not tracks or not len(seen.rows):
@@ -266,7 +266,7 @@ class Tracker:
         similarity, same_kind = self._alike(seen, tracks)
 
         # Under constant acceleration the mean of the first and the last velocity gives the way.
-        velocity = np.array([t.velocity_px_s for t in tracks])
+        velocity = np.array([t.velocity_px_s for t in tracks])[None]
         if elapsed_s > 0:
             velocity = (velocity - seen.motion_px[:, None] / elapsed_s) / 2
         unseen_s = np.array([(stamp_ns - t.last_ns) * 1e-9 for t in tracks])
@@ -291,14 +291,18 @@ class Tracker:
         """Intersection over union, float64 [n, tracks], of shifted segments with a map of track indices."""
         slot = np.full(256, -1, np.int16)
         slot[seen.rows] = np.arange(len(seen.rows))
-        shift = np.rint(shift_px / self._stride).clip(-10_000, 10_000).astype(np.int64)
+        shift = self._cells(shift_px)
         common = _intersections(segment_map, slot, shift, index_map, len(tracks))
         union = seen.area[:, None] + np.array([t.area for t in tracks]) - common
         return common / union
 
+    def _cells(self, shift_px: np.ndarray) -> np.ndarray:
+        """Whole stride-4 pixels, int64; what leaves every picture stays far outside."""
+        return np.rint(shift_px / self._stride).clip(-100_000, 100_000).astype(np.int64)
+
     def _paint(self, index_map: np.ndarray, track: Track, travel_px: np.ndarray, index: int) -> None:
         assert track.mask is not None
-        shift = np.rint(travel_px / self._stride).astype(np.int64)
+        shift = self._cells(travel_px)
         y, x = track.mask[0] + shift[1], track.mask[1] + shift[0]
         inside = (y >= 0) & (y < self._shape[0]) & (x >= 0) & (x < self._shape[1])
         index_map[y[inside], x[inside]] = index

@@ -257,6 +257,21 @@ def test_a_repeated_stamp_is_harmless():
     assert np.isfinite(tracks.live[0].velocity_px_s).all()
 
 
+def test_a_repeated_stamp_with_a_lost_object_is_harmless():
+    t = tracker()
+    drive(t, [[Box(2, 2, 6, 5, 0)]] * 3 + [[]])
+    ids, _ = drive(t, [[Box(2, 2, 6, 5, 0)]], start=3 * TENTH)
+    assert ids == [[1]]
+
+
+def test_absurd_motion_and_a_tiny_step_of_time_are_survived():
+    t = tracker()
+    for i, step in enumerate([0, 1e30, -1e30, 0]):
+        tracks = t.update(i, *frame(Box(4, 4, 6, 5, 0, (step, 0))))
+        t.update(i, *frame())
+    assert tracks.row_track[0] > 0
+
+
 def test_velocity_and_vector_are_running_means():
     t = tracker()
     drive(t, [[Box(2, 2, 6, 5, 0)]])
