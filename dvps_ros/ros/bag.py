@@ -101,6 +101,7 @@ class BagWriter:
         except OSError as error:
             raise ConfigError(f"cannot write a bag at {self.path}: {error}") from error
         self._connections: dict[str, Any] = {}
+        self._torn = False
 
     def add_topic(self, topic: str, kind: str, profile: Any | None = None) -> None:
         """Make room for a topic.
@@ -131,6 +132,7 @@ class BagWriter:
         try:
             self._writer.write(self._connections[topic], stamp_ns, data)
         except OSError as error:
+            self._torn = True
             raise DiskFull(f"{self.path}: cannot be written to any further: {error}") from error
         self.counts[topic] += 1
 
@@ -144,6 +146,9 @@ class BagWriter:
             DiskFull: it cannot be finished; what was written stays under the temporary name.
         """
         try:
+            if self._torn:  # in the middle of a record: no end can be put to that
+                self._writer.abort()
+                raise OSError("a message could only be written in part")
             self._writer.close()
             if not self.counts:
                 shutil.rmtree(self._temporary)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,24 @@ def test_recording_stops_before_the_disk_is_full(tmp_path: Path) -> None:
         writer.write("/scale", 2, serialize_message(message))
     assert writer.close()
     assert len(list(read_bag(tmp_path / "drive"))) == 1
+
+
+def test_a_torn_bag_never_gets_its_name(tmp_path: Path) -> None:
+    """The disk is full all of a sudden, in the middle of a message: here a limit on the size of files."""
+    writer = BagWriter(tmp_path / "drive", min_free_mib=0)
+    image = convert.rgb_to_image(np.zeros((1000, 1000, 3), np.uint8), HEADER)
+    writer.add_topic("/image", "sensor_msgs/msg/Image")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, hard))
+    try:
+        writer.write("/image", 1, serialize_message(image))
+        with pytest.raises(DiskFull, match="cannot be written to any further"):
+            writer.write("/image", 2, serialize_message(image))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(DiskFull, match="what was written is in .*partial"):
+        writer.close()
+    assert not (tmp_path / "drive").exists()
 
 
 def test_an_unreadable_bag_is_refused(tmp_path: Path) -> None:
