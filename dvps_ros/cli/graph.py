@@ -101,7 +101,7 @@ class Graph:
         parameters: Mapping[str, Any],
         remap: Mapping[str, str] | None = None,
     ) -> Child:
-        """Start ``dvps_ros.ros.nodes.<name>`` with ``config/<name>.yaml``; ``parameters`` go before the file."""
+        """Start ``dvps_ros.ros.nodes.<name>``; ``parameters`` go before those of ``config/<name>.yaml``."""
         arguments = ["--ros-args", "--params-file", str(share_file(f"config/{name}.yaml"))]
         for source, target in (remap or {}).items():
             arguments += ["-r", f"{source}:={target}"]
