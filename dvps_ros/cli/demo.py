@@ -35,7 +35,7 @@ RECORDED = (
 )
 SENT = "sent.json"
 """What the player wrote: which image went out under which stamp, and when."""
-START_LIMIT_S = 120.0
+START_LIMIT_S = 180.0
 """For nodes and engine to be ready: the first start on a machine compiles and measures the engines."""
 SILENCE_LIMIT_S = 60.0
 """For one frame to come out after another, and for the recorder to write what has come out."""
