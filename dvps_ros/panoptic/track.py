@@ -310,7 +310,8 @@ class Tracker:
     def _keep_masks(self, lost: list[Track]) -> None:
         for track in lost:
             if track.row >= 0:
-                track.mask = np.nonzero(self._previous_map == track.row)
+                rows, columns = np.nonzero(self._previous_map == track.row)
+                track.mask = rows, columns
 
     def _assign(self, partner: np.ndarray, candidates: np.ndarray, score: np.ndarray) -> None:
         """Give free segments the candidates that make the sum of scores largest; in place."""

@@ -124,7 +124,8 @@ def _draw_object(
         return
 
     def pixel(x_m: float, z_m: float) -> tuple[int, int]:
-        return round(center[0] + x_m * px_per_m), round(center[1] - z_m * px_per_m)
+        x, y = np.clip([center[0] + x_m * px_per_m, center[1] - z_m * px_per_m], -10_000, 10_000)
+        return round(x), round(y)
 
     color = track_color(instance.track_id, instance.class_id, label_space)
     x, _, z = instance.centroid_m
@@ -138,7 +139,7 @@ def _draw_object(
     velocity = instance.velocity_mps[[0, 2]]
     if instance.motion != Motion.STATIC and np.linalg.norm(velocity) > 1:
         tip = pixel(x + velocity[0], z + velocity[1])
-        head = 6 / (np.linalg.norm(velocity) * px_per_m)
+        head = 6 / (float(np.linalg.norm(velocity)) * px_per_m)
         cv2.arrowedLine(image, pixel(x, z), tip, (255, 255, 255), 1, cv2.LINE_AA, tipLength=head)
     left, top = pixel(x + half_x, z + half_z)
     text = str(instance.track_id)

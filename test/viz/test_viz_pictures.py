@@ -158,6 +158,8 @@ def test_birds_eye_draws_objects_and_their_way():
     rows, columns = np.nonzero((plain != picture).any(2))
     assert rows.min() == pytest.approx(500 - 280, abs=3)  # the tip, 8 m further
     assert columns.min() == pytest.approx(90, abs=2)
+    for far in (1e12, -1e12):
+        birds_eye(r.panoptic, r.camera, CITYSCAPES, [instance(centroid_m=np.array([far, 0.0, far]))])
     unknown = instance(centroid_m=np.full(3, np.nan))
     np.testing.assert_array_equal(plain, birds_eye(r.panoptic, r.camera, CITYSCAPES, [unknown], **options))
 
