@@ -673,19 +673,12 @@ def shade(
 
             direct = nx * sun[0] + ny * sun[1] + nz * sun[2]
             direct = (direct + wrap) / (1.0 + wrap)
-            spin = _hash(col, row, 77)
-            slope = 1.0 - max(direct, 0.0)
-            lit = _lit(
-                light,
-                shadow,
-                light_from_world,
-                texel_m,
-                texel_m * (1.2 + 2.5 * slope),
-                wx + nx * texel_m,
-                wy + ny * texel_m,
-                wz + nz * texel_m,
-                spin,
-            )
+            # Faces that look away from the sun need no look-up; soft light comes from all over the sky.
+            lit = 0.5
+            if direct > 0.0 or light.softness >= 1.0:
+                bias = texel_m * (3.7 - 2.5 * max(direct, 0.0))
+                x, y, h = wx + nx * texel_m, wy + ny * texel_m, wz + nz * texel_m
+                lit = _lit(light, shadow, light_from_world, texel_m, bias, x, y, h, _hash(col, row, 77))
             direct = max(direct, 0.0) * lit
             up = 0.5 + 0.5 * nz
             share = 1.0 - light.occlusion * (1.0 - lit) * (0.35 + 0.65 * up)
