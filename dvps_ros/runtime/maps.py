@@ -25,6 +25,7 @@ import numpy as np
 
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.types import NetworkOutput, PanopticDepth
 
 NO_SEGMENT = 255
@@ -80,6 +81,7 @@ class MapMaker:
         self._x = _Axis.of(fit.camera_width, fit.scale, fit.pad_x, fit.inner_width, stride)
         self._y = _Axis.of(fit.camera_height, fit.scale, fit.pad_y, fit.inner_height, stride)
         self._shape = (fit.camera_height, fit.camera_width)
+        self._buffers = Buffers()
         self._is_thing = label_space.is_thing
         self._sky = -1 if sky_class is None else sky_class
         self._max_depth_m = np.float32(max_depth_m)
@@ -101,11 +103,12 @@ class MapMaker:
         confidence = output.confidence
         if confidence is None:
             confidence = np.full_like(output.class_map, 255)
+        take = self._buffers.take
         maps = PanopticDepth(
-            np.empty(self._shape, np.uint8),
-            np.empty(self._shape, np.uint16),
-            np.empty(self._shape, np.float32),
-            np.empty(self._shape, np.uint8),
+            take("class_map", self._shape, np.uint8),
+            take("track_map", self._shape, np.uint16),
+            take("depth_m", self._shape, np.float32),
+            take("confidence", self._shape, np.uint8),
         )
         inverse = _inverse_depth(output.depth_m, output.class_map, np.float32(scale), self._sky)
         _fill(
@@ -175,6 +178,8 @@ def _fill(
     class_row = np.empty(cells, np.uint8)
     track_row = np.empty(cells, np.uint16)
     uniform = np.zeros(cells, np.bool_)
+    rivals = np.empty((cells, max(classes, 1)), np.uint8)
+    rival_count = np.zeros(cells, np.int64)
     left, right = np.empty(classes, np.float32), np.empty(classes, np.float32)
     columns = np.searchsorted(x_low, np.arange(cells + 1))  # first pixel of each cell column
     previous = -1
@@ -204,6 +209,8 @@ def _fill(
                 )
                 class_row[x0] = c if s == NO_SEGMENT else row_class[s]
                 track_row[x0] = 0 if s == NO_SEGMENT else row_track[s]
+                if not uniform[x0]:
+                    rival_count[x0] = _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals[x0])
 
         # As if every cell were uniform: no branches, so that it becomes vector code.
         for u in range(x_low.size):
@@ -226,9 +233,11 @@ def _fill(
             inverse = (cell_inverse[y0, x0], cell_inverse[y0, x1], cell_inverse[y1, x0], cell_inverse[y1, x1])
             one_class = c[0] == c[1] and c[0] == c[2] and c[0] == c[3]
             if not one_class:
-                for k in range(classes):
-                    left[k] = logits[k, y0, x0] * (one - wy) + logits[k, y1, x0] * wy
-                    right[k] = logits[k, y0, x1] * (one - wy) + logits[k, y1, x1] * wy
+                for i in range(rival_count[x0]):
+                    k = rivals[x0, i]
+                    left[i] = logits[k, y0, x0] * (one - wy) + logits[k, y1, x0] * wy
+                    right[i] = logits[k, y0, x1] * (one - wy) + logits[k, y1, x1] * wy
+            group_label, group_segment = -1, -1
             for u in range(columns[x0], columns[x0 + 1]):
                 wx = x_weight[u]
                 weight = ((one - wy) * (one - wx), (one - wy) * wx, wy * (one - wx), wy * wx)
@@ -236,14 +245,18 @@ def _fill(
                 label = c[closest]
                 if not one_class and classes > 0 and label != VOID:
                     best = np.float32(-np.inf)
-                    for k in range(classes):
-                        value = left[k] * (one - wx) + right[k] * wx
+                    for i in range(rival_count[x0]):
+                        value = left[i] * (one - wx) + right[i] * wx
                         if value > best:
-                            best, label = value, np.uint8(k)
+                            best, label = value, rivals[x0, i]
                 segment = np.uint8(NO_SEGMENT)
                 if is_thing[label]:
                     segment = _vote(label, c, s, weight, near[closest])
-                z = _group_depth(label, segment, c, s, inverse, weight)
+                if label != group_label or segment != group_segment:
+                    group_label, group_segment = label, segment
+                    group, group_inverse = _group(label, segment, c, s, inverse)
+                total, sum_inverse = _dot(group, weight), _dot(group_inverse, weight)
+                z = total / sum_inverse if total > 0 else _closest_depth(inverse, weight)
                 if label == sky:
                     z = np.float32(np.inf)
                 elif label == VOID or not z <= max_depth:
@@ -259,6 +272,41 @@ def _fill(
                 class_map[v, u] = VOID if doubtful else class_map[v, u]
                 track_map[v, u] = 0 if doubtful else track_map[v, u]
                 depth_m[v, u] = nan if doubtful else depth_m[v, u]
+
+
+@numba.njit(cache=True, nogil=True)
+def _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals):
+    """The classes that can win somewhere between four cells, into ``rivals``; returns their number.
+
+    Let m be the mean of the logits of the corners' arg-max classes. Everything is bilinear, so a class that
+    is below m at all four corners is below m between them, and so below one of these classes: mostly two
+    or three of nineteen stay.
+    """
+    winners = (cell_class[y0, x0], cell_class[y0, x1], cell_class[y1, x0], cell_class[y1, x1])
+    m00 = m01 = m10 = m11 = np.float32(0)
+    distinct = np.float32(0)
+    for i in range(4):
+        j = winners[i]
+        known = j < logits.shape[0]
+        for before in range(i):
+            known = known and winners[before] != j
+        if known:
+            distinct += np.float32(1)
+            m00 += logits[j, y0, x0]
+            m01 += logits[j, y0, x1]
+            m10 += logits[j, y1, x0]
+            m11 += logits[j, y1, x1]
+    count = 0
+    for k in range(logits.shape[0]):
+        if (
+            logits[k, y0, x0] * distinct >= m00
+            or logits[k, y0, x1] * distinct >= m01
+            or logits[k, y1, x0] * distinct >= m10
+            or logits[k, y1, x1] * distinct >= m11
+        ):
+            rivals[count] = k
+            count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
@@ -285,19 +333,35 @@ def _vote(label, c, s, weight, default):
     return segment
 
 
+@numba.njit(cache=True, nogil=True)
+def _group(label, segment, c, s, inverse):
+    """The neighbours on the same thing or stuff whose depth is known: 1 each, and their 1/z; 0 for others."""
+    zero, one = np.float32(0), np.float32(1)
+    in_0 = (s[0] == segment) and (segment != NO_SEGMENT or c[0] == label) and inverse[0] > 0
+    in_1 = (s[1] == segment) and (segment != NO_SEGMENT or c[1] == label) and inverse[1] > 0
+    in_2 = (s[2] == segment) and (segment != NO_SEGMENT or c[2] == label) and inverse[2] > 0
+    in_3 = (s[3] == segment) and (segment != NO_SEGMENT or c[3] == label) and inverse[3] > 0
+    return (
+        (one if in_0 else zero, one if in_1 else zero, one if in_2 else zero, one if in_3 else zero),
+        (
+            inverse[0] if in_0 else zero,
+            inverse[1] if in_1 else zero,
+            inverse[2] if in_2 else zero,
+            inverse[3] if in_3 else zero,
+        ),
+    )
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _dot(a, b):
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
+
+
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _group_depth(label, segment, c, s, inverse, weight):
-    """Depth from the neighbours on the same thing or stuff; where none is, that of the closest neighbour."""
-    total, sum_inverse = np.float32(0), np.float32(0)
-    best, closest_inverse = np.float32(0), np.float32(np.nan)
+def _closest_depth(inverse, weight):
+    """Depth of the heaviest neighbour that has one; NaN if none has."""
+    best, closest = np.float32(0), np.float32(np.nan)
     for k in range(4):
-        if not inverse[k] > 0:
-            continue
-        if weight[k] > best:
-            best, closest_inverse = weight[k], inverse[k]
-        if s[k] == segment and (segment != NO_SEGMENT or c[k] == label):
-            total += weight[k]
-            sum_inverse += weight[k] * inverse[k]
-    if total > 0:
-        return total / sum_inverse
-    return np.float32(1) / closest_inverse
+        if inverse[k] > 0 and weight[k] > best:
+            best, closest = weight[k], inverse[k]
+    return np.float32(1) / closest

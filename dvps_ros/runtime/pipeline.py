@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections import Counter
 from dataclasses import replace
@@ -21,6 +20,7 @@ from dvps_ros.geometry.pose import check_pose
 from dvps_ros.labels import VOID
 from dvps_ros.panoptic.objects import ObjectStates
 from dvps_ros.panoptic.track import NO_ROW, Tracker, Tracks
+from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_inside
@@ -65,8 +65,7 @@ class DvpsPipeline:
         self._scale = ScaleEstimator(config.scale)
         self._camera: CameraModel | None = None
         self._stamp_ns: int | None = None
-        self._cloud = np.empty((0, 0), CLOUD_DTYPE)
-        self._unshared = sys.getrefcount(self._cloud)  # 1 or 2: it depends on the version of Python
+        self._buffers = Buffers()
 
     @classmethod
     def open(
@@ -137,7 +136,7 @@ class DvpsPipeline:
         lap("objects")
         camera, cloud = self._preprocess.camera, None
         if "cloud" in wanted and maps is not None:
-            cloud = self._cloud_buffer(camera)
+            cloud = self._buffers.take("cloud", (camera.height, camera.width), CLOUD_DTYPE)
             organised_cloud(maps.depth_m, image, maps.class_map, maps.track_map, camera, out=cloud)
             lap("cloud")
         latent = output.latent if "latent" in wanted else None
@@ -207,13 +206,6 @@ class DvpsPipeline:
             elif step_s > LONGEST_GAP_S:
                 self._forget("gap in time")
         self._stamp_ns = frame.stamp_ns
-
-    def _cloud_buffer(self, camera: CameraModel) -> np.ndarray:
-        """The last cloud's memory if nobody holds that any more (fresh pages cost more than the points)."""
-        shape = camera.height, camera.width
-        if self._cloud.shape != shape or sys.getrefcount(self._cloud) > self._unshared:
-            self._cloud = np.empty(shape, CLOUD_DTYPE)
-        return self._cloud
 
     def _forget(self, reason: str = "") -> None:
         self.engine.reset()

@@ -124,19 +124,6 @@ def test_is_deterministic_and_results_are_kept(make):
         assert results[i].latent.tobytes() == again.latent.tobytes()
 
 
-def test_memory_of_a_cloud_is_used_again_only_when_nobody_holds_it(make):
-    pipeline = make()
-    address = pipeline.process(frame(1)).cloud.ctypes.data
-    result = pipeline.process(frame(2))
-    assert result.cloud.ctypes.data == address
-    column = result.cloud["x"][:, 5]  # a view of it is enough to keep it
-    kept = column.copy()
-    del result
-    other = dataclasses.replace(CAMERA, cx=90.0)
-    assert pipeline.process(frame(3, camera=other)).cloud.ctypes.data != address
-    np.testing.assert_array_equal(column, kept)
-
-
 def test_metric_scale(make):
     """The camera is 3 m over the road, the network believes 1.5: all is twice as far."""
     pipeline = make(scale=ScaleConfig(camera_height_m=3.0))
