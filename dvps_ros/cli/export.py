@@ -80,7 +80,7 @@ def command(
             raise ConfigError(
                 f"checkpoint {checkpoint} is of network {loaded.meta['network']}, not {network}"
             )
-        module, labels = loaded.network, loaded.labels
+        module, labels = loaded.network, loaded.labels  # type: ignore[assignment]
         training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
     name = out.resolve().name
     manifest = export_model(

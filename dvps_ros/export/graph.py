@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
+from dvps_ros.networks import Network
 from dvps_ros.networks.fusion import Fusion
 from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime.manifest import StateTensor
@@ -36,7 +38,7 @@ class DeployedGraph(nn.Module):
         labels: the classes it was trained for.
     """
 
-    def __init__(self, network: nn.Module, labels: LabelSpace, fusion: FusionConfig | None = None) -> None:
+    def __init__(self, network: Network, labels: LabelSpace, fusion: FusionConfig | None = None) -> None:
         super().__init__()
         self.network = folded(network)
         self.fusion = Fusion(labels.thing_ids, fusion)
@@ -63,7 +65,7 @@ class DeployedGraph(nn.Module):
         return (*(outputs[name] for name in MAP_OUTPUTS), *(prediction.state[n] for n in self.state_names))
 
 
-def folded(network: nn.Module) -> nn.Module:
+def folded(network: Network) -> Network:
     """A copy in evaluation mode, batch normalisation folded into the convolutions before it, and
     their weights rounded to float16.
 
@@ -73,9 +75,9 @@ def folded(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network).eval().requires_grad_(False)
     for module in list(network.modules()):
         if isinstance(module, nn.Sequential):
-            for i in range(len(module) - 1):
-                if isinstance(module[i], nn.Conv2d) and isinstance(module[i + 1], nn.BatchNorm2d):
-                    module[i], module[i + 1] = fuse_conv_bn_eval(module[i], module[i + 1]), nn.Identity()
+            for i, (conv, norm) in enumerate(itertools.pairwise(list(module))):
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             rounded = module.weight.half().float()

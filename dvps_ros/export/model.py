@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from dvps_ros.errors import ConfigError, EngineError
 from dvps_ros.export.graph import DeployedGraph
 from dvps_ros.export.onnx import WeightsWriter, save, trace
 from dvps_ros.labels import LabelSpace
+from dvps_ros.networks import Network
 from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime import verify
 from dvps_ros.runtime.backends.onnxruntime import OnnxRuntime
@@ -68,7 +68,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 
 def export_model(
-    network: nn.Module,
+    network: Network,
     labels: LabelSpace,
     out_dir: Path,
     sizes: Sequence[tuple[int, int]],

@@ -72,6 +72,7 @@ def trace(graph: DeployedGraph, height: int, width: int) -> onnx.ModelProto:
             opset_version=OPSET,
             verbose=False,
         )
+    assert program is not None  # it is None only for the exporter's legacy mode
     model = program.model_proto
     _strip(model)
     _store_convolutions_as_float16(model)

