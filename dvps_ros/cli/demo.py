@@ -20,7 +20,7 @@ from dvps_ros.cli.options import camera_options, given_camera, pipeline_options
 from dvps_ros.errors import DvpsError, InputError
 
 if TYPE_CHECKING:
-    from dvps_ros.data.sources import FrameSource
+    from dvps_ros.data.sources import FrameSource, WorldSource
     from dvps_ros.labels import LabelSpace
     from dvps_ros.types import CameraModel, FrameResult
 
@@ -145,19 +145,22 @@ def command(
     Ends with status 0 only if the values hold.
     """
     from dvps_ros.cli import results
-    from dvps_ros.data.sources import WORLD_CAMERA_HEIGHT_M
+    from dvps_ros.data.sources import WORLD_CAMERA_HEIGHT_M, WorldSource, open_source
     from dvps_ros.runtime.manifest import find_model, load_manifest
     from dvps_ros.viz.report import write_html
 
     # What is missing is said at once, not after a scene is rendered and played.
+    results.require("jinja2", "matplotlib", "rosbags", "rclpy")
     manifest = load_manifest(find_model(model))
-    camera = given_camera(camera_file)
+    source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     out.mkdir(parents=True, exist_ok=True)
     clear(out)
-    is_world = input_spec == SCENE or input_spec.startswith("world:")
-    if is_world and camera_height_m == 0:
-        camera_height_m = WORLD_CAMERA_HEIGHT_M
-    source, played = prepare_source(input_spec, out, camera, fov_deg)
+    played = input_spec
+    if isinstance(source, WorldSource):
+        played = str(out / "scene")
+        source = render(source, out / "scene")
+        camera_height_m = camera_height_m or WORLD_CAMERA_HEIGHT_M
+        rate_hz = 0.0 if rate_hz is None else rate_hz
     player = {
         "source": played,
         "camera": str(camera_file or ""),
@@ -165,7 +168,7 @@ def command(
         "frames": max_frames or 0,
         "start_timeout_s": START_LIMIT_S,
         "processed_timeout_s": SILENCE_LIMIT_S,
-        **rate_parameters(0.0 if is_world and rate_hz is None else rate_hz),
+        **rate_parameters(rate_hz),
     }
     node = {
         "engine.model": model,
@@ -204,25 +207,14 @@ def rate_parameters(rate_hz: float | None) -> dict[str, Any]:
     }
 
 
-def prepare_source(
-    spec: str, out: Path, camera: CameraModel | None, fov_deg: float | None
-) -> tuple[FrameSource, str]:
-    """Open the input; a world is rendered into ``out/scene`` first.
-
-    Returns:
-        The source, and the specification under which the player finds the same frames.
-    """
+def render(world: WorldSource, folder: Path) -> FrameSource:
+    """The world with its truth as a scene in ``folder``, which the player can read too."""
     from tqdm import tqdm
 
     from dvps_ros.data.scene import write_scene
-    from dvps_ros.data.sources import WorldSource, open_source
 
-    source = open_source(spec, camera=camera, fov_deg=fov_deg)
-    if not isinstance(source, WorldSource):
-        return source, spec
-    clips = tqdm(source.clips(), total=source.frames, desc="rendering the scene", unit="frame")
-    folder = out / "scene"
-    return write_scene(folder, clips, source.camera, name=spec, rate_hz=source.rate_hz), str(folder)
+    clips = tqdm(world.clips(), total=world.frames, desc="rendering the scene", unit="frame")
+    return write_scene(folder, clips, world.camera, name=world.name, rate_hz=world.rate_hz)
 
 
 def clear(out: Path) -> None:

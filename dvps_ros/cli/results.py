@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import math
 import platform
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from dvps_ros.data.sources import FrameSource
+from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.runtime.machine import cpu_count, cpu_info
 from dvps_ros.types import FrameResult
@@ -157,6 +159,17 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def require(*modules: str) -> None:
+    """Refuse to begin without these optional modules.
+
+    Raises:
+        ConfigError: naming those that are missing, and how to install them.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"this needs {', '.join(missing)}: install the extra, pip install 'dvps_ros[demo]'")
 
 
 def input_facts(source: FrameSource, spec: str) -> dict[str, Any]:

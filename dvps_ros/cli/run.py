@@ -61,6 +61,7 @@ def command(
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.viz.report import write_html
 
+    results.require("jinja2", "matplotlib")
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     total = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
     pipeline = DvpsPipeline.open(pipeline_config(model, backend, camera_height_m), source.camera)

@@ -59,9 +59,11 @@ class BagSource:
         self.camera = camera_for(f"bag {self.name}", width, height, camera=camera, fov_deg=fov_deg)
 
     def _open(self) -> closing[Any]:
-        from rosbags.highlevel import AnyReader
-        from rosbags.typesys import Stores, get_typestore
-
+        try:
+            from rosbags.highlevel import AnyReader
+            from rosbags.typesys import Stores, get_typestore
+        except ImportError as error:
+            raise InputError("reading a bag needs rosbags: pip install 'dvps_ros[tools]'") from error
         # Bags of Humble and older carry no type definitions; the sensor messages have not changed since.
         reader = AnyReader([self._path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         try:

@@ -14,6 +14,7 @@ import pytest
 from dvps_ros.cli import demo, results
 from dvps_ros.cli.demo import Check, rate_parameters, verdict
 from dvps_ros.cli.quality import ClipQuality
+from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import PanopticDepth
 from dvps_ros.viz.report import write_html
@@ -176,7 +177,7 @@ def test_console_summary_names_the_files(tmp_path: Path) -> None:
 def test_clear_removes_only_what_a_demo_left(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "bag").mkdir()
-    with pytest.raises(demo.InputError, match="not of an earlier demo"):
+    with pytest.raises(InputError, match="not of an earlier demo"):
         demo.clear(tmp_path)
     (tmp_path / "logs").mkdir()
     (tmp_path / "report.json").write_text("{}")
@@ -190,6 +191,21 @@ def test_a_missing_model_is_said_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="no model 'nowhere'"):
         demo.command.main(["--model", "nowhere", "--out", str(tmp_path / "out")], standalone_mode=False)
     assert not (tmp_path / "out").exists()
+
+
+def test_missing_modules_are_named() -> None:
+    results.require("json", "numpy")
+    with pytest.raises(ConfigError, match=r"this needs no_such_module: .*dvps_ros\[demo\]"):
+        results.require("numpy", "no_such_module")
+
+
+def test_an_input_that_cannot_be_opened_leaves_old_results(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "report.json").write_text("{}")
+    arguments = ["--input", str(tmp_path / "none.mp4"), "--out", str(tmp_path), "--model", str(tiny_model)]
+    with pytest.raises(InputError, match="there is no input"):
+        demo.command.main(arguments, standalone_mode=False)
+    assert (tmp_path / "report.json").exists()
 
 
 def test_help_shows_real_invocations() -> None:
