@@ -776,11 +776,6 @@ def bin_box() -> Mesh:
 
 
 @cache
-def unit_box() -> Mesh:
-    return box((1, 1, 1), (0, 0, 0.5))
-
-
-@cache
 def hill(variant: int) -> Mesh:
     """A distant hill of radius 1 and height about 1."""
     rng = np.random.default_rng([13, variant])

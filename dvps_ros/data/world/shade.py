@@ -238,9 +238,6 @@ def _road(m, u, v, across, along, seed):
             period, dash = m[P + 13], m[P + 14]
             phase = u - period * math.floor(u / period + 0.5)
             paint = max(paint, _cover(abs(d), half, across) * _cover(abs(phase), 0.5 * dash, along))
-        if kind == 3:
-            continue
-        # Tyres darken the lane half a lane from its lines.
     if m[P + 16] > 0.0:
         z = u - m[P + 15]
         if -1.0 < z < m[P + 16] + 1.0 and m[P + 19] < v < m[P + 18]:
@@ -253,6 +250,7 @@ def _road(m, u, v, across, along, seed):
         scuff = 1.0 - wear * _clamp(2.2 * (_noise(u * 2.3, v * 7.0, seed + 6) - 0.45), 0.0, 0.85)
         k = paint * scuff
         r, g, b = r + (m[7] - r) * k, g + (m[8] - g) * k, b + (m[9] - b) * k
+    # Tyres darken two tracks in each lane.
     lane = m[P + 17]
     if lane > 0.0:
         q = v / lane
@@ -263,7 +261,7 @@ def _road(m, u, v, across, along, seed):
 
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
-def _facade(m, u, v, foot, light, facing, seed):
+def _facade(m, u, v, foot, light, seed):
     """A house front, u metres along, v metres up; returns colour, gloss (window glass) and glow."""
     floor_h, bay, win_w, win_h = m[P], m[P + 1], m[P + 2], m[P + 3]
     shop, masonry, height = m[P + 4], m[P + 5], m[P + 6]
@@ -568,7 +566,7 @@ def shade(
                     (b + (m[9] - b) * t) * fine,
                 )
             elif kind == FACADE:
-                r, g, b, gloss, glow = _facade(m, tu, tv, along, light, facing, seed)
+                r, g, b, gloss, glow = _facade(m, tu, tv, along, light, seed)
             elif kind == BRICK:
                 w_b, h_b = m[P], m[P + 1]
                 course = math.floor(tv / h_b)
