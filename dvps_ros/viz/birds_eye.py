@@ -40,7 +40,7 @@ def birds_eye(
     """Points in their panoptic colours seen from above, on a metric grid, with the tracked objects.
 
     The camera is at the bottom in the middle, looking up; rings are 10 m apart; a box is the visible
-    surface of an object, its arrow the way it goes in one second; a lost object is a thin box.
+    surface of an object, its arrow the way it goes in one second; a lost or not yet confirmed one is a thin box.
 
     Args:
         panoptic: maps [H,W].
@@ -130,11 +130,11 @@ def _draw_object(
     color = track_color(instance.track_id, instance.class_id, label_space)
     x, _, z = instance.centroid_m
     half_x, half_z = np.maximum(instance.extent_m[[0, 2]], 0.4) / 2
-    lost = instance.state == TrackState.LOST
+    faint = instance.state != TrackState.CONFIRMED
     cv2.rectangle(
-        image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, 1 if lost else 2
+        image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, 1 if faint else 2
     )
-    if lost:
+    if faint:
         return
     velocity = instance.velocity_mps[[0, 2]]
     if instance.motion != Motion.STATIC and np.linalg.norm(velocity) > 1:
