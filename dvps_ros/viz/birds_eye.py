@@ -40,7 +40,7 @@ def birds_eye(
     """Points in their panoptic colours seen from above, on a metric grid, with the tracked objects.
 
     The camera is at the bottom in the middle, looking up; rings are 10 m apart; a box is the visible
-    surface of an object, its arrow the way it goes in one second; a lost or not yet confirmed one is a thin box.
+    surface of an object, its arrow the way it goes in one second; a lost or unconfirmed one has a thin box.
 
     Args:
         panoptic: maps [H,W].
