@@ -38,7 +38,12 @@ class LitPerception(pl.LightningModule):
         config = config_class(classes=len(labels))
         self.recipe, self.labels = recipe, labels
         self.network: nn.Module = build(config).to(memory_format=torch.channels_last)
-        self.description = describe(recipe.network, to_dict(config), labels, to_dict(recipe))
+        # Names, not places: the description goes into published models.
+        places = {"out": Path(recipe.out).name, "start_from": Path(recipe.start_from).name}
+        data = to_dict(recipe.data) | {"cache": Path(recipe.data.cache).name}
+        self.description = describe(
+            recipe.network, to_dict(config), labels, to_dict(recipe) | places | {"data": data}
+        )
         self.register_buffer("class_weight", class_weights(labels), persistent=False)
         self.minutes = 0.0
         """Time spent in training steps, kept over restarts."""
