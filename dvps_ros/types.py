@@ -131,6 +131,8 @@ class Frame:
         check_array("frame image", self.image, np.uint8, (self.camera.height, self.camera.width, 3))
 
 
+NO_SEGMENT = 255
+"""In maps of segment rows: stuff and void."""
 OUTPUT_STRIDE = 4
 """Input pixels of the network per cell of its maps."""
 SEGMENT_COLUMNS = (

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A clip or a rendered drive played as a camera, perceived, and shown in RViz.
 
-    ros2 launch dvps_ros demo.launch.py
-    ros2 launch dvps_ros demo.launch.py source:=drive.mp4 fov:=70 rviz:=true
+ros2 launch dvps_ros demo.launch.py
+ros2 launch dvps_ros demo.launch.py source:=drive.mp4 fov:=70 rviz:=true
 """
 
 from launch import LaunchDescription

@@ -59,9 +59,7 @@ def raw_to_rgb(data: Any, encoding: str, height: int, width: int, step: int) -> 
             f"image step: expected {row} bytes or more for {width} pixels {encoding}, got {step}"
         )
     if len(data) != height * step:
-        raise InputError(
-            f"image data: expected {height} rows of {step} bytes, got {len(data)} bytes in all"
-        )
+        raise InputError(f"image data: expected {height} rows of {step} bytes, got {len(data)} bytes in all")
     if (bytes_per_pixel == 2 and width % 2) or (encoding.startswith("bayer") and min(width, height) < 2):
         raise InputError(f"image size: {encoding} comes in pairs of pixels, got {width}x{height}")
     flat = np.frombuffer(data, np.uint8)

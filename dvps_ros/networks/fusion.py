@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvps_ros.networks.prediction import RawPrediction
-from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, NO_SEGMENT, TIE_STEP, FusionConfig
-from dvps_ros.types import OUTPUT_STRIDE
+from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, TIE_STEP, FusionConfig
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE
 
 BLOCK = 256
 """Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""

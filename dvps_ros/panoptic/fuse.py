@@ -13,9 +13,8 @@ import numba
 import numpy as np
 
 from dvps_ros.config import option
-from dvps_ros.types import OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
 
-NO_SEGMENT = 255
 HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
 """Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
 every runtime finds the same peaks in the same order. Below one half, where these sums stay, float32 keeps

@@ -17,10 +17,8 @@ from scipy.optimize import linear_sum_assignment
 from dvps_ros.config import TrackerConfig
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES, MAX_INSTANCE, NO_INSTANCE, LabelSpace
-from dvps_ros.types import OUTPUT_STRIDE, SEGMENT_COLUMNS, TrackState, check_array
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, TrackState, check_array
 
-NO_ROW = 255
-"""Value of ``segment_map`` on pixels of no segment."""
 CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = range(len(SEGMENT_COLUMNS))
 """Columns of the segment table (docs/graph_contract.md)."""
 
@@ -140,7 +138,7 @@ class Tracker:
         """Forget all objects, as at a cut or a jump in time. Ids go on counting."""
         self._tracks: dict[int, Track] = {}
         self._stamp_ns: int | None = None
-        self._previous_map = np.full(self._shape, NO_ROW, np.uint8)
+        self._previous_map = np.full(self._shape, NO_SEGMENT, np.uint8)
 
     def update(
         self, stamp_ns: int, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray
@@ -161,8 +159,8 @@ class Tracker:
         check_array("segments", segments, np.float32, (None, len(SEGMENT_COLUMNS)))
         check_array("segment_map", segment_map, np.uint8, self._shape)
         check_array("embedding", embedding, np.float32, (len(segments), None))
-        if len(segments) > NO_ROW:
-            raise InputError(f"segments: expected at most {NO_ROW} rows, got {len(segments)}")
+        if len(segments) > NO_SEGMENT:
+            raise InputError(f"segments: expected at most {NO_SEGMENT} rows, got {len(segments)}")
         elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
         if not 0 <= elapsed_s <= max(_LONGEST_GAP_S, self._config.memory_s):
             self.reset()

@@ -26,9 +26,7 @@ import numpy as np
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.runtime.buffers import Buffers
-from dvps_ros.types import NetworkOutput, PanopticDepth
-
-NO_SEGMENT = 255
+from dvps_ros.types import NO_SEGMENT, NetworkOutput, PanopticDepth
 
 
 def cells_inside(pad: int, inner: int, stride: int) -> slice:

@@ -19,14 +19,14 @@ from dvps_ros.geometry.ground import ScaleEstimator
 from dvps_ros.geometry.pose import check_pose
 from dvps_ros.labels import VOID
 from dvps_ros.panoptic.objects import ObjectStates
-from dvps_ros.panoptic.track import NO_ROW, Tracker, Tracks
+from dvps_ros.panoptic.track import Tracker, Tracks
 from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_inside
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.runtime.verify import load_golden
-from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult, NetworkOutput
+from dvps_ros.types import CLOUD_DTYPE, NO_SEGMENT, CameraModel, Frame, FrameResult, NetworkOutput
 
 log = logging.getLogger(__name__)
 
@@ -121,9 +121,7 @@ class DvpsPipeline:
             frame.stamp_ns, output.depth_m, output.class_map == self._road, self._map_camera
         )
         lap("scale")
-        tracks = self._tracker.update(
-            frame.stamp_ns, output.segments, output.segment_map, output.embedding
-        )
+        tracks = self._tracker.update(frame.stamp_ns, output.segments, output.segment_map, output.embedding)
         lap("track")
         maps = None
         if wanted & {"panoptic", "cloud"}:
@@ -225,7 +223,7 @@ class DvpsPipeline:
             cells_inside(fit.pad_x, fit.inner_width, stride),
         )
         class_map = np.full_like(output.class_map, VOID)
-        segment_map = np.full_like(output.segment_map, NO_ROW)
+        segment_map = np.full_like(output.segment_map, NO_SEGMENT)
         class_map[inside], segment_map[inside] = output.class_map[inside], output.segment_map[inside]
         return replace(output, class_map=class_map, segment_map=segment_map)
 

@@ -14,8 +14,8 @@ from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes, count_pairs
 from dvps_ros.metrics.pq import PanopticQuality
 from dvps_ros.networks import RawPrediction
-from dvps_ros.panoptic.fuse import NO_SEGMENT, fuse
-from dvps_ros.types import OUTPUT_STRIDE, Sample
+from dvps_ros.panoptic.fuse import fuse
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, Sample
 
 MAX_DEPTH_M = 80.0
 

@@ -8,8 +8,8 @@ import pytest
 from fusion_scenes import SCENES, THINGS, heads, put_object, random_scene, two_objects
 
 from dvps_ros.errors import InputError
-from dvps_ros.panoptic.fuse import NO_SEGMENT, FusionConfig, fuse
-from dvps_ros.types import SEGMENT_COLUMNS, NetworkOutput
+from dvps_ros.panoptic.fuse import FusionConfig, fuse
+from dvps_ros.types import NO_SEGMENT, SEGMENT_COLUMNS, NetworkOutput
 
 COLUMN = {name: i for i, name in enumerate(SEGMENT_COLUMNS)}
 
