@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -83,7 +81,7 @@ def command(
                 f"checkpoint {checkpoint} is of network {loaded.meta['network']}, not {network}"
             )
         module, labels = loaded.network, loaded.labels  # type: ignore[assignment]
-        training = _provenance(loaded.meta)
+        training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
     name = out.resolve().name
     manifest = export_model(
         module,
@@ -97,11 +95,3 @@ def command(
         fusion=FusionConfig(min_score=min_score),
     )
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
-
-
-def _provenance(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest tells of the training: no label space (it has its own), no local folders."""
-    recipe = {k: v for k, v in meta["recipe"].items() if k not in ("out", "start_from")}
-    recipe["data"] = {k: v for k, v in recipe["data"].items() if k != "cache"}
-    rest = {k: v for k, v in meta.items() if k not in ("labels", "network", "recipe")}
-    return {**rest, "recipe": recipe}

@@ -30,8 +30,7 @@ log = logging.getLogger(__name__)
 
 VIDEO_SUFFIXES = {".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".hevc", ".h264"}
 BAG_SUFFIXES = {".bag", ".mcap", ".db3"}
-DEMO_WORLD = "world:7:120"
-"""What "demo" stands for."""
+DEMO_FRAMES = 120
 WORLD_SIZE = (768, 384)
 WORLD_FOV_DEG = 82.0
 WORLD_CAMERA_HEIGHT_M = 1.65
@@ -72,7 +71,7 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
         InputError: there is no such input, it cannot be read, or its camera is not known.
     """
     if spec == "demo" or spec.startswith("world:"):
-        return WorldSource(DEMO_WORLD if spec == "demo" else spec, camera=camera, fov_deg=fov_deg)
+        return WorldSource(spec, camera=camera, fov_deg=fov_deg)
     path, _, topic = spec.partition(":/")
     place = Path(path).expanduser()
     suffix = place.suffix.lower()
@@ -161,22 +160,28 @@ class WorldSource:
     """The synthetic street world, rendered while it is read: the same specification gives the same frames."""
 
     def __init__(self, spec: str, *, camera: CameraModel | None, fov_deg: float | None) -> None:
+        from dvps_ros.data.world import DEMO, WorldConfig
+
         numbers = spec.split(":")[1:]
-        if not 1 <= len(numbers) <= 2 or not all(n.isdigit() for n in numbers):
-            raise InputError(f"synthetic world: expected world:SEED or world:SEED:FRAMES, got {spec}")
+        if spec != "demo" and (not 1 <= len(numbers) <= 2 or not all(n.isdigit() for n in numbers)):
+            raise InputError(f"synthetic world: expected demo, world:SEED or world:SEED:FRAMES, got {spec}")
         self.name = spec
-        self.frames = int(numbers[1]) if len(numbers) == 2 else 150
+        self.frames = DEMO_FRAMES if spec == "demo" else int(numbers[1]) if len(numbers) == 2 else 150
         self.rate_hz = DEFAULT_RATE_HZ
         self.camera = camera or CameraModel.from_fov(*WORLD_SIZE, fov_deg or WORLD_FOV_DEG)
         self.unreadable = 0
-        self._seed = int(numbers[0])
+        self._config = (
+            DEMO
+            if spec == "demo"
+            else WorldConfig(seed=int(numbers[0]), camera_height_m=WORLD_CAMERA_HEIGHT_M, camera_yaw_deg=0.0)
+        )
         self._last: tuple[int, Sample] | None = None
 
     def clips(self) -> Iterator[Sample]:
         """The truth of each frame, in order."""
-        from dvps_ros.data.world import World, WorldConfig
+        from dvps_ros.data.world import World
 
-        world = World(WorldConfig(seed=self._seed, camera_height_m=WORLD_CAMERA_HEIGHT_M))
+        world = World(self._config)
         yield from itertools.islice(world.frames(self.camera, rate_hz=self.rate_hz), self.frames)
 
     def __iter__(self) -> Iterator[Frame]:
