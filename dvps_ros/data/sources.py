@@ -164,7 +164,7 @@ class WorldSource:
 
         numbers = spec.split(":")[1:]
         if spec != "demo" and (not 1 <= len(numbers) <= 2 or not all(n.isdigit() for n in numbers)):
-            raise InputError(f"synthetic world: expected demo, world:SEED or world:SEED:FRAMES, got {spec}")
+            raise InputError(f"synthetic world: expected world:SEED, world:SEED:FRAMES or demo, got {spec}")
         self.name = spec
         self.frames = DEMO_FRAMES if spec == "demo" else int(numbers[1]) if len(numbers) == 2 else 150
         self.rate_hz = DEFAULT_RATE_HZ
