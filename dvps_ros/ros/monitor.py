@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from types import TracebackType
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import NodeNameNonExistentError
 from std_msgs.msg import UInt64
 
 from dvps_ros import msg as dvps_msg
@@ -63,6 +65,17 @@ class Monitor:
         """Take in what comes during this time."""
         self._executor.spin_once(timeout_sec=seconds)
 
+    def recorder_listens(self, topics: re.Pattern[str]) -> bool:
+        """Whether the recorder has subscribed to all of these topics that the perception node offers."""
+        graph = self._node
+        try:
+            offered = graph.get_publisher_names_and_types_by_node(*_name_and_namespace(self._node_name))
+            taken = graph.get_subscriber_names_and_types_by_node(*_name_and_namespace(self._recorder_name))
+        except NodeNameNonExistentError:
+            return False
+        wanted = {topic for topic, _ in offered if topics.fullmatch(topic)}
+        return bool(wanted) and wanted <= {topic for topic, _ in taken}
+
     def _on_done(self, message: dvps_msg.ScaleEstimate) -> None:
         stamp = message.header.stamp
         self.received_ns[stamp.sec * 10**9 + stamp.nanosec] = time.time_ns()
@@ -73,3 +86,8 @@ class Monitor:
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         bad = [s for s in message.status if s.level in (DiagnosticStatus.WARN, DiagnosticStatus.ERROR)]
         self.trouble = bad[-1].message if bad else ""
+
+
+def _name_and_namespace(full_name: str) -> tuple[str, str]:
+    namespace, _, name = full_name.rpartition("/")
+    return name, namespace or "/"
