@@ -148,7 +148,7 @@ def command(
     Ends with status 0 only if the values hold.
     """
     from dvps_ros.cli import results
-    from dvps_ros.data.sources import WORLD_CAMERA_HEIGHT_M, WorldSource, open_source
+    from dvps_ros.data.sources import WorldSource, open_source
     from dvps_ros.runtime.manifest import find_model, load_manifest
     from dvps_ros.viz.report import write_html
 
@@ -161,8 +161,8 @@ def command(
     played = input_spec
     if isinstance(source, WorldSource):
         played = str(out / "scene")
+        camera_height_m = camera_height_m or source.camera_height_m
         source = render(source, out / "scene")
-        camera_height_m = camera_height_m or WORLD_CAMERA_HEIGHT_M
         rate_hz = 0.0 if rate_hz is None else rate_hz
     player = {
         "source": played,

@@ -175,6 +175,8 @@ class WorldSource:
             if spec == "demo"
             else WorldConfig(seed=int(numbers[0]), camera_height_m=WORLD_CAMERA_HEIGHT_M, camera_yaw_deg=0.0)
         )
+        self.camera_height_m = self._config.camera_height_m
+        """Over the road, metres."""
         self._last: tuple[int, Sample] | None = None
 
     def clips(self) -> Iterator[Sample]:
