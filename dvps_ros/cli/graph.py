@@ -82,7 +82,7 @@ class Graph:
     def __enter__(self) -> Graph:
         self._logs.mkdir(parents=True, exist_ok=True)
         # A plain `kill` of this process must end the nodes as Ctrl-C does.
-        self._old = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+        self._old = signal.signal(signal.SIGTERM, _interrupt)
         return self
 
     def __exit__(
@@ -210,3 +210,8 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def _interrupt(*_: object) -> None:
+    """Ctrl-C in effect, also where a shell started this process with SIGINT ignored."""
+    raise KeyboardInterrupt
