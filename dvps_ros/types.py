@@ -91,7 +91,9 @@ class CameraModel:
 
     @property
     def is_distorted(self) -> bool:
-        return any(abs(d) > 1e-9 for d in self.distortion)
+        """Whether the image must be rectified; a fish-eye is no pinhole even with zero coefficients."""
+        fisheye = self.distortion_model == "equidistant" and len(self.distortion) > 0
+        return fisheye or any(abs(d) > 1e-9 for d in self.distortion)
 
     def rectified(self) -> CameraModel:
         """The same pinhole without distortion."""

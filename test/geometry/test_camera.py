@@ -98,3 +98,10 @@ def test_rectify_maps_without_distortion_are_the_identity():
 def test_rectify_maps_refuses(model, distortion, message):
     with pytest.raises(InputError, match=message):
         rectify_maps(CameraModel(8, 6, 5.0, 5.0, 3.5, 2.5, distortion, model))
+
+
+def test_a_fisheye_without_coefficients_is_still_distorted() -> None:
+    flat = CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (0.0,) * 4)
+    assert not flat.is_distorted
+    assert CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (0.0,) * 4, "equidistant").is_distorted
+    assert not CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (), "equidistant").is_distorted
