@@ -930,16 +930,7 @@ class Block:
         scene, rng = self.scene, self.rng
         c = BICYCLE
         paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
-        parts = (
-            paint,
-            scene._trim[c],
-            scene._trim[c],
-            scene._tyre[c],
-            scene._rim[c],
-            scene._front[c],
-            scene._rear[c],
-            scene._plate[c],
-        )
+        parts = scene.vehicle_materials(paint, c, glazed=False)
         self.put(
             models.bicycle(), parts, s, d, up, math.pi / 2 + rng.normal() * 0.15, instance=scene._instance()
         )
@@ -948,16 +939,7 @@ class Block:
         scene, rng = self.scene, self.rng
         c = MOTORCYCLE
         paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.5)
-        parts = (
-            paint,
-            scene._trim[c],
-            scene._trim[c],
-            scene._tyre[c],
-            scene._rim[c],
-            scene._front[c],
-            scene._rear[c],
-            scene._plate[c],
-        )
+        parts = scene.vehicle_materials(paint, c, glazed=False)
         self.put(
             models.motorcycle("scooter" if rng.random() < 0.5 else "road"),
             parts,

@@ -245,6 +245,20 @@ class Scene:
             )
         return lanes
 
+    def vehicle_materials(self, skin: int, c: int, *, glazed: bool = True) -> tuple[int, ...]:
+        """Materials of a vehicle's mesh parts in their order: skin, glass, trim, tyre, rim, lights, plate."""
+        glass = self._glass[c] if glazed else self._trim[c]
+        return (
+            skin,
+            glass,
+            self._trim[c],
+            self._tyre[c],
+            self._rim[c],
+            self._front[c],
+            self._rear[c],
+            self._plate[c],
+        )
+
     def _instance(self) -> int:
         self._next_instance += 1
         return self._next_instance - 1
@@ -317,16 +331,7 @@ class Scene:
             return (
                 mesh,
                 length,
-                (
-                    skin,
-                    self._glass[c],
-                    self._trim[c],
-                    self._tyre[c],
-                    self._rim[c],
-                    self._front[c],
-                    self._rear[c],
-                    self._plate[c],
-                ),
+                self.vehicle_materials(skin, c),
             )
         if kind == "truck":
             body = pick(rng, {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5})
@@ -387,16 +392,7 @@ class Scene:
         return (
             mesh,
             length,
-            (
-                skin,
-                self._glass[c],
-                self._trim[c],
-                self._tyre[c],
-                self._rim[c],
-                self._front[c],
-                self._rear[c],
-                self._plate[c],
-            ),
+            self.vehicle_materials(skin, c),
         )
 
     # -- people and two-wheelers ----------------------------------------------------------------------------
@@ -530,16 +526,7 @@ class Scene:
             scooter = rng.random() < 0.5
             mesh = models.motorcycle("scooter" if scooter else "road")
         paint = self.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
-        bike = (
-            paint,
-            self._trim[c],
-            self._trim[c],
-            self._tyre[c],
-            self._rim[c],
-            self._front[c],
-            self._rear[c],
-            self._plate[c],
-        )
+        bike = self.vehicle_materials(paint, c, glazed=False)
         parts = [Part(self.pool.add(mesh), bike, self._instance())]
         helmet = kind == "motorcycle" or rng.random() < 0.3
         parts += self._body(
