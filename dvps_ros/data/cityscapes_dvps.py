@@ -22,6 +22,7 @@ from dvps_ros.data.layout import (
     FrameFiles,
     Layout,
     check_classes,
+    files_by_frame,
     read_png,
     split_folder,
     write_depth,
@@ -37,6 +38,10 @@ _UNKNOWN = 254
 _NAME = re.compile(r"(\d{6})_(\d{6})_(?:.*_)?(leftImg8bit|gtFine_instanceTrainIds|panoptic|depth)\.png")
 
 
+def _kind(written: str) -> str:
+    return "labels" if written in ("gtFine_instanceTrainIds", "panoptic") else written
+
+
 class CityscapesDvps(Layout):
     """Nineteen classes, eight of them things."""
 
@@ -46,19 +51,9 @@ class CityscapesDvps(Layout):
 
     def index(self, root: Path, split: str) -> list[FrameFiles]:
         folder = split_folder(root, f"video_sequence/{split}", split)
-        frames: dict[tuple[str, int], dict[str, Path]] = {}
-        for path in sorted(folder.iterdir()):
-            match = _NAME.fullmatch(path.name)
-            if match:
-                sequence, frame, kind = match.groups()
-                kind = "labels" if kind in ("gtFine_instanceTrainIds", "panoptic") else kind
-                files = frames.setdefault((sequence, int(frame)), {})
-                if kind in files:
-                    raise InputError(f"{path}: the same frame is there as {files[kind].name} too")
-                files[kind] = path
         found = [
             FrameFiles(sequence, frame, (f["labels"],), f.get("depth"), f.get("leftImg8bit"))
-            for (sequence, frame), f in sorted(frames.items())
+            for sequence, frame, f in files_by_frame(folder, _NAME, _kind)
             if "labels" in f
         ]
         if not found:

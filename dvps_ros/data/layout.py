@@ -9,8 +9,9 @@ depth float32 metres, 0 where there is no truth.
 from __future__ import annotations
 
 import os
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -348,3 +349,28 @@ def check_classes(path: Path, class_map: np.ndarray, count: int) -> None:
     stray = [int(c) for c in found if c >= count and c != VOID]
     if stray:
         raise InputError(f"{path}: unknown classes {stray}; expected 0 to {count - 1}, or {VOID} for void")
+
+
+def files_by_frame(
+    folder: Path, pattern: re.Pattern[str], kind_of: Callable[[str], str]
+) -> list[tuple[str, int, dict[str, Path]]]:
+    """(sequence, frame, kind -> file) of all files in a folder whose names match, in order.
+
+    Args:
+        pattern: its first three groups are sequence, frame and the kind as the name has it.
+        kind_of: kinds that mean the same become one.
+
+    Raises:
+        InputError: a frame has two files of one kind.
+    """
+    frames: dict[tuple[str, int], dict[str, Path]] = {}
+    for path in sorted(folder.iterdir()):
+        match = pattern.fullmatch(path.name)
+        if match:
+            sequence, frame, written = match.groups()[:3]
+            kind = kind_of(written)
+            files = frames.setdefault((sequence, int(frame)), {})
+            if kind in files:
+                raise InputError(f"{path}: the same frame is there as {files[kind].name} too")
+            files[kind] = path
+    return [(sequence, frame, files) for (sequence, frame), files in sorted(frames.items())]

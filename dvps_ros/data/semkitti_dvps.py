@@ -19,6 +19,7 @@ from dvps_ros.data.layout import (
     Layout,
     check_classes,
     check_size,
+    files_by_frame,
     read_png,
     split_folder,
     write_depth,
@@ -63,6 +64,12 @@ _TO_PROJECT = np.full(256, VOID, np.uint8)
 _TO_PROJECT[: len(_ROWS)] = [VOID if ours is None else CITYSCAPES.id_of(ours) for *_, ours in _ROWS]
 
 
+def _kind(written: str) -> str:
+    if written in _CLASS_NAMES:
+        return "class"
+    return "instance" if written in _INSTANCE_NAMES else written.partition("_")[0]
+
+
 class SemkittiDvps(Layout):
     """Nineteen classes in SemanticKITTI's order, the first eight of them things."""
 
@@ -72,19 +79,8 @@ class SemkittiDvps(Layout):
 
     def index(self, root: Path, split: str) -> list[FrameFiles]:
         folder = split_folder(root, f"video_sequence/{split}", split)
-        frames: dict[tuple[str, int], dict[str, Path]] = {}
-        for path in sorted(folder.iterdir()):
-            match = _NAME.fullmatch(path.name)
-            if match:
-                sequence, frame, kind, _ = match.groups()
-                kind = "class" if kind in _CLASS_NAMES else kind
-                kind = "instance" if kind in _INSTANCE_NAMES else kind.partition("_")[0]
-                files = frames.setdefault((sequence, int(frame)), {})
-                if kind in files:
-                    raise InputError(f"{path}: the same frame is there as {files[kind].name} too")
-                files[kind] = path
         found = []
-        for (sequence, frame), files in sorted(frames.items()):
+        for sequence, frame, files in files_by_frame(folder, _NAME, _kind):
             if "class" not in files and "instance" not in files:
                 continue
             labels = (
