@@ -335,12 +335,18 @@ class Sample:
     """float32 [T,H,W]: z-depth, 0 where there is no truth."""
     flow_px: np.ndarray | None = None
     """float32 [T,H,W,2]: (du, dv) from a pixel to its place in the previous frame; NaN unknown."""
+    scene_flow_m: np.ndarray | None = None
+    """float32 [T,H,W,3]: from a pixel's surface point, in this camera frame, to the same point at the time
+    and in the camera frame of the previous image, metres; NaN unknown. With p = depth_m * ray of the
+    pixel u, p + scene_flow_m projects to u + flow_px (docs/conventions.md)."""
     moving: np.ndarray | None = None
     """uint8 [T,H,W]: 1 on pixels that move over ground, 0 static, 255 unknown."""
     world_from_camera: np.ndarray | None = None
     """float64 [T,4,4]."""
     steering_rad: np.ndarray | None = None
     """float32 [T]: road-wheel angle, left positive; NaN unknown."""
+    speed_mps: np.ndarray | None = None
+    """float32 [T]: of the ego vehicle, forwards; NaN unknown."""
 
     def __post_init__(self) -> None:
         check_array(f"{self.source}: images", self.images, np.uint8, (None, None, None, 3))
@@ -352,9 +358,11 @@ class Sample:
             ("instance_map", self.instance_map, np.int32, (t, h, w)),
             ("depth_m", self.depth_m, np.float32, (t, h, w)),
             ("flow_px", self.flow_px, np.float32, (t, h, w, 2)),
+            ("scene_flow_m", self.scene_flow_m, np.float32, (t, h, w, 3)),
             ("moving", self.moving, np.uint8, (t, h, w)),
             ("world_from_camera", self.world_from_camera, np.float64, (t, 4, 4)),
             ("steering_rad", self.steering_rad, np.float32, (t,)),
+            ("speed_mps", self.speed_mps, np.float32, (t,)),
         ]
         for name, array, dtype, shape in maps:
             if array is not None:

@@ -93,7 +93,7 @@ def command(
     start = time.monotonic()
     with tqdm(total=frames * sequences, unit="frame", desc="rendering") as bar:
         for k, world in enumerate(worlds):
-            drive = itertools.islice(world.frames(camera, rate_hz=rate_hz), frames)
+            drive = itertools.islice(world.frames(camera, rate_hz=rate_hz, scene_flow=True), frames)
 
             def shown(drive=drive):
                 for sample in drive:
@@ -101,7 +101,13 @@ def command(
                     bar.update()
 
             write_sequence(
-                shown(), LAYOUTS[layout], out, split=split, sequence=f"{seed + k:06d}", rate_hz=rate_hz
+                shown(),
+                LAYOUTS[layout],
+                out,
+                split=split,
+                sequence=f"{seed + k:06d}",
+                rate_hz=rate_hz,
+                base_from_camera=world.base_from_camera,
             )
     rate = frames * sequences / (time.monotonic() - start)
     click.echo(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clips on disk: rendering a clip costs more than learning from it, so each is rendered once and read often.
 
-One ``<name>.npz`` a clip: images as JPEG, depth and flow as float16 (0.05 percent), the rest as it is,
+One ``<name>.npz`` a clip: images as JPEG, depth and flows as float16 (0.05 percent), the rest as it is,
 uncompressed. Files are written under a temporary name first, so a reader never sees half a clip.
 """
 
@@ -19,8 +19,8 @@ from dvps_ros.errors import InputError
 from dvps_ros.types import Sample
 
 JPEG_QUALITY = 95
-_PLAIN = ("class_map", "coarse_map", "moving", "world_from_camera", "steering_rad")
-_HALF = ("depth_m", "flow_px")
+_PLAIN = ("class_map", "coarse_map", "moving", "world_from_camera", "steering_rad", "speed_mps")
+_HALF = ("depth_m", "flow_px", "scene_flow_m")
 
 
 def write_clip(path: Path, sample: Sample) -> None:

@@ -55,7 +55,7 @@ def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
     """The region ``box`` of every frame, resized to width x height.
 
     Images are filtered (area when shrinking, linear when growing), truth takes the nearest pixel.
-    Outside the source: image 0, class void, instance -1, depth 0, flow NaN, moving 255.
+    Outside the source: image 0, class void, instance -1, depth 0, flows NaN, moving 255.
 
     Raises:
         InputError: the box is empty.
@@ -101,6 +101,7 @@ def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
         instance_map=nearest(sample.instance_map, -1),
         depth_m=nearest(sample.depth_m, 0),
         flow_px=flow,
+        scene_flow_m=nearest(sample.scene_flow_m, np.nan),
         moving=nearest(sample.moving, 255),
     )
 
@@ -121,7 +122,7 @@ def _crop_image(image: np.ndarray, box: Box, width: int, height: int) -> np.ndar
 
 
 def mirror(sample: Sample) -> Sample:
-    """The clip seen in a mirror: u' = W - 1 - u, flow x and steering change sign, poses are mirrored.
+    """The clip seen in a mirror: u' = W - 1 - u, x of the flows and steering change sign, poses are mirrored.
 
     With S = diag(-1, 1, 1, 1) the pose becomes S T S, again a rigid motion.
     """
@@ -129,9 +130,10 @@ def mirror(sample: Sample) -> Sample:
     def flip(array: np.ndarray | None) -> np.ndarray | None:
         return None if array is None else np.ascontiguousarray(array[:, :, ::-1])
 
-    flow = flip(sample.flow_px)
-    if flow is not None:
-        flow[..., 0] *= -1
+    flow, scene_flow = flip(sample.flow_px), flip(sample.scene_flow_m)
+    for field in (flow, scene_flow):
+        if field is not None:
+            field[..., 0] *= -1
     intrinsics = sample.intrinsics.copy()
     intrinsics[:, 2] = sample.images.shape[2] - 1 - intrinsics[:, 2]
     poses = sample.world_from_camera
@@ -147,6 +149,7 @@ def mirror(sample: Sample) -> Sample:
         instance_map=flip(sample.instance_map),
         depth_m=flip(sample.depth_m),
         flow_px=flow,
+        scene_flow_m=scene_flow,
         moving=flip(sample.moving),
         world_from_camera=poses,
         steering_rad=None if sample.steering_rad is None else -sample.steering_rad,
@@ -248,7 +251,9 @@ def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, 
         instance_map=pair("instance_map"),
         depth_m=pair("depth_m"),
         flow_px=flow,
+        scene_flow_m=None,
         moving=None,
         world_from_camera=None,
         steering_rad=None,
+        speed_mps=None,
     )

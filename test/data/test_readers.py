@@ -163,9 +163,11 @@ def test_clip_cache_round_trip_and_refusal(tmp_path):
         instance_map=rng.integers(-1, 30000, (2, 32, 64)).astype(np.int32),
         depth_m=rng.uniform(1, 200, (2, 32, 64)).astype(np.float32),
         flow_px=flow,
+        scene_flow_m=rng.normal(size=(2, 32, 64, 3)).astype(np.float32),
         moving=rng.integers(0, 2, (2, 32, 64)).astype(np.uint8),
         world_from_camera=np.stack([np.eye(4)] * 2),
         steering_rad=np.array([0.1, 0.2], np.float32),
+        speed_mps=np.array([3.0, 3.1], np.float32),
     )
     path = tmp_path / "deep" / "1.npz"
     write_clip(path, sample)
@@ -179,11 +181,13 @@ def test_clip_cache_round_trip_and_refusal(tmp_path):
         "moving",
         "world_from_camera",
         "steering_rad",
+        "speed_mps",
         "intrinsics",
     ):
         np.testing.assert_array_equal(getattr(back, name), getattr(sample, name))
     np.testing.assert_allclose(back.depth_m, sample.depth_m, rtol=1e-3)
     np.testing.assert_allclose(back.flow_px, sample.flow_px, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(back.scene_flow_m, sample.scene_flow_m, rtol=1e-3, atol=1e-3)
     assert back.coarse_groups == sample.coarse_groups and back.source == sample.source
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(InputError, match="render it again"):

@@ -14,7 +14,7 @@ CAMERA = CameraModel.from_fov(256, 128, 80.0)
 
 @pytest.fixture(scope="module")
 def clips():
-    return {s: World(WorldConfig(seed=s)).clip(5, CAMERA) for s in (1, 3, 4, 7)}
+    return {s: World(WorldConfig(seed=s)).clip(5, CAMERA, scene_flow=True) for s in (1, 3, 4, 7)}
 
 
 def pixels(camera):
@@ -61,6 +61,64 @@ def test_static_flow_is_ego_motion(clips):
             still &= points[..., 2] > 0.5
             error = np.abs(project(points, CAMERA) - np.stack([u, v], -1) - clip.flow_px[t])[still]
             assert error.max() < 0.01
+
+
+def ego_scene_flow(clip, t):
+    """What the scene flow would be if nothing but the camera moved; and the points in this camera frame."""
+    points = unproject(clip.depth_m[t].astype(np.float64), CAMERA)
+    previous_from_current = np.linalg.inv(clip.world_from_camera[t - 1]) @ clip.world_from_camera[t]
+    return points @ previous_from_current[:3, :3].T + previous_from_current[:3, 3] - points, points
+
+
+def test_scene_flow_minus_ego_motion_vanishes_on_static_things(clips):
+    for clip in clips.values():
+        assert np.isnan(clip.scene_flow_m[0]).all()
+        for t in range(1, 5):
+            ego, points = ego_scene_flow(clip, t)
+            surface = clip.depth_m[t] > 0
+            assert (np.isfinite(clip.scene_flow_m[t]).all(-1) == surface).all()
+            still = surface & (clip.moving[t] == 0)
+            error = np.linalg.norm(clip.scene_flow_m[t] - ego, axis=-1)
+            # depth_m is float32: its rounding, turned by the ego motion, is what is left.
+            assert (error / points[..., 2])[still].max() < 2e-6
+
+
+def test_scene_flow_projects_to_flow(clips):
+    for clip in clips.values():
+        for t in range(1, 5):
+            _, points = ego_scene_flow(clip, t)
+            before = points + clip.scene_flow_m[t]
+            seen = (clip.depth_m[t] > 0) & np.isfinite(clip.flow_px[t]).all(-1) & (before[..., 2] > 0.5)
+            error = project(before, CAMERA) - np.stack(pixels(CAMERA), -1) - clip.flow_px[t]
+            assert np.abs(error)[seen].max() < 0.01
+
+
+def test_scene_flow_minus_ego_motion_is_the_velocity_of_vehicles():
+    """On every pixel of a moving car: the way that its own pose went over ground."""
+    world = World(WorldConfig(seed=1, style="city", traffic=2.0))
+    clip, found = world.clip(4, CAMERA, scene_flow=True), 0
+    parts = {p.instance: a for a in world.scene._agents.values() if a for p in a.parts if a.along}
+    for t in range(1, 4):
+        ego, points = ego_scene_flow(clip, t)
+        world_from_camera, world_from_previous = clip.world_from_camera[t], clip.world_from_camera[t - 1]
+        moved = (clip.scene_flow_m[t] - ego) @ world_from_previous[:3, :3].T
+        places = points @ world_from_camera[:3, :3].T + world_from_camera[:3, 3]
+        for number in np.unique(clip.instance_map[t][clip.class_map[t] == CITYSCAPES.id_of("car")]):
+            if number not in parts:
+                continue  # parked
+            here, then = (parts[number].poses(0.1 * k)[0] for k in (t, t - 1))
+            mask = clip.instance_map[t] == number
+            back = places[mask] @ np.linalg.inv(here)[:3, :3].T + np.linalg.inv(here)[:3, 3]
+            want = back @ then[:3, :3].T + then[:3, 3] - places[mask]
+            np.testing.assert_allclose(moved[mask], want, atol=1e-4)
+            step = np.linalg.norm(np.median(moved[mask], axis=0))
+            assert 0.5 < step / (0.1 * parts[number].speed) < 1.5
+            found += 1
+    assert found >= 6
+
+
+def test_scene_flow_is_made_only_on_demand():
+    assert World(WorldConfig(seed=1)).clip(1, CAMERA).scene_flow_m is None
 
 
 def test_sky_flow_is_rotation_only(clips):

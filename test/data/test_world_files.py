@@ -17,7 +17,7 @@ from dvps_ros.types import CameraModel
 
 @pytest.fixture(scope="module")
 def clip():
-    return World(WorldConfig(seed=1)).clip(3, CameraModel.from_fov(128, 64, 80.0))
+    return World(WorldConfig(seed=1)).clip(3, CameraModel.from_fov(128, 64, 80.0), scene_flow=True)
 
 
 @pytest.mark.parametrize("name", ["cityscapes-dvps", "kitti-step", "semkitti-dvps"])
@@ -43,13 +43,18 @@ def test_written_sequences_read_back(tmp_path, clip, name):
     truth = tmp_path / "truth" / "train"
     with np.load(truth / "000001" / "000002.npz") as maps:
         np.testing.assert_array_equal(maps["flow_px"], clip.flow_px[2])
+        np.testing.assert_array_equal(maps["scene_flow_m"], clip.scene_flow_m[2])
         np.testing.assert_array_equal(maps["moving"], clip.moving[2])
     with (truth / "000001.csv").open() as file:
         header, *rows = csv.reader(file)
     assert header == TRUTH_COLUMNS and len(rows) == 3
-    pose = np.array(rows[2][-12:], float).reshape(3, 4)
+    pose, mount = np.array(rows[2][-24:], float).reshape(2, 3, 4)
     np.testing.assert_allclose(pose, clip.world_from_camera[2][:3])
+    np.testing.assert_allclose(mount, World(WorldConfig(seed=1)).base_from_camera[:3])
     assert float(rows[1][1]) == 0.1
+    np.testing.assert_allclose(
+        np.array([row[6:8] for row in rows], float), np.stack([clip.steering_rad, clip.speed_mps], 1)
+    )
     assert not list(tmp_path.rglob("*.part"))
 
 

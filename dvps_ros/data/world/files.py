@@ -19,8 +19,11 @@ from dvps_ros.types import Sample
 _NEAREST_CLASS = {"bus": "other-vehicle", "train": "other-vehicle", "wall": "fence"}
 """Classes of ours that SemanticKITTI has no own name for; without an entry here they become void."""
 
-POSE_COLUMNS = [f"world_from_camera_{r}{c}" for r in range(3) for c in range(4)]
-TRUTH_COLUMNS = ["frame", "time_s", "fx", "fy", "cx", "cy", "steering_rad", *POSE_COLUMNS]
+TRUTH_COLUMNS = [
+    *("frame", "time_s", "fx", "fy", "cx", "cy", "steering_rad", "speed_mps"),
+    *(f"world_from_camera_{r}{c}" for r in range(3) for c in range(4)),
+    *(f"base_from_camera_{r}{c}" for r in range(3) for c in range(4)),
+]
 
 
 def from_project(layout: Layout) -> np.ndarray:
@@ -37,9 +40,16 @@ def from_project(layout: Layout) -> np.ndarray:
 
 
 def write_sequence(
-    frames: Iterable[Sample], layout: Layout, root: Path, *, split: str, sequence: str, rate_hz: float
+    frames: Iterable[Sample],
+    layout: Layout,
+    root: Path,
+    *,
+    split: str,
+    sequence: str,
+    rate_hz: float,
+    base_from_camera: np.ndarray,
 ) -> int:
-    """Write one-frame samples with full truth as one sequence.
+    """Write one-frame samples with full truth, scene flow included, as one sequence.
 
     Objects are numbered anew, 1, 2, ... in the order of their first sight, so that the ids fit every layout.
     ``truth/<split>/<sequence>.csv`` is written last, under a temporary name first: where it is, all is there.
@@ -71,19 +81,21 @@ def write_sequence(
             _write_npz(
                 truth / f"{index:06d}.npz",
                 flow_px=sample.flow_px[0],
+                scene_flow_m=sample.scene_flow_m[0],
                 moving=sample.moving[0],
                 depth_m=sample.depth_m[0],
                 instance_map=numbers[ids].astype(np.uint16),
                 class_map=sample.class_map[0],
             )
-            pose = sample.world_from_camera[0][:3].reshape(-1)
             rows.append(
                 [
                     index,
                     index / rate_hz,
                     *map(float, sample.intrinsics[0]),
                     float(sample.steering_rad[0]),
-                    *pose,
+                    float(sample.speed_mps[0]),
+                    *sample.world_from_camera[0][:3].reshape(-1),
+                    *base_from_camera[:3].reshape(-1),
                 ]
             )
         table_file = truth.with_suffix(".csv")

@@ -444,6 +444,7 @@ def shade(
     depth_m,
     flow_px,
     moving,
+    scene_flow_m,
 ):
     """Fill all maps of a frame from its visibility buffer.
 
@@ -457,8 +458,10 @@ def shade(
         light_from_world, texel_m, shadow: see :func:`raster.rasterise_shadow`.
         prev_turn: float64 [3,3]: rotation from this camera frame to the previous one (flow of the sky).
         rgb: float32 [H,W,3], out: linear light; the other maps as in ``types.Sample``, for one frame.
+        scene_flow_m: float32 [0,0,3] when it is not wanted.
     """
     height, width = visible.shape
+    with_scene_flow = scene_flow_m.shape[0] > 0
     w = world_from_camera
     eye_x, eye_y, eye_z = w[0, 3], w[1, 3], w[2, 3]
     sun = light.to_sun
@@ -484,6 +487,9 @@ def shade(
                 qz = prev_turn[2, 0] * rx + prev_turn[2, 1] * ry + prev_turn[2, 2]
                 flow_px[row, col, 0] = fx * qx / qz + cx - col if qz > 0 else np.nan
                 flow_px[row, col, 1] = fy * qy / qz + cy - row if qz > 0 else np.nan
+                if with_scene_flow:
+                    for a in range(3):
+                        scene_flow_m[row, col, a] = np.nan
                 continue
             tri, part = source[k, 0], source[k, 1]
             e = edges[k]
@@ -499,6 +505,10 @@ def shade(
             qz = f[2, 0] * px + f[2, 1] * py + f[2, 2] * z + f[2, 3]
             flow_px[row, col, 0] = fx * qx / qz + cx - col if qz > 0.05 else np.nan
             flow_px[row, col, 1] = fy * qy / qz + cy - row if qz > 0.05 else np.nan
+            if with_scene_flow:
+                scene_flow_m[row, col, 0] = qx - px
+                scene_flow_m[row, col, 1] = qy - py
+                scene_flow_m[row, col, 2] = qz - z
             depth_m[row, col] = z
             instance_map[row, col] = part_instance[part]
             moving[row, col] = part_moving[part]

@@ -33,9 +33,11 @@ _PER_FRAME = (
     "instance_map",
     "depth_m",
     "flow_px",
+    "scene_flow_m",
     "moving",
     "world_from_camera",
     "steering_rad",
+    "speed_mps",
 )
 
 
@@ -287,6 +289,19 @@ class World:
                     best, speed = gap, agent.speed
         return best, speed
 
+    @property
+    def base_from_camera(self) -> np.ndarray:
+        """float64 [4,4]: ego vehicle (origin on the road under the rear axle) from the optical frame."""
+        pose = np.eye(4)
+        pose[:3, :3] = (
+            turn_z(self.camera_yaw_rad)
+            @ turn_y(self.camera_pitch_rad)
+            @ turn_x(self._camera_roll)
+            @ BASE_FROM_OPTICAL
+        )
+        pose[:3, 3] = 0.62 * WHEELBASE_M, 0.0, self.camera_height_m
+        return pose
+
     def world_from_camera(self, t: float) -> np.ndarray:
         """float64 [4,4] at time t: world (z up) from the camera's optical frame."""
         return self._camera_pose(t, self.ego.at(t))
@@ -301,15 +316,7 @@ class World:
         world_from_base = np.eye(4)
         world_from_base[:3, :3] = turn_z(e.heading) @ turn_y(pitch) @ turn_x(roll)
         world_from_base[:3, 3] = e.x, e.y, z + bob
-        base_from_camera = np.eye(4)
-        base_from_camera[:3, :3] = (
-            turn_z(self.camera_yaw_rad)
-            @ turn_y(self.camera_pitch_rad)
-            @ turn_x(self._camera_roll)
-            @ BASE_FROM_OPTICAL
-        )
-        base_from_camera[:3, 3] = 0.62 * WHEELBASE_M, 0.0, self.camera_height_m
-        return world_from_base @ base_from_camera
+        return world_from_base @ self.base_from_camera
 
     def _near(self, t: float) -> tuple[list[Part], list[Agent]]:
         """Static parts and agents that may be seen at time t."""
@@ -355,24 +362,43 @@ class World:
     # -- drawing -----------------------------------------------------------------------------------
 
     def clip(
-        self, frames: int, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0
+        self,
+        frames: int,
+        camera: CameraModel,
+        *,
+        rate_hz: float = 10.0,
+        start_s: float = 0.0,
+        scene_flow: bool = False,
     ) -> Sample:
         """A clip with every truth field of ``Sample`` filled.
 
         Args:
             camera: pinhole; its distortion is not rendered.
             start_s: time of the first frame after the world's start.
+            scene_flow: also ``scene_flow_m``, which most uses have no need of and takes 12 bytes a pixel.
 
         Raises:
             InputError: no frames, a rate that is not positive, a negative start, or a distorted camera.
         """
         if frames < 1:
             raise InputError(f"world: expected at least 1 frame, got {frames}")
-        samples = list(itertools.islice(self.frames(camera, rate_hz=rate_hz, start_s=start_s), frames))
-        join = {name: np.concatenate([getattr(s, name) for s in samples]) for name in _PER_FRAME}
+        drive = self.frames(camera, rate_hz=rate_hz, start_s=start_s, scene_flow=scene_flow)
+        samples = list(itertools.islice(drive, frames))
+        join = {
+            name: np.concatenate([getattr(s, name) for s in samples])
+            for name in _PER_FRAME
+            if getattr(samples[0], name) is not None
+        }
         return Sample(source=samples[0].source, **join)
 
-    def frames(self, camera: CameraModel, *, rate_hz: float = 10.0, start_s: float = 0.0) -> Iterator[Sample]:
+    def frames(
+        self,
+        camera: CameraModel,
+        *,
+        rate_hz: float = 10.0,
+        start_s: float = 0.0,
+        scene_flow: bool = False,
+    ) -> Iterator[Sample]:
         """An endless drive, each frame a Sample with T = 1; see :meth:`clip`.
 
         Raises:
@@ -387,9 +413,12 @@ class World:
                 "world: expected a camera without distortion, got one with; use camera.rectified()"
             )
         for number in itertools.count():
-            yield self._frame(number, start_s + number / rate_hz, start_s + (number - 1) / rate_hz, camera)
+            t, t_previous = start_s + number / rate_hz, start_s + (number - 1) / rate_hz
+            yield self._frame(number, t, t_previous, camera, scene_flow)
 
-    def _frame(self, number: int, t: float, t_previous: float, camera: CameraModel) -> Sample:
+    def _frame(
+        self, number: int, t: float, t_previous: float, camera: CameraModel, scene_flow: bool
+    ) -> Sample:
         height, width = camera.height, camera.width
         ego = self.ego.at(t)
         world_from_camera = self._camera_pose(t, ego)
@@ -460,6 +489,7 @@ class World:
         depth_m = np.empty((height, width), np.float32)
         flow_px = np.empty((height, width, 2), np.float32)
         moving = np.empty((height, width), np.uint8)
+        scene_flow_m = np.empty((height, width, 3) if scene_flow else (0, 0, 3), np.float32)
         shade.shade(
             visible,
             edges,
@@ -494,10 +524,12 @@ class World:
             depth_m,
             flow_px,
             moving,
+            scene_flow_m,
         )
         image = expose(rgb, flow_px if number else None, self.sensor, round(t * 1000))
         if number == 0:
             flow_px[:] = np.nan
+            scene_flow_m[:] = np.nan
         return Sample(
             images=image[None],
             intrinsics=camera.vector[None],
@@ -506,9 +538,11 @@ class World:
             instance_map=instance_map[None],
             depth_m=depth_m[None],
             flow_px=flow_px[None],
+            scene_flow_m=scene_flow_m[None] if scene_flow else None,
             moving=moving[None],
             world_from_camera=world_from_camera[None],
             steering_rad=np.array([ego.steering_rad], np.float32),
+            speed_mps=np.array([ego.speed_mps], np.float32),
         )
 
     @staticmethod
