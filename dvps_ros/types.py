@@ -347,6 +347,8 @@ class Sample:
     """float32 [T]: road-wheel angle, left positive; NaN unknown."""
     speed_mps: np.ndarray | None = None
     """float32 [T]: of the ego vehicle, forwards; NaN unknown."""
+    stamps_ns: np.ndarray | None = None
+    """int64 [T]: acquisition times, nanoseconds, increasing."""
 
     def __post_init__(self) -> None:
         check_array(f"{self.source}: images", self.images, np.uint8, (None, None, None, 3))
@@ -363,6 +365,7 @@ class Sample:
             ("world_from_camera", self.world_from_camera, np.float64, (t, 4, 4)),
             ("steering_rad", self.steering_rad, np.float32, (t,)),
             ("speed_mps", self.speed_mps, np.float32, (t,)),
+            ("stamps_ns", self.stamps_ns, np.int64, (t,)),
         ]
         for name, array, dtype, shape in maps:
             if array is not None:

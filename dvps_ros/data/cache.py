@@ -19,7 +19,7 @@ from dvps_ros.errors import InputError
 from dvps_ros.types import Sample
 
 JPEG_QUALITY = 95
-_PLAIN = ("class_map", "coarse_map", "moving", "world_from_camera", "steering_rad", "speed_mps")
+_PLAIN = ("class_map", "coarse_map", "moving", "world_from_camera", "steering_rad", "speed_mps", "stamps_ns")
 _HALF = ("depth_m", "flow_px", "scene_flow_m")
 
 

@@ -60,10 +60,10 @@ class ImageSequence:
         self.unreadable = 0
         for stamp_ns, path in self._path_of.items():
             try:
-                yield Frame(read_image(path), stamp_ns, self.camera, self._frame_id)
+                yield Frame(read_sized(path, self.camera), stamp_ns, self.camera, self._frame_id)
             except InputError as error:
                 self.unreadable += 1
-                log.warning("%s: left out %s: %s", self.name, path.name, error)
+                log.warning("%s: left out %s", self.name, error)
 
     def truth(self, stamp_ns: int) -> Sample | None:
         path = self._path_of.get(stamp_ns)
@@ -74,12 +74,27 @@ def read_image(path: Path) -> np.ndarray:
     """An image file as uint8 [H,W,3] RGB.
 
     Raises:
-        InputError: the file cannot be opened, is cut off or is not an image.
+        InputError: naming the file: it cannot be opened, is cut off or is not an image.
     """
     try:
         return compressed_to_rgb(path.read_bytes())
     except OSError as error:
-        raise InputError(f"cannot read image {path}: {error}") from error
+        raise InputError(f"cannot read image {path}: {error.strerror}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def read_sized(path: Path, camera: CameraModel) -> np.ndarray:
+    """:func:`read_image` of a file that must have the size of its camera.
+
+    Raises:
+        InputError: naming the file: as :func:`read_image`, or it has another size.
+    """
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if (height, width) != (camera.height, camera.width):
+        raise InputError(f"{path}: expected {camera.height}x{camera.width} pixels, got {height}x{width}")
+    return image
 
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:

@@ -256,4 +256,5 @@ def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, 
         world_from_camera=None,
         steering_rad=None,
         speed_mps=None,
+        stamps_ns=None,
     )

@@ -184,7 +184,7 @@ def test_folder_leaves_out_and_counts_what_cannot_be_read(tmp_path: Path, caplog
     assert [f.stamp_ns for f in source] == [1_000_000_000, 1_300_000_000]
     assert source.unreadable == 2
     assert "1.jpg: JPEG image is cut off" in caplog.text
-    assert "2.jpg: frame image: expected uint8 [48x64x3], got uint8 [8x8x3]" in caplog.text
+    assert "2.jpg: expected 48x64 pixels, got 8x8" in caplog.text
 
 
 def test_folder_uses_the_calibration_in_it(tmp_path: Path) -> None:
