@@ -21,5 +21,9 @@ class EngineError(DvpsError):
     """An exported model or engine that cannot be used: missing, truncated, foreign or wrong in value."""
 
 
+class DeviceError(EngineError):
+    """The device of an engine ran out of memory or was lost: that engine ends, a new one may work."""
+
+
 class InputError(DvpsError):
     """Input data (image, camera model, file, message) that cannot be used."""

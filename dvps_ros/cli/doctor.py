@@ -217,7 +217,7 @@ def _check_graph(folder: Path, name: str, size: str) -> Iterator[Finding]:
     failed: list[str] = []
     passed: list[str] = []
     for backend, kind in installed().items():
-        for precision in kind.precisions():
+        for precision in kind.choices():
             config = EngineConfig(size=size, backend=backend, precision=precision)
             try:
                 Engine.open(folder, config).close()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from dvps_ros.config import EngineConfig
 from dvps_ros.errors import ConfigError, EngineError
 from dvps_ros.export.graph import DeployedGraph
 from dvps_ros.export.onnx import WeightsWriter, save, trace
@@ -22,7 +23,8 @@ from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import Network
 from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime import verify
-from dvps_ros.runtime.backends.onnxruntime import OnnxRuntime
+from dvps_ros.runtime.backends import onnxruntime
+from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.manifest import GraphFile, Manifest, WeightsFile, hash_file, write_manifest
 from dvps_ros.types import CameraModel
 
@@ -148,15 +150,17 @@ def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Gol
         EngineError: they differ by more than two fp32 engines may.
     """
     height, width = frames.images.shape[1:3]
-    runtime = OnnxRuntime(path, "fp32", torch.get_num_threads(), path.parent)
+    config = EngineConfig(backend="onnxruntime", precision="fp32", threads=torch.get_num_threads())
+    runtime = onnxruntime.OnnxRuntime(onnxruntime.build(path, config, quiet), path, config)
     state = [np.zeros(s.sizes(height, width), np.float32) for s in graph.state]
-    feeds = {"intrinsics": frames.intrinsics[None], **dict(zip(graph.input_names[2:], state, strict=True))}
+    feeds = {"intrinsics": frames.intrinsics[None]}
     for image in frames.images:
         feeds["image"] = np.ascontiguousarray(image[None])
         got = {n: np.empty(shape, dtype) for n, (dtype, shape) in runtime.outputs.items()}
         runtime.run(feeds, got)
+        inputs = (feeds["image"], feeds["intrinsics"], *state)
         with torch.inference_mode():
-            outputs = graph(*(torch.from_numpy(feeds[n]) for n in graph.input_names))
+            outputs = graph(*(torch.from_numpy(v) for v in inputs))
         want = {n: v.numpy() for n, v in zip(graph.output_names, outputs, strict=True)}
         differences = verify.compare(want, got, "fp32")
         if not all(d.passed for d in differences):
@@ -164,7 +168,7 @@ def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Gol
                 f"{path.name}: ONNX Runtime computes other values than torch; not exported\n"
                 f"{verify.table(differences)}"
             )
-        feeds |= {s.name: got[f"next_{s.name}"] for s in graph.state}
+        state = [got[f"next_{s.name}"] for s in graph.state]
     runtime.close()
     return verify.Golden((frames.images[0], frames.images[1]), frames.intrinsics, got)
 

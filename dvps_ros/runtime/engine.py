@@ -7,17 +7,20 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.errors import EngineError, InputError
+from dvps_ros.errors import DeviceError, EngineError, InputError
 from dvps_ros.runtime import machine, verify
-from dvps_ros.runtime.backends import BACKENDS, Backend, installed
-from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files, find_model, load_manifest
+from dvps_ros.runtime.backends import BACKENDS, Backend, Progress, installed
+from dvps_ros.runtime.builder import Builder, quiet
+from dvps_ros.runtime.manifest import GraphFile, Manifest, find_model, load_manifest
+from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import NetworkOutput, check_array
 
 log = logging.getLogger(__name__)
@@ -26,6 +29,8 @@ Spec = tuple[np.dtype, tuple[int, ...]]
 
 REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
 OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
+ENGINES = "engines"
+"""Folder of the plans, in the cache."""
 MEASURE_ROUNDS = 5
 MEASURE_LIMIT_S = 2.0
 
@@ -33,8 +38,10 @@ MEASURE_LIMIT_S = 2.0
 class Engine:
     """One graph of a model on one backend. Not thread-safe: one thread at a time.
 
-    ``state_*`` outputs of a frame are inputs of the next: they stay in two sets of buffers that swap,
-    so nothing is copied. :meth:`run` returns views of these buffers: valid until the run after next.
+    :meth:`run` returns views of two sets of buffers that swap: valid until the run after next.
+
+    Attributes:
+        differences: what the golden frames gave when the engine was loaded; empty where they did not run.
     """
 
     def __init__(self, manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
@@ -42,9 +49,14 @@ class Engine:
         self.height, self.width = graph.height, graph.width
         self.stride = manifest.stride
         self.description = f"{manifest.name} {manifest.version} at {graph.size} on {backend.description}"
+        self.differences: list[verify.Difference] = []
         _check_interface(manifest, graph, backend)
-        self._backend = backend
-        self._states = tuple(s.name for s in manifest.state)
+        self._backend: Backend | None = backend
+        self._again: Callable[[], Backend] | None = None
+        """Loads the backend once more, verified, after its device was lost."""
+        self.output_names = frozenset(backend.outputs)
+        self._maps = frozenset(n for n in backend.outputs if not n.startswith("next_"))
+        self._fetched: Collection[str] = ()
         self._results = [
             {name: np.zeros(shape, dtype) for name, (dtype, shape) in backend.outputs.items()}
             for _ in range(2)
@@ -58,62 +70,94 @@ class Engine:
         *,
         camera_size: tuple[int, int] | None = None,
         cache_dir: Path | None = None,
+        progress: Progress = quiet,
     ) -> Engine:
         """Load a model, prove its files and its values, and choose size, backend and precision.
 
         Args:
             model: a name or folder, see :func:`~dvps_ros.runtime.manifest.find_model`.
             camera_size: (width, height) that size "auto" fits; None takes the model's first graph.
-            cache_dir: for compiled graphs and measured choices; by default machine.cache_dir().
+            cache_dir: for engines and measured choices; by default machine.cache_dir().
+            progress: told what is being done, often; may raise to stop it.
 
         Raises:
             EngineError: the model or the backend cannot be used, or the engine's values are wrong.
         """
         model_dir = find_model(model)
         manifest = load_manifest(model_dir)
-        if manifest.fusion != "graph":
-            raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
         graph = choose_graph(manifest, config.size, camera_size)
-        check_files(model_dir, manifest, graph)
-        golden = verify.load_golden(model_dir / graph.golden)
-        engine = _Opener(model_dir, manifest, graph, golden, config, cache_dir or machine.cache_dir()).open()
+        engine = _Opener(
+            model_dir, manifest, graph, config, cache_dir or machine.cache_dir(), progress
+        ).open()
         log.info("engine: %s", engine.description)
         return engine
 
-    def run(self, image: np.ndarray, intrinsics: np.ndarray) -> NetworkOutput:
+    def run(
+        self, image: np.ndarray, intrinsics: np.ndarray, wanted: frozenset[str] | None = None
+    ) -> NetworkOutput:
         """One frame.
 
         Args:
             image: uint8 [H,W,3] RGB at the network's size.
             intrinsics: float32 [4] fx, fy, cx, cy of that image.
+            wanted: of ``output_names``, those to fetch beside the required ones; the others stay where the
+                engine computes. By default all but the states.
 
         Raises:
             InputError: another shape or dtype, or intrinsics that are not finite; the memory is untouched.
-            EngineError: the backend failed.
+            EngineError: the backend failed, or its device was lost; then the next run begins with a new
+                engine and an empty memory.
         """
         check_array("network image", image, np.uint8, (self.height, self.width, 3))
         check_array("network intrinsics", intrinsics, np.float32, (4,))
         if not np.isfinite(intrinsics).all():
             raise InputError(f"network intrinsics: expected finite numbers, got {intrinsics.tolist()}")
-        last, now = self._results
+        names: Collection[str] = (
+            self._maps if wanted is None else (wanted | set(REQUIRED_OUTPUTS)) & self.output_names
+        )
+        self._results.reverse()
+        now = self._results[0]
         feeds = {"image": image, "intrinsics": intrinsics}
         feeds = {name: np.ascontiguousarray(array)[None] for name, array in feeds.items()}
-        feeds |= {name: last[f"next_{name}"] for name in self._states}
-        self._backend.run(feeds, now)
-        self._results.reverse()
-        return NetworkOutput(**{n: now[n][0] for n in (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS) if n in now})
+        if self._backend is None:
+            self._backend = self._load_again()
+        try:
+            self._backend.run(feeds, {name: now[name] for name in names})
+        except DeviceError as error:
+            self._backend.close()
+            self._backend = None
+            raise EngineError(
+                f"{self.description}: {error}; the next frame begins with a new engine"
+            ) from error
+        self._fetched = names
+        known = (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS)
+        return NetworkOutput(**{n: now[n][0] for n in known if n in names})
+
+    def _load_again(self) -> Backend:
+        if self._again is None:
+            raise EngineError(f"{self.description}: its device was lost; start the process again")
+        log.warning("%s: loading it again", self.description)
+        return self._again()
 
     def outputs(self) -> dict[str, np.ndarray]:
-        """Every output of the last run as the graph has it: ``next_state_*`` and leading axes included."""
-        return dict(self._results[0])
+        """The outputs that the last run fetched, as the graph has them, leading axes included."""
+        return {name: self._results[0][name] for name in self._fetched}
 
     def reset(self) -> None:
         """Forget the past: the next frame has no previous one."""
-        for name in self._states:
-            self._results[0][f"next_{name}"].fill(0)
+        if self._backend is not None:
+            self._backend.reset()
+
+    def release(self) -> Backend:
+        """Hand the backend over; this object is closed."""
+        assert self._backend is not None, "the engine is closed"
+        backend, self._backend, self._again = self._backend, None, None
+        return backend
 
     def close(self) -> None:
-        self._backend.close()
+        if self._backend is not None:
+            self._backend.close()
+        self._again = self._backend = None
 
     def __enter__(self) -> Engine:
         return self
@@ -179,6 +223,30 @@ def _spec(spec: Spec | None) -> str:
     return "nothing" if spec is None else f"{spec[0]} {list(spec[1])}"
 
 
+def candidates(config: EngineConfig) -> list[tuple[str, str]]:
+    """(backend, precision) pairs that the configuration allows and this machine has.
+
+    Raises:
+        EngineError: there is none; says what is missing.
+    """
+    if config.backend == "auto":
+        backends = installed()
+        if not backends:
+            raise EngineError("no inference engine is installed; pip install onnxruntime or openvino")
+    else:
+        backends = {config.backend: BACKENDS[config.backend]}
+        backends[config.backend].version()
+    if config.precision == "auto":
+        fits = [(name, p) for name, backend in backends.items() for p in backend.choices()]
+    else:
+        have = [(name, p) for name, backend in backends.items() for p in backend.precisions()]
+        fits = [pair for pair in have if pair[1] == config.precision]
+        if not fits:
+            there = ", ".join(f"{name} {precision}" for name, precision in have)
+            raise EngineError(f"no engine computes in {config.precision} here; there is {there}")
+    return fits
+
+
 class _Opener:
     """Chooses backend and precision, and lets no engine out whose golden frames fail."""
 
@@ -187,71 +255,69 @@ class _Opener:
         model_dir: Path,
         manifest: Manifest,
         graph: GraphFile,
-        golden: verify.Golden,
         config: EngineConfig,
         cache_dir: Path,
+        progress: Progress,
     ) -> None:
-        self.model_dir, self.manifest, self.graph, self.golden = model_dir, manifest, graph, golden
-        self.config = config
+        self.config, self.progress = config, progress
+        self.builder = Builder(model_dir, manifest, graph, PlanStore(cache_dir / ENGINES))
+        self.golden = verify.load_golden(model_dir / graph.golden)
+        self.manifest, self.graph = manifest, graph
         self.threads = config.threads or machine.cpu_count()
-        self.fingerprint = f"{graph.sha256[:16]}-{manifest.weights.sha256[:16]}"
-        self.blobs = cache_dir / self.fingerprint
         self.memory = cache_dir / "engine_choices.json"
 
     def open(self) -> Engine:
-        candidates = self._candidates()
-        if len(candidates) == 1:
-            return self._load(*candidates[0])
+        pairs = candidates(self.config)
+        if len(pairs) == 1:
+            return self._load(*pairs[0])
         choices = _read_choices(self.memory)
-        key = self._key(candidates)
+        key = self._key(pairs)
         remembered = choices.get(key, {})
         choice = (remembered.get("backend"), remembered.get("precision"))
-        if choice in candidates:
+        if choice in pairs:
             try:
                 return self._load(*choice)
             except EngineError as error:
                 log.warning("the remembered engine %s %s cannot be used, measuring again: %s", *choice, error)
-        engine, choices[key] = self._measure(candidates)
+        engine, choices[key] = self._measure(pairs)
         machine.keep(self.memory, (json.dumps(choices, indent=1) + "\n").encode())
         return engine
 
-    def _candidates(self) -> list[tuple[str, str]]:
-        """(backend, precision) pairs that the configuration allows and this machine has."""
-        if self.config.backend == "auto":
-            backends = installed()
-            if not backends:
-                raise EngineError(f"no inference engine is installed; pip install {' or '.join(BACKENDS)}")
-        else:
-            backends = {self.config.backend: BACKENDS[self.config.backend]}
-            backends[self.config.backend].version()
-        pairs = [(name, p) for name, backend in backends.items() for p in backend.precisions()]
-        fits = [pair for pair in pairs if self.config.precision in ("auto", pair[1])]
-        if not fits:
-            have = ", ".join(f"{name} {precision}" for name, precision in pairs)
-            raise EngineError(f"no engine computes in {self.config.precision} here; there is {have}")
-        return fits
-
-    def _key(self, candidates: list[tuple[str, str]]) -> str:
-        versions = ", ".join(f"{name} {BACKENDS[name].version()} {p}" for name, p in candidates)
+    def _key(self, pairs: list[tuple[str, str]]) -> str:
+        versions = ", ".join(f"{name} {BACKENDS[name].version()} {p}" for name, p in pairs)
         where = f"cpu {machine.cpu_fingerprint()}, {self.threads} threads"
-        return f"{self.manifest.name} {self.graph.size} {self.fingerprint}; {where}; {versions}"
+        files = f"{self.graph.sha256[:16]}-{self.manifest.weights.sha256[:16]}"
+        return f"{self.manifest.name} {self.graph.size} {files}; {where}; {versions}"
 
     def _load(self, backend: str, precision: str) -> Engine:
-        opened = BACKENDS[backend].open(self.model_dir / self.graph.file, precision, self.threads, self.blobs)
+        config = replace(self.config, backend=backend, precision=precision, threads=self.threads)
+        engine = self._verified(config)
+        engine._again = lambda: self._verified(config).release()
+        return engine
+
+    def _verified(self, config: EngineConfig) -> Engine:
+        opened = self.builder.open(config, self.progress)
         try:
             engine = Engine(self.manifest, self.graph, opened)
             if self.config.verify:
-                verify.check(engine, self.golden, precision)
+                self.progress("verifying")
+                try:
+                    engine.differences = verify.check(engine, self.golden, config.precision)
+                except verify.WrongValues as error:
+                    self.builder.note(config, passed=False, differences=error.differences)
+                    raise
+                self.builder.note(config, passed=True, differences=engine.differences)
         except BaseException:
             opened.close()
             raise
         return engine
 
-    def _measure(self, candidates: list[tuple[str, str]]) -> tuple[Engine, dict]:
+    def _measure(self, pairs: list[tuple[str, str]]) -> tuple[Engine, dict]:
         """The fastest of the engines that load and verify, timed in turns on the golden frame."""
         engines: dict[tuple[str, str], Engine] = {}
         refused: list[EngineError] = []
-        for backend, precision in candidates:
+        for backend, precision in pairs:
+            self.progress(f"trying {backend} {precision}")
             try:
                 engines[backend, precision] = self._load(backend, precision)
             except EngineError as error:

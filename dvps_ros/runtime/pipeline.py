@@ -13,14 +13,16 @@ import cv2
 import numpy as np
 
 from dvps_ros.config import PipelineConfig
-from dvps_ros.errors import InputError
+from dvps_ros.errors import EngineError, InputError
 from dvps_ros.geometry.depth import organised_cloud, unproject
 from dvps_ros.geometry.ground import ScaleEstimator
 from dvps_ros.geometry.pose import check_pose
 from dvps_ros.labels import VOID
 from dvps_ros.panoptic.objects import ObjectStates
 from dvps_ros.panoptic.track import Tracker, Tracks
+from dvps_ros.runtime.backends import Progress
 from dvps_ros.runtime.buffers import Buffers
+from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_inside
@@ -69,9 +71,17 @@ class DvpsPipeline:
 
     @classmethod
     def open(
-        cls, config: PipelineConfig, camera: CameraModel, *, cache_dir: Path | None = None
+        cls,
+        config: PipelineConfig,
+        camera: CameraModel,
+        *,
+        cache_dir: Path | None = None,
+        progress: Progress = quiet,
     ) -> DvpsPipeline:
         """Load the configured model for a camera and run everything once, so that no frame waits for it.
+
+        Args:
+            progress: told what is being done, often; may raise to stop it.
 
         Raises:
             EngineError: the model or the backend cannot be used.
@@ -80,8 +90,11 @@ class DvpsPipeline:
         """
         size = (camera.width, camera.height)
         model_dir = find_model(config.engine.model)
-        engine = Engine.open(model_dir, config.engine, camera_size=size, cache_dir=cache_dir)
+        engine = Engine.open(
+            model_dir, config.engine, camera_size=size, cache_dir=cache_dir, progress=progress
+        )
         try:
+            progress("rehearsing")
             rehearsal = cls(engine, config)
             for i, image in enumerate(load_golden(model_dir / engine.graph.golden).images):
                 rehearsal.process(Frame(cv2.resize(image, size), i * 100_000_000, camera))
@@ -114,7 +127,13 @@ class DvpsPipeline:
         self._follow(frame)
         image, network_image = self._preprocess(frame.image)
         lap("fit")
-        output = self.engine.run(network_image, self._preprocess.network_camera.vector)
+        try:
+            output = self.engine.run(
+                network_image, self._preprocess.network_camera.vector, _outputs_for(wanted)
+            )
+        except EngineError:
+            self._forget("engine failed")
+            raise
         output = self._without_padding(output)
         lap("engine")
         scale = self._scale.update(
@@ -226,6 +245,12 @@ class DvpsPipeline:
         segment_map = np.full_like(output.segment_map, NO_SEGMENT)
         class_map[inside], segment_map[inside] = output.class_map[inside], output.segment_map[inside]
         return replace(output, class_map=class_map, segment_map=segment_map)
+
+
+def _outputs_for(wanted: frozenset[str]) -> frozenset[str]:
+    """The graph's outputs that these of :data:`ALL_OUTPUTS` need, beside those that are always fetched."""
+    maps = {"confidence", "class_logits", "nearest"} if wanted & {"panoptic", "cloud"} else set()
+    return frozenset(maps | (wanted & {"latent"}))
 
 
 class _Laps:

@@ -11,10 +11,12 @@ import torch
 from fusion_scenes import SCENES, THINGS
 from torch import Tensor, nn
 
+from dvps_ros.config import EngineConfig
 from dvps_ros.networks import RawPrediction
 from dvps_ros.networks.fusion import Fusion
 from dvps_ros.panoptic.fuse import FusionConfig, fuse
 from dvps_ros.runtime.backends import BACKENDS, installed
+from dvps_ros.runtime.builder import quiet
 
 CONFIG = FusionConfig(slots=12)
 OUTPUTS = ("class_map", "segment_map", "nearest", "segments", "embedding")
@@ -46,13 +48,12 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("backend", "precision"), [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 )
-def test_every_engine_gives_the_ids_of_the_definition(
-    graph: Path, backend: str, precision: str, tmp_path: Path
-) -> None:
+def test_every_engine_gives_the_ids_of_the_definition(graph: Path, backend: str, precision: str) -> None:
     if backend not in installed() or precision not in BACKENDS[backend].precisions():
         pytest.skip(f"no {backend} {precision} here")
     loose = 1e-5 if precision == "fp32" else 0.02
-    engine = BACKENDS[backend].open(graph, precision, 1, tmp_path)
+    kind, config = BACKENDS[backend], EngineConfig(backend=backend, precision=precision, threads=1)
+    engine = kind.load(kind.build(graph, config, quiet), graph, config)
     for name, scene in SCENES.items():
         want = fuse(**scene, thing_ids=THINGS, config=CONFIG)
         got = {n: np.empty(s, t) for n, (t, s) in engine.outputs.items()}

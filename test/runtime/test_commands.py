@@ -42,7 +42,7 @@ def test_bench_reports_stages_and_engines(tiny_model, tmp_path):
         for spread in stages.values():
             assert 0 < spread["quartile_1"] <= spread["median"] <= spread["quartile_3"] <= spread["max"]
         assert stages["total"]["median"] > stages["host"]["median"]
-    engines = [f"{name} {p}" for name, b in installed().items() for p in b.precisions()]
+    engines = [f"{name} {p}" for name, b in installed().items() for p in b.choices()]
     assert list(report["engines_ms"]) == ["64x128", "96x96"]
     assert all(list(times) == engines for times in report["engines_ms"].values())
     assert "host" in result.output and "engines at 96x96" in result.output

@@ -12,12 +12,12 @@ import pytest
 from tiny_model import build, classifier, paint
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.errors import EngineError, InputError
+from dvps_ros.errors import DeviceError, EngineError, InputError
 from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.engine import Engine, choose_graph
 from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
 
-CHOICES = [(name, precision) for name, b in installed().items() for precision in b.precisions()]
+CHOICES = [(name, precision) for name, b in installed().items() for precision in b.choices()]
 INTRINSICS = np.array([128, 128, 63.5, 31.5], np.float32)
 
 
@@ -217,12 +217,12 @@ def test_auto_measures_again_when_its_memory_is_damaged(tiny_model, cache, caplo
 
 
 def make_wrong(monkeypatch, name):
-    class Wrong(BACKENDS[name].open):
+    class Wrong(BACKENDS[name].load):
         def run(self, feeds, results):
             super().run(feeds, results)
             results["class_logits"] *= 1.2
 
-    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], open=Wrong))
+    monkeypatch.setitem(BACKENDS, name, replace(BACKENDS[name], load=Wrong))
 
 
 def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
@@ -254,23 +254,133 @@ def test_a_read_only_cache_is_only_a_warning(tiny_model, tmp_path, caplog):
     (tmp_path / "file").write_text("")  # a file where the cache folder should be
     Engine.open(tiny_model, config("auto", "auto"), cache_dir=tmp_path / "file").close()
     assert "engine_choices.json for the next start" in caplog.text
+    assert "cannot keep the engine" in caplog.text and "each start builds it again" in caplog.text
 
 
-@pytest.mark.skipif("openvino" not in installed(), reason="openvino is not installed")
 @pytest.mark.parametrize("damage", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b[:-1] + b"\0\1"])
-def test_damaged_compiled_graph_is_made_again(tiny_model, cache, caplog, damage):
-    ask = config("openvino", "fp32")
-    Engine.open(tiny_model, ask, cache_dir=cache).close()
-    (blob,) = cache.rglob("*.blob")
-    whole = blob.read_bytes()
-    blob.write_bytes(damage(whole))
-    with Engine.open(tiny_model, ask, cache_dir=cache) as engine:
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_damaged_plan_is_built_again(tiny_model, cache, caplog, choice, damage):
+    Engine.open(tiny_model, config(*choice), cache_dir=cache).close()
+    (plan,) = cache.rglob("*.plan")
+    whole = plan.read_bytes()
+    plan.write_bytes(damage(whole))
+    with Engine.open(tiny_model, config(*choice), cache_dir=cache) as engine:
         assert engine.run(paint(64, 128, car_x=32), INTRINSICS).segments[2, 2] == 32
-    assert "damaged, compiling again" in caplog.text
-    assert len(blob.read_bytes()) == len(whole)
+    assert caplog.text.count("is damaged, building it again") == 1
+    assert len(plan.read_bytes()) == len(whole)
     caplog.clear()
-    Engine.open(tiny_model, ask, cache_dir=cache).close()
+    Engine.open(tiny_model, config(*choice), cache_dir=cache).close()
     assert not caplog.text
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_plan_is_built_once_and_again_for_each_thing_that_changes_it(
+    tiny_model, model, cache, monkeypatch, choice
+):
+    built = []
+    kind = BACKENDS[choice[0]]
+
+    def build(path, config, progress):
+        built.append(path)
+        return kind.build(path, config, progress)
+
+    monkeypatch.setitem(BACKENDS, choice[0], replace(kind, build=build))
+    for _ in range(2):
+        Engine.open(tiny_model, config(*choice), cache_dir=cache).close()
+    assert len(built) == 1
+    changes = [{"version": lambda: "1.2.3"}, {"facts": lambda config: {"processor": "another one"}}]
+    for n, change in enumerate(changes, 2):
+        monkeypatch.setitem(BACKENDS, choice[0], replace(kind, build=build, **change))
+        for _ in range(2):
+            Engine.open(tiny_model, config(*choice), cache_dir=cache).close()
+        assert len(built) == n
+    monkeypatch.setitem(BACKENDS, choice[0], replace(kind, build=build))
+    (model / "weights.bin").write_bytes((tiny_model / "weights.bin").read_bytes() + b" ")
+    trust(model)
+    Engine.open(model, config(*choice), cache_dir=cache).close()
+    assert len(built) == 4
+
+
+def test_the_golden_frames_result_lies_beside_the_plan(tiny_model, model, cache):
+    Engine.open(tiny_model, config(), cache_dir=cache).close()
+    (record,) = cache.rglob("*.json")
+    verified = json.loads(record.read_text())["notes"]["verified"]
+    assert verified["passed"] and {r["output"] for r in verified["rows"]} >= {"panoptic", "depth_m"}
+    before = record.stat().st_mtime_ns
+    with Engine.open(tiny_model, config(), cache_dir=cache) as engine:
+        assert [d.output for d in engine.differences] == [r["output"] for r in verified["rows"]]
+    assert record.stat().st_mtime_ns == before  # the same again is not written again
+    weights = np.fromfile(model / "weights.bin", np.float32)
+    (weights * 1.3).tofile(model / "weights.bin")
+    trust(model)
+    with pytest.raises(EngineError, match="computes wrong values"):
+        Engine.open(model, config(), cache_dir=cache)
+    notes = [json.loads(r.read_text())["notes"]["verified"]["passed"] for r in cache.rglob("*.json")]
+    assert sorted(notes) == [False, True]
+
+
+def test_progress_is_told_and_may_cancel(tiny_model, cache):
+    told = []
+    Engine.open(tiny_model, config(), cache_dir=cache, progress=told.append).close()
+    label = "tiny 64x128 onnxruntime fp32"
+    building = f"building {label}: optimising the graph"
+    assert told == [f"loading {label}", building, f"keeping {label}", "verifying"]
+    for stage in told[1:3]:
+        shutil.rmtree(cache)
+
+        def stop(what, stage=stage):
+            if what == stage:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            Engine.open(tiny_model, config(), cache_dir=cache, progress=stop)
+        assert [p.suffix for p in (cache / "engines").iterdir()] == [".lock"]
+        Engine.open(tiny_model, config(), cache_dir=cache).close()
+
+
+class Fragile(BACKENDS["onnxruntime"].load):
+    """Loses its device at a given run."""
+
+    runs = 0
+    lose_at = ()
+
+    def run(self, feeds, results):
+        Fragile.runs += 1
+        if Fragile.runs in Fragile.lose_at:
+            for array in results.values():
+                array.fill(7)
+            raise DeviceError("out of memory")
+        super().run(feeds, results)
+
+
+def test_a_lost_device_ends_in_a_new_engine_with_empty_memory(tiny_model, cache, monkeypatch):
+    monkeypatch.setitem(BACKENDS, "onnxruntime", replace(BACKENDS["onnxruntime"], load=Fragile))
+    monkeypatch.setattr(Fragile, "runs", 0)
+    monkeypatch.setattr(Fragile, "lose_at", (4,))  # two golden frames, then ours
+    with Engine.open(tiny_model, config(), cache_dir=cache) as engine:
+        engine.run(paint(64, 128, car_x=32), INTRINSICS)
+        with pytest.raises(EngineError, match="out of memory; the next frame begins with a new engine"):
+            engine.run(paint(64, 128, car_x=40), INTRINSICS)
+        engine.reset()
+        out = engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        assert Fragile.runs == 7  # verified again
+        assert out.segments[2, 3] == 63.5 and out.segments[2, 5] == 0  # where it is, and no past
+        Fragile.lose_at = tuple(range(8, 100))
+        for _ in range(2):
+            with pytest.raises(EngineError, match="out of memory"):
+                engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        Fragile.lose_at = ()
+        assert engine.run(paint(64, 128, car_x=32), INTRINSICS).segments[2, 3] == 47.5
+
+
+def test_only_what_is_wanted_is_fetched(tiny_model, cache):
+    with Engine.open(tiny_model, config(), cache_dir=cache) as engine:
+        out = engine.run(paint(64, 128, car_x=32), INTRINSICS, frozenset({"latent"}))
+        assert out.class_logits is None and out.nearest is None and out.confidence is None
+        assert out.latent.shape == (2, 3) and out.segments[2, 2] == 32
+        out = engine.run(paint(64, 128, car_x=40), INTRINSICS, frozenset({"class_logits"}))
+        assert out.latent is None and out.class_logits[13, 8, 12] > 2000
+        assert out.segments[2, 5] == -8  # the memory went on
 
 
 @pytest.mark.parametrize("name", list(BACKENDS))

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dvps_ros.runtime.verify import compare, table
+from dvps_ros.runtime.verify import PANOPTIC, compare, table
 
 
 def outputs(rows=((30.0, 20.0, 0.9), (60.0, 20.0, 0.8))):
@@ -50,7 +50,7 @@ def test_rows_in_another_order_are_the_same_segments():
     assert not failed(outputs(), swapped(outputs()))
     wrong = swapped(outputs())
     wrong["segment_map"] = outputs()["segment_map"]  # map and table no longer agree
-    assert failed(outputs(), wrong) == {"segment_map"}
+    assert failed(outputs(), wrong) == {"segment_map", "panoptic"}
 
 
 def test_no_segments_at_all():
@@ -75,9 +75,17 @@ def test_limits_follow_the_precision():
 def test_a_few_pixels_of_another_class():
     near = outputs()
     near["class_map"][0, 0, :2] = 5  # 2 of 128 pixels: 1.6 %
-    assert failed(outputs(), near, "fp32") == {"class_map"}
+    assert failed(outputs(), near, "fp32") == {"class_map", "panoptic"}
     assert not failed(outputs(), near, "bf16")
-    assert failed(outputs(), near | {"class_map": 1 - near["class_map"]}, "bf16") == {"class_map"}
+    assert failed(outputs(), near | {"class_map": 1 - near["class_map"]}, "bf16") == {"class_map", "panoptic"}
+
+
+def test_panoptic_agreement_is_of_class_and_segment_together():
+    near = swapped(outputs())
+    near["class_map"][0, 0, :2] = 5  # two pixels of another class, one of them
+    near["segment_map"][0, 0, 1:4] = 1  # and two more of another segment: four of 128
+    (panoptic,) = (d for d in compare(outputs(), near, "bf16") if d.output == PANOPTIC)
+    assert panoptic.value == 4 / 128 and panoptic.passed
 
 
 def test_not_a_number_never_passes():

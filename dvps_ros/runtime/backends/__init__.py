@@ -10,29 +10,44 @@ from typing import Protocol
 
 import numpy as np
 
+from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
-from dvps_ros.runtime.backends.onnxruntime import OnnxRuntime
-from dvps_ros.runtime.backends.openvino import OpenVino
+from dvps_ros.runtime.backends import onnxruntime, openvino
 
-__all__ = ["BACKENDS", "Backend", "BackendType", "installed"]
+__all__ = ["BACKENDS", "Backend", "BackendType", "Progress", "installed"]
+
+Progress = Callable[[str], None]
+"""Told what a build is doing, often; may raise to cancel it."""
 
 
 class Backend(Protocol):
-    """An opened graph. Not thread-safe: one thread at a time."""
+    """An opened graph with its memory. Not thread-safe: one thread at a time.
+
+    ``state_*`` inputs are the ``next_state_*`` outputs of the run before, all zeros at first: they stay
+    where the engine computes.
+    """
 
     description: str
-    """Library, version, precision and threads, for logs and reports."""
+    """Library, version, precision and device, for logs and reports."""
     inputs: dict[str, tuple[np.dtype, tuple[int, ...]]]
     """Type and shape of each input by name, as the graph itself says."""
     outputs: dict[str, tuple[np.dtype, tuple[int, ...]]]
 
     def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
-        """Compute every output from every input.
+        """Compute one frame.
 
         Args:
-            feeds: a C-contiguous array of the right type and shape for each input; read in place.
-            results: the same for each output; written in place. No array may be in both.
+            feeds: a C-contiguous array of the right type and shape for each input that is not a state.
+            results: the same for each output that the caller wants; written in place. No array is in both.
+
+        Raises:
+            DeviceError: the device ran out of memory or was lost; close this engine and load it again.
+            EngineError: the library failed.
         """
+        ...
+
+    def reset(self) -> None:
+        """All states zero: the next frame has no previous one."""
         ...
 
     def close(self) -> None:
@@ -42,31 +57,60 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class BackendType:
-    """How to open one kind of engine.
+    """How one kind of engine is built and loaded. ``config`` has backend, precision and threads resolved.
 
     Args:
-        open: (graph file, precision, threads, folder for what it compiles of this model) -> Backend.
         version: of the library; raises EngineError when it is not installed.
+        device: what it computes on here, for people; raises EngineError when that is missing.
         precisions: those that this machine computes in hardware.
+        automatic: those of them that the choice "auto" measures.
+        facts: what a plan depends on beside graph, weights, precision and version.
+        build: (graph file, config, progress) -> the plan.
+        load: (plan, graph file, config) -> the engine.
     """
 
-    open: Callable[[Path, str, int, Path], Backend]
     version: Callable[[], str]
+    device: Callable[[], str]
     precisions: Callable[[], tuple[str, ...]]
+    automatic: tuple[str, ...]
+    facts: Callable[[EngineConfig], dict[str, str]]
+    build: Callable[[Path, EngineConfig, Progress], bytes]
+    load: Callable[[bytes, Path, EngineConfig], Backend]
+
+    def choices(self) -> tuple[str, ...]:
+        """Precisions that "auto" measures here."""
+        return tuple(p for p in self.precisions() if p in self.automatic)
 
 
 BACKENDS: dict[str, BackendType] = {
-    "onnxruntime": BackendType(OnnxRuntime, OnnxRuntime.version, OnnxRuntime.precisions),
-    "openvino": BackendType(OpenVino, OpenVino.version, OpenVino.precisions),
+    "onnxruntime": BackendType(
+        onnxruntime.version,
+        onnxruntime.device,
+        onnxruntime.precisions,
+        ("fp32",),
+        onnxruntime.facts,
+        onnxruntime.build,
+        onnxruntime.OnnxRuntime,
+    ),
+    "openvino": BackendType(
+        openvino.version,
+        openvino.device,
+        openvino.precisions,
+        ("fp32", "bf16"),
+        openvino.facts,
+        openvino.build,
+        openvino.OpenVino,
+    ),
 }
 
 
 def installed() -> dict[str, BackendType]:
-    """The backends whose library is there, by name."""
+    """The backends whose library and device are there, by name."""
     found = {}
     for name, backend in BACKENDS.items():
         try:
             backend.version()
+            backend.device()
         except EngineError:
             continue
         found[name] = backend

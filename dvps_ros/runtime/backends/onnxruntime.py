@@ -1,83 +1,135 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime on the processor, fp32: the reference backend."""
+"""ONNX Runtime on the processor: the reference backend. Its plan is the optimised graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
+from dvps_ros.runtime import machine
+from dvps_ros.runtime.backends.host_states import HostStates
 
 _NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
     "tensor(float)": np.dtype(np.float32),
 }
+_PROVIDERS = ["CPUExecutionProvider"]
+
+
+def version() -> str:
+    """Raises EngineError when the library is not installed."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(f"backend onnxruntime: pip install onnxruntime ({error})") from error
+    return onnxruntime.__version__
+
+
+def device() -> str:
+    return "the processor"
+
+
+def precisions() -> tuple[str, ...]:
+    return ("fp32",)
+
+
+def facts(config: EngineConfig) -> dict[str, str]:
+    """The optimised graph holds layouts of this processor; the number of threads does not enter it."""
+    return {"processor": machine.cpu_fingerprint()}
+
+
+def build(path: Path, config: EngineConfig, progress: Callable[[str], None]) -> bytes:
+    """The optimised graph; large weights stay in the model folder.
+
+    Raises:
+        EngineError: the file is no graph, or one that the library does not take.
+    """
+    progress("optimising the graph")
+    with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
+        plan = Path(folder) / "optimised.onnx"
+        options = _options(config)
+        options.optimized_model_filepath = str(plan)
+        _session(path, options, str(path))
+        return plan.read_bytes()
 
 
 class OnnxRuntime:
-    """A graph in ONNX Runtime; see :class:`~dvps_ros.runtime.backends.Backend`.
+    """An optimised graph in ONNX Runtime; see :class:`~dvps_ros.runtime.backends.Backend`.
 
     Raises:
-        EngineError: the library is missing, cannot compute in ``precision``, or refuses the file.
+        EngineError: the library is missing, or refuses the plan.
     """
 
-    def __init__(self, path: Path, precision: str, threads: int, cache_dir: Path) -> None:
-        self.version()
+    def __init__(self, plan: bytes, path: Path, config: EngineConfig) -> None:
+        version()
         import onnxruntime
 
-        if precision not in self.precisions():
-            raise EngineError(f"onnxruntime: expected precision fp32, got {precision}")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Its threads spin while one run lasts (faster), not between frames, where tracking, the clouds
-        # and the middleware need the cores.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        try:
-            self._session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # the library raises a family of undocumented types
-            raise EngineError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
-        self.inputs = {i.name: self._spec(i) for i in self._session.get_inputs()}
-        self.outputs = {o.name: self._spec(o) for o in self._session.get_outputs()}
+        options = _options(config)
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        folder = str(path.resolve().parent)
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        self._session = _session(path, options, plan)
+        self.inputs = {i.name: _spec(i) for i in self._session.get_inputs()}
+        self.outputs = {o.name: _spec(o) for o in self._session.get_outputs()}
+        self._states = HostStates(self.outputs)
         self._binding = self._session.io_binding()
-        self.description = f"onnxruntime {self.version()} {precision}, {threads} threads"
-
-    @staticmethod
-    def version() -> str:
-        """Raises EngineError when the library is not installed."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise EngineError(f"backend onnxruntime: pip install onnxruntime ({error})") from error
-        return onnxruntime.__version__
-
-    @staticmethod
-    def precisions() -> tuple[str, ...]:
-        return ("fp32",)
-
-    @staticmethod
-    def _spec(node) -> tuple[np.dtype, tuple[int, ...]]:
-        if node.type not in _NUMPY_TYPES or not all(isinstance(s, int) for s in node.shape):
-            raise EngineError(
-                f"tensor {node.name}: expected uint8 or float32 of fixed shape, got {node.type} {node.shape}"
-            )
-        return _NUMPY_TYPES[node.type], tuple(node.shape)
+        self.description = f"onnxruntime {version()} {config.precision}, {config.threads} threads"
 
     def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
-        for name, array in feeds.items():
+        self._binding.clear_binding_outputs()
+        for name, array in (*feeds.items(), *self._states.feeds().items()):
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
-        for name, array in results.items():
+        for name, array in {**results, **self._states.results()}.items():
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
             raise EngineError(f"onnxruntime failed: {_first_line(error)}") from error
+        self._states.advance(results)
+
+    def reset(self) -> None:
+        self._states.reset()
 
     def close(self) -> None:
         self._session = self._binding = None
+
+
+def _options(config: EngineConfig):
+    version()
+    import onnxruntime
+
+    if config.precision not in precisions():
+        raise EngineError(f"onnxruntime: expected precision fp32, got {config.precision}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = config.threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Its threads spin while one run lasts (faster), not between frames, where tracking, the clouds
+    # and the middleware need the cores.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _session(path: Path, options, model: str | bytes):
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=_PROVIDERS)
+    except Exception as error:  # the library raises a family of undocumented types
+        raise EngineError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+
+
+def _spec(node) -> tuple[np.dtype, tuple[int, ...]]:
+    if node.type not in _NUMPY_TYPES or not all(isinstance(s, int) for s in node.shape):
+        raise EngineError(
+            f"tensor {node.name}: expected uint8 or float32 of fixed shape, got {node.type} {node.shape}"
+        )
+    return _NUMPY_TYPES[node.type], tuple(node.shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps engine``: build, list, verify and remove the engines of this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dvps_ros.config import EngineConfig, options
+
+if TYPE_CHECKING:
+    from dvps_ros.runtime.builder import Builder
+    from dvps_ros.runtime.plans import Record
+
+_OPTIONS = {o.key: o for o in options(EngineConfig)}
+
+
+def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of an engine, with the words and defaults of the configuration."""
+    flags = {"backend": "--backend", "precision": "--precision", "threads": "--threads", "model": "--model"}
+    for key, flag in flags.items():
+        option = _OPTIONS[key]
+        kind = click.Choice(option.choices) if option.choices else option.type
+        command = click.option(
+            flag, key, type=kind, default=option.default, show_default=True, help=option.description
+        )(command)
+    return click.option(
+        "--size", "sizes", multiple=True, metavar="HxW", help="Only this size; may be repeated. Default: all."
+    )(command)
+
+
+@click.group()
+def command() -> None:
+    """Build, list, verify and remove the engines of this machine.
+
+    \b
+    dvps engine build                                  # what "auto" may choose here, all sizes
+    dvps engine build --backend openvino --precision bf16 --size 384x768
+    dvps engine list
+    dvps engine verify
+    dvps engine clean                                  # what this machine cannot use any more
+    """
+
+
+@command.command()
+@engine_options
+@click.option("--force", is_flag=True, help="Build also what is there already.")
+def build(force: bool, sizes: tuple[str, ...], **values: Any) -> None:
+    """Build engines, prove each by the model's golden frames, and keep them for every later start."""
+    from dvps_ros.errors import EngineError
+
+    failed = 0
+    for builder, config in _jobs(sizes, values):
+        label = builder.label(config)
+        with _Console() as progress:
+            start = time.monotonic()
+            try:
+                there = not force and builder.kept(config) is not None
+                if not there:
+                    builder.store.remove(builder.store.plan_path(label, builder.made_of(config)))
+                text = _verify(config, progress)
+            except EngineError as error:
+                failed += 1
+                progress.done(f"{label}: {error}")
+                continue
+        what = "was there" if there else f"built in {time.monotonic() - start:.1f} s"
+        progress.done(f"{label}: {what}\n{text}")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@command.command(name="list")
+def list_() -> None:
+    """The engines that are kept, and whether this machine still uses them."""
+    store = _store()
+    records = store.records()
+    for path, record in records.items():
+        verified = record.notes.get("verified", {}).get("passed")
+        verdict = {None: "not verified", True: "verified", False: "REFUSED"}[verified]
+        state = _stale(record) or "current"
+        size = f"{record.size / (1 << 20):.1f} MiB"
+        click.echo(f"{record.label:<44}{size:>10}  {record.built}  {verdict}, {state}\n  {path}")
+    for path in store.leftovers():
+        click.echo(f"left over: {path}")
+    click.echo(f"{len(records)} engines in {store.folder}")
+
+
+@command.command()
+@engine_options
+def verify(sizes: tuple[str, ...], **values: Any) -> None:
+    """Load engines (building what is missing) and compare their golden frames, value by value."""
+    from dvps_ros.errors import EngineError
+
+    failed = 0
+    for builder, config in _jobs(sizes, values):
+        with _Console() as progress:
+            try:
+                progress.done(f"{builder.label(config)}: passed\n{_verify(config, progress)}")
+            except EngineError as error:
+                failed += 1
+                progress.done(f"{builder.label(config)}: REFUSED: {error}")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+@command.command()
+@click.option("--all", "everything", is_flag=True, help="Remove every engine, not only unusable ones.")
+def clean(everything: bool) -> None:
+    """Remove engines of another library version or device, and what killed processes left."""
+    store = _store()
+    gone = [p for p, r in store.records().items() if everything or _stale(r)]
+    freed = sum(store.remove(path) for path in (*gone, *store.leftovers()))
+    click.echo(f"{len(gone)} engines removed, {freed / (1 << 20):.1f} MiB freed")
+
+
+def _store():
+    from dvps_ros.runtime.engine import ENGINES
+    from dvps_ros.runtime.machine import cache_dir
+    from dvps_ros.runtime.plans import PlanStore
+
+    return PlanStore(cache_dir() / ENGINES)
+
+
+def _jobs(sizes: tuple[str, ...], values: dict[str, Any]) -> Iterator[tuple[Builder, EngineConfig]]:
+    """Every engine that the options stand for, backend, precision, threads and size resolved.
+
+    Raises:
+        EngineError: no such model, size, backend or precision.
+    """
+    from dvps_ros.runtime import machine
+    from dvps_ros.runtime.builder import Builder
+    from dvps_ros.runtime.engine import candidates
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+
+    config = EngineConfig(**values)
+    model_dir = find_model(config.model)
+    manifest = load_manifest(model_dir)
+    graphs = [manifest.graph_of(s) for s in sizes] or manifest.graphs
+    pairs = candidates(config)
+    for graph in graphs:
+        builder = Builder(model_dir, manifest, graph, _store())
+        for backend, precision in pairs:
+            resolved = {"backend": backend, "precision": precision, "size": graph.size}
+            threads = config.threads or machine.cpu_count()
+            yield builder, replace(config, model=str(model_dir), threads=threads, **resolved)
+
+
+def _verify(config: EngineConfig, progress: _Console) -> str:
+    """Open the engine, golden frames included; gives back their table."""
+    from dvps_ros.runtime.engine import Engine
+    from dvps_ros.runtime.verify import table
+
+    with Engine.open(config.model, replace(config, verify=True), progress=progress) as engine:
+        return table(engine.differences)
+
+
+DEVICE_FACTS = ("processor", "gpu")
+"""Facts of a plan that this machine must share; the others are options, of which each has its own plan."""
+
+
+def _stale(record: Record) -> str:
+    """Why this machine does not use a plan; empty if it does."""
+    from dvps_ros.errors import EngineError
+    from dvps_ros.runtime.backends import BACKENDS
+    from dvps_ros.runtime.builder import RECIPE
+    from dvps_ros.runtime.manifest import load_manifest
+
+    made_of = record.made_of
+    name = made_of.get("backend", "")
+    if name not in BACKENDS or made_of.get("recipe") != RECIPE:
+        return "stale: of another dvps_ros"
+    config = EngineConfig(backend=name, precision=made_of["precision"], threads=1)
+    try:
+        here = {"version": BACKENDS[name].version(), **BACKENDS[name].facts(config)}
+        manifest = load_manifest(record.notes.get("model", ""))
+    except EngineError as error:
+        return f"not usable: {error}"
+    for key in ("version", *DEVICE_FACTS):
+        if made_of.get(key) != here.get(key):
+            return f"stale: of {key} {made_of.get(key)}, here is {here.get(key)}"
+    graphs = {(g.sha256, manifest.weights.sha256) for g in manifest.graphs}
+    if (made_of["graph"], made_of["weights"]) not in graphs:
+        return "stale: the model was exported again"
+    return ""
+
+
+class _Console:
+    """A :data:`~dvps_ros.runtime.backends.Progress` with the time so far, which ctrl-C cancels cleanly."""
+
+    def __init__(self) -> None:
+        self._start, self._last, self._shown = time.monotonic(), 0.0, 0
+        self._cancelled = threading.Event()
+
+    def __enter__(self) -> _Console:
+        # Libraries call back from their own code, where an interrupt must not be raised.
+        self._before = None
+        with contextlib.suppress(ValueError):  # not the main thread
+            self._before = signal.signal(signal.SIGINT, lambda *_: self._cancelled.set())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+        if self._cancelled.is_set():
+            raise click.Abort
+
+    def __call__(self, what: str) -> None:
+        if self._cancelled.is_set():
+            raise click.Abort
+        now = time.monotonic()
+        if sys.stderr.isatty() and now - self._last > 0.1:
+            self._last = now
+            self._show(f"{now - self._start:5.1f} s  {what}")
+
+    def done(self, text: str) -> None:
+        """Print the outcome in place of the progress."""
+        self._show("")
+        click.echo(text)
+
+    def _show(self, text: str) -> None:
+        if sys.stderr.isatty():
+            text = text[:100]
+            sys.stderr.write("\r" + text.ljust(self._shown) + ("" if text else "\r"))
+            sys.stderr.flush()
+            self._shown = len(text)
