@@ -9,6 +9,7 @@ the rear axle.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -257,6 +258,12 @@ class Route:
         columns = (self._x, self._y, self._z, self._heading, self._curvature, self._grade)
         return tuple(c[i] * (1 - k) + c[j] * k for c in columns)
 
+    def beside(self, e: EgoState) -> tuple[float, float]:
+        """Metres to the left of the middle line, and radians turned to the left of its direction."""
+        x, y, _, heading, _, _ = self.point(e.s)
+        side = -(e.x - x) * math.sin(heading) + (e.y - y) * math.cos(heading)
+        return side, math.remainder(e.heading - heading, 2 * math.pi)
+
     def pose(
         self, s: float, d: float, up: float = 0.0, yaw: float = 0.0, *, upright: bool = True
     ) -> np.ndarray:
@@ -287,8 +294,17 @@ class EgoState:
     steering_rad: float
 
 
+Steer = Callable[[float, EgoState], float]
+"""(time in seconds, state) -> wanted road-wheel angle, rad, left positive."""
+
+
 class Ego:
-    """The ego vehicle: a bicycle model that keeps lane and distance, stepped at 50 Hz and remembered."""
+    """The ego vehicle: a bicycle model that keeps lane and distance, stepped at 50 Hz and remembered.
+
+    Attributes:
+        steer: who steers, by default the lane keeper. What was driven before it is replaced stays: :meth:`at`
+            has then been asked up to one step beyond its latest time.
+    """
 
     STEP_S = 0.02
 
@@ -304,6 +320,7 @@ class Ego:
         d = lane_d + offset
         yaw = heading + rng.normal() * 0.01
         steer = math.atan(WHEELBASE_M * curvature / (1 - curvature * lane_d))
+        self.steer: Steer = self._keep_lane
         self._states = [
             EgoState(EGO_START_M, x - d * math.sin(heading), y + d * math.cos(heading), yaw, speed, steer)
         ]
@@ -321,19 +338,21 @@ class Ego:
         mix = [u + (v - u) * k for u, v in zip(vars(a).values(), vars(b).values(), strict=True)]
         return EgoState(*mix)
 
-    def _step(self) -> None:
-        e, dt = self._states[-1], self.STEP_S
-        t = (len(self._states) - 1) * dt
-        x, y, _, heading, curvature, _ = self._route.point(e.s)
+    def _keep_lane(self, t: float, e: EgoState) -> float:
         phase, size = self._sway
         want = self._d + size * math.sin(0.31 * t + phase[0])
-        side = -(e.x - x) * math.sin(heading) + (e.y - y) * math.cos(heading)
+        side, turn = self._route.beside(e)
         preview = self._route.point(e.s + 0.25 * e.speed_mps + 1.0)[4]
         feed = math.atan(WHEELBASE_M * preview / max(1 - preview * want, 0.2))
         speed = max(e.speed_mps, 2.0)
-        turn = math.remainder(e.heading - heading, 2 * math.pi)
-        target = feed - 1.1 * turn - math.atan(0.55 * (side - want) / speed)
-        change = max(-0.6 * dt, min(0.6 * dt, target - e.steering_rad))
+        return feed - 1.1 * turn - math.atan(0.55 * (side - want) / speed)
+
+    def _step(self) -> None:
+        e, dt = self._states[-1], self.STEP_S
+        t = (len(self._states) - 1) * dt
+        _, _, _, heading, curvature, _ = self._route.point(e.s)
+        side, _ = self._route.beside(e)
+        change = max(-0.6 * dt, min(0.6 * dt, self.steer(t, e) - e.steering_rad))
         steer = max(-0.6, min(0.6, e.steering_rad + change))
         # Intelligent driver model (Treiber et al., 2000): headway 1.2 s, standstill gap 4 m.
         gap, other = self._leader(t, e.s)
