@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The synthetic world's truth agrees with itself: depth, poses, flow, ids, motion."""
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from dvps_ros.data.world import World, WorldConfig, demo_world, draw_camera
+from dvps_ros.data.world.driver import WanderingDriver, pursuit
+from dvps_ros.data.world.route import EgoState
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel
@@ -279,6 +284,51 @@ def test_ego_follows_a_bicycle_model():
         x, y, _, heading, _, _ = world.scene.route.at(e.s)
         side = -(e.x - x) * np.sin(heading) + (e.y - y) * np.cos(heading)
         assert abs(side - world.scene.section.lane_d(world.scene.ego_lane)) < 0.9
+
+
+def test_who_steers_the_ego_vehicle_can_be_replaced():
+    world = World(WorldConfig(seed=3, style="residential"))
+    before = world.ego.at(1.0)
+    world.ego.steer = lambda t, e: 0.1
+    states = [world.ego.at(1.0 + 0.02 * k) for k in range(100)]
+    assert states[0] == before
+    # 0.6 rad/s is the quickest that its wheels turn.
+    assert max(abs(b.steering_rad - a.steering_rad) for a, b in itertools.pairwise(states)) <= 0.012 + 1e-9
+    assert states[-1].steering_rad == pytest.approx(0.1)
+    assert states[-1].heading > before.heading
+
+
+class _Bend:
+    """A road that turns left forever around (0, radius), middle line at that radius."""
+
+    radius = 50.0
+
+    def point(self, s):
+        a = s / self.radius
+        return self.radius * np.sin(a), self.radius * (1 - np.cos(a)), 0.0, a, 1 / self.radius, 0.0
+
+    def points(self, s, d):
+        x, y, z, heading, _, _ = self.point(s)
+        return np.array([x - d * np.sin(heading), y + d * np.cos(heading), z])
+
+
+@pytest.mark.parametrize("d", (-3.0, 0.0, 2.0))
+def test_pursuit_of_a_bend_is_its_curvature_and_comes_back_to_it(d):
+    road = _Bend()
+    on_lane = EgoState(s=0.0, x=0.0, y=d, heading=0.0, speed_mps=10.0, steering_rad=0.0)
+    assert pursuit(road, on_lane, d) == pytest.approx(1 / (road.radius - d))
+    assert pursuit(road, replace(on_lane, y=d + 0.5), d) < 1 / (road.radius - d)  # too far left: turn right
+    assert pursuit(road, replace(on_lane, heading=-0.1), d) > 1 / (road.radius - d)
+
+
+def test_a_wandering_driver_leaves_the_middle_and_stays_near_the_lane():
+    sides = []
+    for seed in (3, 4, 6):
+        world = World(WorldConfig(seed=seed, traffic=0.0))
+        lane = world.scene.section.lane_d(world.scene.ego_lane)
+        world.ego.steer = WanderingDriver(world.scene.route, lane, 1.0, np.random.default_rng(seed))
+        sides += [world.scene.route.beside(world.ego.at(0.1 * k))[0] - lane for k in range(300)]
+    assert np.std(sides) > 0.3 and np.abs(sides).max() < 2.0
 
 
 def test_relight_changes_the_looks_and_nothing_of_the_street():
