@@ -180,7 +180,10 @@ def command(
         scored = Classes.of(CITYSCAPES) if classes is None or things is None else Classes(classes, things)
         source: Any = NpzPairs(npz, depth=needs_depth)
     elif dataset and gt and check:
-        return _check(LAYOUTS[dataset], gt, pred, split)
+        from dvps_ros.cli.data import tell_problems
+        from dvps_ros.data.layout import find_problems
+
+        return tell_problems(find_problems(LAYOUTS[dataset], gt, pred, split))
     elif dataset and gt and pred:
         if classes is not None or things is not None:
             raise ConfigError("--classes and --things go with --npz; a data set has its own")
@@ -245,25 +248,6 @@ def _make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"cannot write into {path}: {error.strerror}") from error
-
-
-def _check(layout: Any, gt: Path, pred: Path | None, split: str) -> None:
-    from tqdm import tqdm
-
-    from dvps_ros.data.layout import find_problems
-
-    problems = 0
-    with tqdm(unit=" frames", desc="checking") as bar:
-        for problem in find_problems(layout, gt, pred, split):
-            if problem is None:
-                bar.update()
-            else:
-                problems += 1
-                tqdm.write(problem)
-        frames = bar.n
-    if problems:
-        raise InputError(f"{problems} problems in {frames} frames")
-    click.echo(f"{frames} frames are whole and consistent")
 
 
 _worker: tuple[Any, Any] | None = None

@@ -15,6 +15,7 @@ from dvps_ros.errors import DvpsError
 COMMANDS = {
     "demo": "Run the whole ROS 2 graph on a scene or a clip, and judge what comes out.",
     "run": "Process a video, image folder, bag or drive without ROS.",
+    "data": "List, check and look at data sets.",
     "world": "Render synthetic driving sequences with exact truth.",
     "train": "Train a network from a recipe.",
     "export": "Write a trained network as a model folder that the engines load.",

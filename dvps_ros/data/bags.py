@@ -44,6 +44,7 @@ class BagSource:
         self._path = path
         self.name = path.resolve().stem
         self.unreadable = 0
+        self.problems: list[str] = []
         with self._open() as reader:
             kinds = {name: info.msgtype for name, info in reader.topics.items()}
             self.topic = _choose_topic(path, reader.topics, topic)
@@ -105,6 +106,7 @@ class BagSource:
 
     def __iter__(self) -> Iterator[Frame]:
         self.unreadable = read = 0
+        self.problems = []
         with self._open() as reader:
             try:
                 for message, time_ns in self._messages(reader, self.topic):
@@ -117,12 +119,16 @@ class BagSource:
                         frame = Frame(self._decode(message), stamp_ns, self.camera, frame_id)
                     except InputError as error:
                         self.unreadable += 1
-                        log.warning("%s: left out the image at %.3f s: %s", self.name, stamp_ns * 1e-9, error)
+                        self._tell(f"{self.name}: left out the image at {stamp_ns * 1e-9:.3f} s: {error}")
                     else:
                         yield frame
             except InputError as error:
-                log.warning("%s ends early, after %d of %d images: %s", self.name, read, self.frames, error)
+                self._tell(f"{self.name} ends early, after {read} of {self.frames} images: {error}")
         self.unreadable += self.frames - read
+
+    def _tell(self, problem: str) -> None:
+        self.problems.append(problem)
+        log.warning(problem)
 
     def truth(self, stamp_ns: int) -> None:
         return None

@@ -40,16 +40,29 @@ LABELS = CoarseLabels(
 )
 
 
+def camvid_files(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """(image, label) of a split ("train" or "val"); a label without an image is listed too.
+
+    Raises:
+        InputError: the folder is missing or holds no image.
+    """
+    images = {p.stem: p for p in sorted((root / split).glob("*")) if p.suffix in {".jpg", ".png"}}
+    if not images:
+        raise InputError(f"CamVid: expected images in {root / split}, found none")
+    labels = {p.stem: p for p in (root / f"{split}annot").glob("*.png")}
+    return [
+        (images.get(name, root / split / f"{name}.png"), root / f"{split}annot" / f"{name}.png")
+        for name in sorted(images | labels)
+    ]
+
+
 def read_camvid(root: Path, split: str) -> Iterator[Sample]:
     """Samples of one frame of a split ("train" or "val").
 
     Raises:
-        InputError: the folder is missing or holds no image, or a file is damaged.
+        InputError: the folder is missing or holds no image, or a file is missing or damaged.
     """
-    images = sorted(p for p in (root / split).glob("*") if p.suffix in {".jpg", ".png"})
-    if not images:
-        raise InputError(f"CamVid: expected images in {root / split}, found none")
-    for sample in read_coarse(((p, root / f"{split}annot" / f"{p.stem}.png") for p in images), LABELS):
+    for sample in read_coarse(camvid_files(root, split), LABELS):
         assert sample.coarse_map is not None and sample.instance_map is not None
         void = sample.coarse_map == UNLABELLED
         yield replace(

@@ -46,22 +46,18 @@ class CityscapesDvps(Layout):
     """Nineteen classes, eight of them things."""
 
     name = "cityscapes-dvps"
+    example = "000000_000000_frankfurt_000000_000294_gtFine_instanceTrainIds.png"
     space = CITYSCAPES
     things = CITYSCAPES.thing_ids
 
-    def index(self, root: Path, split: str) -> list[FrameFiles]:
+    def frames(self, root: Path, split: str) -> list[FrameFiles]:
         folder = split_folder(root, f"video_sequence/{split}", split)
-        found = [
-            FrameFiles(sequence, frame, (f["labels"],), f.get("depth"), f.get("leftImg8bit"))
-            for sequence, frame, f in files_by_frame(folder, _NAME, _kind)
-            if "labels" in f
-        ]
-        if not found:
-            raise InputError(
-                f"{folder}: found no frames named like "
-                "000000_000000_frankfurt_000000_000294_gtFine_instanceTrainIds.png"
+        return [
+            FrameFiles(
+                sequence, frame, (f["labels"],) if "labels" in f else (), f.get("depth"), f.get("leftImg8bit")
             )
-        return found
+            for sequence, frame, f in files_by_frame(folder, _NAME, _kind)
+        ]
 
     def read_labels(self, files: FrameFiles) -> tuple[np.ndarray, np.ndarray]:
         path = files.labels[0]

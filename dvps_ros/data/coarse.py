@@ -10,6 +10,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from dvps_ros.data.images import read_image
+from dvps_ros.data.layout import check_classes, check_size, read_png
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import CameraModel, Sample
@@ -43,32 +45,54 @@ def read_coarse(files: Iterable[tuple[Path, Path]], labels: CoarseLabels) -> Ite
     """One sample an (image, label) pair of files, without depth.
 
     Raises:
-        InputError: a file is missing or damaged, sizes differ, or a label id is unknown.
+        InputError: naming the file: missing or damaged, sizes differ, or a label id is unknown.
     """
     for image_path, label_path in files:
-        image = cv2.imread(str(image_path), cv2.IMREAD_COLOR)
-        coarse = cv2.imread(str(label_path), cv2.IMREAD_UNCHANGED)
-        for path, array in ((image_path, image), (label_path, coarse)):
-            if array is None:
-                raise InputError(f"cannot read {path}: it is missing or damaged")
-        if coarse.shape != image.shape[:2]:
-            raise InputError(
-                f"{label_path}: expected one channel of size {image.shape[:2]}, got {coarse.shape}"
-            )
-        unknown = (coarse >= len(labels.groups)) & (coarse != VOID)
-        if unknown.any():
-            raise InputError(
-                f"{label_path}: expected ids 0..{len(labels.groups) - 1} or {VOID}, got {coarse.max()}"
-            )
+        image, coarse = read_image(image_path), read_label(label_path, labels)
+        check_size(label_path, coarse.shape, image.shape[:2])
         h, w = coarse.shape
         yield Sample(
-            images=image[None, ..., ::-1].copy(),
+            images=image[None],
             intrinsics=CameraModel.from_fov(w, h, labels.horizontal_fov_deg).vector[None],
             source=f"{image_path.parent.name}/{image_path.stem}",
             coarse_map=coarse[None],
             coarse_groups=labels.group_ids,
             instance_map=blob_instances(coarse, labels)[None],
         )
+
+
+def read_label(path: Path, labels: CoarseLabels) -> np.ndarray:
+    """uint8 [H,W] ids of the data set.
+
+    Raises:
+        InputError: naming the file: missing, damaged, not one channel of 8 bits, or an id is unknown.
+    """
+    coarse = read_png(path)
+    if coarse.ndim != 2 or coarse.dtype != np.uint8:
+        channels = 1 if coarse.ndim == 2 else coarse.shape[2]
+        raise InputError(f"{path}: expected one channel of 8 bits, got {channels} of {coarse.dtype}")
+    check_classes(path, coarse, len(labels.groups))
+    return coarse
+
+
+def coarse_problems(files: Iterable[tuple[Path, Path]], labels: CoarseLabels) -> Iterator[str | None]:
+    """Look at every image and label.
+
+    Yields:
+        After each pair None, or a sentence naming the file that is broken, missing or inconsistent.
+    """
+    for image_path, label_path in files:
+        sizes = []
+        for path, read in (
+            (image_path, lambda path: read_image(path)),
+            (label_path, lambda path: read_label(path, labels)),
+        ):
+            try:
+                sizes.append(read(path).shape[:2])
+                check_size(path, sizes[-1], sizes[0])
+            except InputError as error:
+                yield str(error)
+        yield None
 
 
 def blob_instances(coarse: np.ndarray, labels: CoarseLabels) -> np.ndarray:

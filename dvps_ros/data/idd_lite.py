@@ -33,24 +33,37 @@ HELD_OUT_EVERY = 10
 """Every tenth sequence is for validation (the public release has no labelled test set)."""
 
 
-def read_idd_lite(root: Path, split: str) -> Iterator[Sample]:
-    """Samples of one frame; ``split`` "val" is every tenth sequence, "train" the others.
+def idd_lite_files(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """(image, label) pairs; ``split`` "val" is every tenth sequence, "train" the others. A label without an
+    image is listed too.
 
     Raises:
-        InputError: the folder is missing or holds no image, or a file is damaged.
+        InputError: the folder is missing or holds no image.
     """
-    sequences = sorted(
-        (p for p in (root / "leftImg8bit" / "train").glob("*") if p.is_dir()), key=lambda p: p.name
-    )
-    chosen = [s for i, s in enumerate(sequences) if (i % HELD_OUT_EVERY == 0) == (split == "val")]
-    files = [
-        (image, root / "gtFine" / "train" / folder.name / image.name.replace("_image.jpg", "_label.png"))
-        for folder in chosen
-        for image in sorted(folder.glob("*_image.jpg"))
+    images, labels = root / "leftImg8bit" / "train", root / "gtFine" / "train"
+    chosen = [
+        name
+        for i, name in enumerate(sorted(p.name for p in images.glob("*") if p.is_dir()))
+        if (i % HELD_OUT_EVERY == 0) == (split == "val")
     ]
+    files = []
+    for name in chosen:
+        numbers = {p.name.removesuffix("_image.jpg") for p in (images / name).glob("*_image.jpg")}
+        numbers |= {p.name.removesuffix("_label.png") for p in (labels / name).glob("*_label.png")}
+        files += [
+            (images / name / f"{number}_image.jpg", labels / name / f"{number}_label.png")
+            for number in sorted(numbers)
+        ]
     if not files:
-        raise InputError(
-            f"IDD-lite: expected images in {root / 'leftImg8bit' / 'train'}/<sequence>, found none"
-        )
-    for sample in read_coarse(files, LABELS):
+        raise InputError(f"IDD-lite: expected images in {images}/<sequence>, found none")
+    return files
+
+
+def read_idd_lite(root: Path, split: str) -> Iterator[Sample]:
+    """Samples of one frame; ``split`` as :func:`idd_lite_files`.
+
+    Raises:
+        InputError: the folder is missing or holds no image, or a file is missing or damaged.
+    """
+    for sample in read_coarse(idd_lite_files(root, split), LABELS):
         yield replace(sample, source=f"idd_lite {sample.source}")

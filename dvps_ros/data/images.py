@@ -49,6 +49,7 @@ class ImageSequence:
         self.frames = len(paths)
         self.camera = camera
         self.unreadable = 0
+        self.problems: list[str] = []
         self.stamps_ns = tuple(stamps_ns)
         self._path_of = dict(zip(stamps_ns, paths, strict=True))
         self._frame_id = frame_id
@@ -57,12 +58,13 @@ class ImageSequence:
         self.rate_hz = (len(paths) - 1) / seconds if seconds > 0 else DEFAULT_RATE_HZ
 
     def __iter__(self) -> Iterator[Frame]:
-        self.unreadable = 0
+        self.unreadable, self.problems = 0, []
         for stamp_ns, path in self._path_of.items():
             try:
                 yield Frame(read_sized(path, self.camera), stamp_ns, self.camera, self._frame_id)
             except InputError as error:
                 self.unreadable += 1
+                self.problems.append(str(error))
                 log.warning("%s: left out %s", self.name, error)
 
     def truth(self, stamp_ns: int) -> Sample | None:

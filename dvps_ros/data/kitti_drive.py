@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import datetime
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from dvps_ros.data.calibration import camera_from_kitti
-from dvps_ros.data.images import ImageSequence, image_files, read_image
+from dvps_ros.data.images import ImageSequence, image_files, read_sized
+from dvps_ros.data.kitti_velodyne import camera_from_velo, project_scan, read_scan, read_tracklets, rigid
+from dvps_ros.data.layout import read_depth, read_png
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Sample
 
@@ -18,9 +20,10 @@ from dvps_ros.types import CameraModel, Sample
 def kitti_drive(folder: Path, *, camera: CameraModel | None) -> ImageSequence:
     """The left colour camera of a KITTI raw drive (synced and rectified).
 
-    Known layouts: the original one (``image_02/data``, ``image_02/timestamps.txt``, ``calib_cam_to_cam.txt``
-    in the parent folder), and a flat one (``image_02/*.jpg``, ``timestamps_image_02.txt`` and
-    ``calib_cam_to_cam.txt`` in the drive, ``lidar_depth_02/*.png`` and ``lidar_inst_02/*.png`` as truth).
+    Known layouts: the published one (``image_02/data``, ``image_02/timestamps.txt``, ``calib_*.txt`` in the
+    parent folder; ``velodyne_points/data`` and ``tracklet_labels.xml`` as truth), and a flat one
+    (``image_02/*.jpg``, ``timestamps_image_02.txt`` and ``calib_cam_to_cam.txt`` in the drive,
+    ``lidar_depth_02/*.png`` and ``lidar_inst_02/*.png`` as truth).
 
     Raises:
         InputError: images, calibration or time stamps are missing or do not fit together.
@@ -28,23 +31,63 @@ def kitti_drive(folder: Path, *, camera: CameraModel | None) -> ImageSequence:
     images = folder / "image_02"
     paths = image_files(images)
     if camera is None:
-        file = _first_file(folder / "calib_cam_to_cam.txt", folder.resolve().parent / "calib_cam_to_cam.txt")
         try:
-            camera = camera_from_kitti(read_kitti_calibration(file), 2)
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"cannot read KITTI calibration {file}: {error!r}") from error
+            camera = camera_from_kitti(_drive_calibration(folder, "cam_to_cam"), 2)
+        except (ValueError, KeyError) as error:
+            raise InputError(f"KITTI drive {folder}: calib_cam_to_cam.txt lacks {error!r}") from error
     stamps_ns = read_kitti_stamps(_first_file(images / "timestamps.txt", folder / "timestamps_image_02.txt"))
     if len(stamps_ns) != len(paths):
         raise InputError(f"KITTI drive {folder}: {len(paths)} images but {len(stamps_ns)} time stamps")
-    has_truth = (folder / "lidar_depth_02").is_dir()
-
-    def truth(image: Path) -> Sample:
-        return _lidar_truth(folder, image, camera)
-
+    truth = None
+    if (folder / "lidar_depth_02").is_dir():
+        truth = partial(_lidar_images, folder, camera)
+    elif (folder / "velodyne_points").is_dir():
+        truth = partial(_projected_scans, DriveLidar(folder, camera))
     name = folder.resolve().name
-    return ImageSequence(
-        name, paths, stamps_ns, camera, frame_id="camera_optical", truth=truth if has_truth else None
-    )
+    return ImageSequence(name, paths, stamps_ns, camera, frame_id="camera_optical", truth=truth)
+
+
+class DriveLidar:
+    """Scans and tracklets of a drive as published, seen by its left colour camera.
+
+    Raises:
+        InputError: calibration or tracklets cannot be read.
+    """
+
+    def __init__(self, folder: Path, camera: CameraModel) -> None:
+        self.folder = folder
+        self.camera = camera
+        cameras, camera0_from_velo, velo_from_imu = (
+            _drive_calibration(folder, name) for name in ("cam_to_cam", "velo_to_cam", "imu_to_velo")
+        )
+        self.camera_from_velo = camera_from_velo(cameras, rigid(camera0_from_velo))
+        self.camera_from_imu = self.camera_from_velo @ rigid(velo_from_imu)
+        labels = folder / "tracklet_labels.xml"
+        self.tracklets = read_tracklets(labels) if labels.is_file() else None
+        """None where the drive was not annotated."""
+
+    def truth(self, frame: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Depth float32 [H,W] (m, 0 unknown) and id int32 [H,W] (-1 outside the boxes) of a frame number.
+
+        Raises:
+            InputError: the scan of this frame is missing or damaged.
+        """
+        points = read_scan(self.folder / "velodyne_points" / "data" / f"{frame:010d}.bin")
+        ids = np.full(len(points), -1, np.int32)
+        for i, tracklet in enumerate(self.tracklets or ()):
+            ids[tracklet.holds(points, frame)] = i + 1
+        depth_m, id_map = project_scan(points, ids, self.camera_from_velo, self.camera)
+        return depth_m, None if self.tracklets is None else id_map
+
+
+def _drive_calibration(folder: Path, name: str) -> dict[str, list[float]]:
+    """``calib_<name>.txt`` of the drive, or of its day."""
+    file = f"calib_{name}.txt"
+    path = _first_file(folder / file, folder.resolve().parent / file)
+    try:
+        return read_kitti_calibration(path)
+    except OSError as error:
+        raise InputError(f"cannot read KITTI calibration {path}: {error}") from error
 
 
 def _first_file(*candidates: Path) -> Path:
@@ -79,22 +122,29 @@ def read_kitti_stamps(path: Path) -> list[int]:
     return stamps
 
 
-def _lidar_truth(folder: Path, image: Path, camera: CameraModel) -> Sample:
-    """Sparse depth and object ids of LiDAR points; the id is unknown (-1) outside the annotated boxes."""
+def _lidar_images(folder: Path, camera: CameraModel, image: Path) -> Sample:
+    """Truth that was projected before: 16-bit images of depth (metres x 256) and of ids (0 none)."""
     name = f"{image.stem}.png"
-    depth = cv2.imread(str(folder / "lidar_depth_02" / name), cv2.IMREAD_UNCHANGED)
-    if depth is None:
-        raise InputError(f"cannot read LiDAR depth {folder / 'lidar_depth_02' / name}")
-    ids = cv2.imread(str(folder / "lidar_inst_02" / name), cv2.IMREAD_UNCHANGED)
+    depth_m = read_depth(folder / "lidar_depth_02" / name)
     instance = None
-    if ids is not None:
-        instance = ids.astype(np.int32)
-        instance[ids == 0] = -1
-        instance = instance[None]
+    if (folder / "lidar_inst_02").is_dir():
+        instance = read_png(folder / "lidar_inst_02" / name).astype(np.int32)
+        instance[instance == 0] = -1
+    return _sparse_sample(folder.name, image, camera, depth_m, instance)
+
+
+def _projected_scans(lidar: DriveLidar, image: Path) -> Sample:
+    return _sparse_sample(lidar.folder.name, image, lidar.camera, *lidar.truth(int(image.stem)))
+
+
+def _sparse_sample(
+    name: str, image: Path, camera: CameraModel, depth_m: np.ndarray, instance: np.ndarray | None
+) -> Sample:
+    """Sparse depth and object ids of LiDAR points; the id is unknown (-1) outside the annotated boxes."""
     return Sample(
-        read_image(image)[None],
+        read_sized(image, camera)[None],
         camera.vector[None],
-        f"{folder.name}/{image.stem}",
-        instance_map=instance,
-        depth_m=(depth.astype(np.float32) / 256.0)[None],
+        f"{name}/{image.stem}",
+        instance_map=None if instance is None else instance[None],
+        depth_m=depth_m[None],
     )

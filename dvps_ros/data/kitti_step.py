@@ -21,24 +21,18 @@ class KittiStep(Layout):
     """Nineteen classes, two of them things."""
 
     name = "kitti-step"
+    example = "0002/000000.png"
     space = CITYSCAPES
     things = (CITYSCAPES.id_of("person"), CITYSCAPES.id_of("car"))
 
-    def index(self, root: Path, split: str) -> list[FrameFiles]:
-        folder = split_folder(root, f"panoptic_maps/{split}", split)
-        images = root / "images" / split
-        found = []
-        for path in sorted(folder.glob("*/*.png")):
-            if path.stem.isdecimal():
-                image = images / path.parent.name / path.name
-                found.append(
-                    FrameFiles(
-                        path.parent.name, int(path.stem), (path,), image=image if image.is_file() else None
-                    )
-                )
-        if not found:
-            raise InputError(f"{folder}: found no frames named like 0002/000000.png")
-        return found
+    def frames(self, root: Path, split: str) -> list[FrameFiles]:
+        labels = _numbered(split_folder(root, f"panoptic_maps/{split}", split))
+        images = _numbered(root / "images" / split)
+        return [
+            FrameFiles(sequence, frame, (labels[key],) if key in labels else (), image=images.get(key))
+            for key in sorted(labels | images)
+            for sequence, frame in [key]
+        ]
 
     def read_labels(self, files: FrameFiles) -> tuple[np.ndarray, np.ndarray]:
         path = files.labels[0]
@@ -84,3 +78,8 @@ class KittiStep(Layout):
     def intrinsics(self, files: FrameFiles, height: int, width: int) -> np.ndarray:
         """KITTI's usual calibration at 375x1242, moved to the image's centre; the data set ships none."""
         return np.array([721.5377, 721.5377, (width - 1) / 2 - 10.9, (height - 1) / 2 - 14.1], np.float32)
+
+
+def _numbered(folder: Path) -> dict[tuple[str, int], Path]:
+    """(sequence, frame) -> file of ``{seq}/{frame}.png`` below a folder."""
+    return {(p.parent.name, int(p.stem)): p for p in folder.glob("*/*.png") if p.stem.isdecimal()}

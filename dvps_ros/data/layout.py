@@ -13,7 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,10 @@ _PNG_END = b"IEND\xaeB`\x82"
 
 @dataclass(frozen=True)
 class FrameFiles:
-    """The files of one frame in a tree; ``sequence`` and ``frame`` as their names say."""
+    """The files of one frame in a tree; ``sequence`` and ``frame`` as their names say.
+
+    ``labels`` is empty for a frame that is not labelled.
+    """
 
     sequence: str
     frame: int
@@ -48,11 +51,13 @@ class Layout(ABC):
     """One data set's folders, names and encodings.
 
     Args:
+        example: name of a label file, for messages.
         space: names and colours of its classes.
         things: ids of its countable classes.
     """
 
     name: str
+    example: str
     space: LabelSpace
     things: tuple[int, ...]
 
@@ -61,15 +66,26 @@ class Layout(ABC):
         return Classes.of(self.space, self.things)
 
     @abstractmethod
-    def index(self, root: Path, split: str) -> list[FrameFiles]:
-        """The annotated or predicted frames of a tree, ordered by sequence and frame.
+    def frames(self, root: Path, split: str) -> list[FrameFiles]:
+        """All frames of a tree, labelled or not, ordered by sequence and frame.
 
         ``root`` may be the data set, its split, or a folder with the same names inside.
 
         Raises:
-            InputError: nothing found, or a frame is there twice. A label file that is missing beside another
-                is found out when it is read.
+            InputError: root is no folder, or a frame is there twice. A label file that is missing beside
+                another is found out when it is read.
         """
+
+    def index(self, root: Path, split: str) -> list[FrameFiles]:
+        """The annotated or predicted frames of :meth:`frames`.
+
+        Raises:
+            InputError: as :meth:`frames`, or there are none.
+        """
+        found = [files for files in self.frames(root, split) if files.labels]
+        if not found:
+            raise InputError(f"{root}: found no frames named like {self.example} (split {split})")
+        return found
 
     @abstractmethod
     def read_labels(self, files: FrameFiles) -> tuple[np.ndarray, np.ndarray]:
@@ -221,6 +237,7 @@ def find_problems(layout: Layout, gt: Path, pred: Path | None, split: str) -> It
     try:
         truth = layout.index(gt, split)
         guess = [] if pred is None else layout.index(pred, split)
+        yield from _incomplete(layout.frames(gt, split))
     except InputError as error:
         yield str(error)
         return
@@ -234,6 +251,8 @@ def find_problems(layout: Layout, gt: Path, pred: Path | None, split: str) -> It
                 yield f"{pred}: frame {files.name} has no prediction (truth: {files.labels[0]})"
             else:
                 both.append(partner)
+                if files.depth and not partner.depth and any(f.depth for f in guess):
+                    yield f"{partner.labels[0]}: no depth file beside it, as other frames have"
         for item in both:
             for path, read in (
                 (item.labels[0], lambda item=item: layout.read_labels(item)[0]),
@@ -249,6 +268,25 @@ def find_problems(layout: Layout, gt: Path, pred: Path | None, split: str) -> It
         yield None
     for extra in predicted.values():
         yield f"{extra.labels[0]}: the truth has no such frame"
+
+
+def _incomplete(frames: list[FrameFiles]) -> Iterator[str]:
+    """What a tree lacks by its names alone: a kind of file that other frames have, and frames in between."""
+    labelled = [f for f in frames if f.labels]
+    for kind in ("image", "depth"):
+        if any(getattr(f, kind) for f in labelled):
+            for files in labelled:
+                if getattr(files, kind) is None:
+                    yield f"{files.labels[0]}: no {kind} file beside it, as other frames have"
+    for files in frames:
+        if not files.labels:
+            yield f"{files.image or files.depth}: no label file beside it, as other frames have"
+    sequences = {name: [f.frame for f in group] for name, group in groupby(frames, lambda f: f.sequence)}
+    steps = [b - a for numbers in sequences.values() for a, b in pairwise(numbers)]
+    for name, numbers in sequences.items():
+        for before, after in pairwise(numbers):
+            if after - before > min(steps):
+                yield f"sequence {name}: frames are missing between {before:06d} and {after:06d}"
 
 
 def split_folder(root: Path, *candidates: str) -> Path:

@@ -74,26 +74,16 @@ class SemkittiDvps(Layout):
     """Nineteen classes in SemanticKITTI's order, the first eight of them things."""
 
     name = "semkitti-dvps"
+    example = "000008_000000_gtFine_class.png (predictions: 000008_000000_cat.png)"
     space = SEMANTIC_KITTI
     things = SEMANTIC_KITTI.thing_ids
 
-    def index(self, root: Path, split: str) -> list[FrameFiles]:
+    def frames(self, root: Path, split: str) -> list[FrameFiles]:
         folder = split_folder(root, f"video_sequence/{split}", split)
-        found = []
-        for sequence, frame, files in files_by_frame(folder, _NAME, _kind):
-            if "class" not in files and "instance" not in files:
-                continue
-            labels = (
-                files.get("class") or _sibling(files["instance"], _CLASS_NAMES),
-                files.get("instance") or _sibling(files["class"], _INSTANCE_NAMES),
-            )
-            found.append(FrameFiles(sequence, frame, labels, files.get("depth"), files.get("leftImg8bit")))
-        if not found:
-            raise InputError(
-                f"{folder}: found no frames named like 000008_000000_gtFine_class.png (predictions: "
-                "000008_000000_cat.png)"
-            )
-        return found
+        return [
+            FrameFiles(sequence, frame, _labels(files), files.get("depth"), files.get("leftImg8bit"))
+            for sequence, frame, files in files_by_frame(folder, _NAME, _kind)
+        ]
 
     def read_labels(self, files: FrameFiles) -> tuple[np.ndarray, np.ndarray]:
         class_path, instance_path = files.labels
@@ -145,6 +135,16 @@ class SemkittiDvps(Layout):
 
     def to_project(self, class_map: np.ndarray) -> np.ndarray:
         return _TO_PROJECT[class_map]
+
+
+def _labels(files: dict[str, Path]) -> tuple[Path, ...]:
+    """Class and instance file of a frame, also where one of them is missing; nothing where both are."""
+    if "class" not in files and "instance" not in files:
+        return ()
+    return (
+        files.get("class") or _sibling(files["instance"], _CLASS_NAMES),
+        files.get("instance") or _sibling(files["class"], _INSTANCE_NAMES),
+    )
 
 
 def _sibling(path: Path, names: tuple[str, str]) -> Path:

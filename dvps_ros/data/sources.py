@@ -47,6 +47,8 @@ class FrameSource(Protocol):
     camera: CameraModel
     unreadable: int
     """Frames of the last iteration that were left out because they could not be read."""
+    problems: list[str]
+    """Of the last iteration, sentences on what could not be read."""
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -114,6 +116,7 @@ class VideoSource:
         self.rate_hz = rate if 0 < rate < 1000 else DEFAULT_RATE_HZ
         self.camera = camera_for(self.name, width, height, camera=camera, fov_deg=fov_deg)
         self.unreadable = 0
+        self.problems: list[str] = []
 
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self._path))
@@ -124,6 +127,7 @@ class VideoSource:
     def __iter__(self) -> Iterator[Frame]:
         capture = self._open()
         self.unreadable = index = 0
+        self.problems = []
         try:
             while True:
                 ok, bgr = capture.read()
@@ -136,7 +140,9 @@ class VideoSource:
             capture.release()
         if self.frames is not None and index < self.frames:
             self.unreadable = self.frames - index
-            log.warning("%s ends early: %d of %d frames could be read", self.name, index, self.frames)
+            problem = f"{self.name} ends early: {index} of {self.frames} frames could be read"
+            self.problems.append(problem)
+            log.warning(problem)
 
     def truth(self, stamp_ns: int) -> None:
         return None
@@ -170,6 +176,7 @@ class WorldSource:
         self.rate_hz = DEFAULT_RATE_HZ
         self.camera = camera or CameraModel.from_fov(*WORLD_SIZE, fov_deg or WORLD_FOV_DEG)
         self.unreadable = 0
+        self.problems: list[str] = []
         self._config = (
             DEMO
             if spec == "demo"

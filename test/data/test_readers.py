@@ -13,7 +13,9 @@ import pytest
 from dvps_ros.data.cache import read_clip, write_clip
 from dvps_ros.data.camvid import read_camvid
 from dvps_ros.data.idd_lite import read_idd_lite
+from dvps_ros.data.kitti_drive import DriveLidar
 from dvps_ros.data.kitti_raw import KittiRaw, static_flow
+from dvps_ros.data.kitti_velodyne import poses_from_oxts, project_scan, read_scan, steering_from_oxts
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel, Sample
@@ -57,13 +59,13 @@ def test_camvid_refusals(tmp_path):
         list(read_camvid(tmp_path, "val"))
     camvid_tree(tmp_path)
     write(tmp_path / "trainannot" / "a_1.png", np.full((60, 80), 12, np.uint8))
-    with pytest.raises(InputError, match="got 12"):
+    with pytest.raises(InputError, match=r"unknown classes \[12\]; expected 0 to 11"):
         list(read_camvid(tmp_path, "train"))
     write(tmp_path / "trainannot" / "a_1.png", np.zeros((60, 79), np.uint8))
-    with pytest.raises(InputError, match="expected one channel of size"):
+    with pytest.raises(InputError, match="a_1.png: expected 60x80 pixels, got 60x79"):
         list(read_camvid(tmp_path, "train"))
     (tmp_path / "trainannot" / "a_1.png").write_bytes(b"\x89PNG")
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(InputError, match="a_1.png: expected a whole PNG"):
         list(read_camvid(tmp_path, "train"))
 
 
@@ -98,7 +100,7 @@ def kitti_tree(root: Path) -> CameraModel:
     )
     poses = "".join(f"1 0 0 0 0 1 0 0 0 0 1 {t}\n" for t in range(3))
     (root / "poses_cam2.txt").write_text(poses)
-    (root / "steering.csv").write_text("frame,road_wheel_angle_rad\n0,0.1\n1,0.0\n2,-0.1\n")
+    (root / "steering.csv").write_text("frame,road_wheel_angle_rad,speed_mps\n0,0.1,4\n1,0.0,5\n2,-0.1,6\n")
     (root / "objects.csv").write_text("frame,track_id,type\n0,7,Car\n")
     return CameraModel(40, 20, 20, 20, 19.5, 9.5)
 
@@ -120,7 +122,8 @@ def test_kitti_clip_values(tmp_path):
         clip.flow_px[1, 5, 30], [(30 - 19.5) * (10 / 11 - 1), (5 - 9.5) * (10 / 11 - 1)], rtol=1e-5
     )
     assert np.isnan(clip.flow_px[1, 10, 5]).all()  # the car may move
-    assert clip.steering_rad.tolist() == pytest.approx([0.0, -0.1])
+    assert clip.steering_rad.tolist() == pytest.approx([0.0, -0.1]) and clip.speed_mps.tolist() == [5, 6]
+    assert np.diff(clip.stamps_ns).tolist() == [10**9]
 
 
 def test_kitti_refusals(tmp_path):
@@ -133,6 +136,72 @@ def test_kitti_refusals(tmp_path):
     (tmp_path / "objects.csv").unlink()
     with pytest.raises(InputError, match="cannot read poses, steering or objects"):
         KittiRaw(tmp_path)
+
+
+def published_drive(root: Path) -> Path:
+    """Two frames of 40x20 as KITTI publishes them; LiDAR and camera share axes (x forward is z)."""
+    day, drive = root / "2011_09_26", root / "2011_09_26" / "2011_09_26_drive_0001_sync"
+    for t in range(2):
+        write(drive / f"image_02/data/{t:010d}.png", np.full((20, 40, 3), 10 * t, np.uint8))
+        # Two points on one ray (the nearer counts), one inside the box at 5 m, one behind the camera.
+        points = np.float32([[10, 0, 0, 0], [20, 0, 0, 0], [5, 2, -0.2, 0], [-3, 0, 0, 0]])
+        (drive / "velodyne_points/data").mkdir(parents=True, exist_ok=True)
+        points.tofile(drive / f"velodyne_points/data/{t:010d}.bin")
+        # Heading east; 4 m further north each frame is 4 m to the left.
+        row = ["49", "8", "100", "0", "0", "0", *["0"] * 24]
+        row[0] = f"{49 + np.degrees(4 * t / 6378137.0):.12f}"
+        row[8], row[22] = "5", "0.5"
+        (drive / "oxts/data").mkdir(parents=True, exist_ok=True)
+        (drive / f"oxts/data/{t:010d}.txt").write_text(" ".join(row))
+    (drive / "image_02/timestamps.txt").write_text("".join(f"2011-09-26 13:00:0{t}.5\n" for t in range(2)))
+    (day / "calib_cam_to_cam.txt").write_text(
+        "S_rect_02: 40 20\nP_rect_02: 20 0 19.5 0 0 20 9.5 0 0 0 1 0\nR_rect_00: 1 0 0 0 1 0 0 0 1\n"
+    )
+    (day / "calib_velo_to_cam.txt").write_text("R: 0 -1 0 0 0 -1 1 0 0\nT: 0 0 0\n")
+    (day / "calib_imu_to_velo.txt").write_text("R: 1 0 0 0 1 0 0 0 1\nT: 0 0 0\n")
+    pose = "<item><tx>5</tx><ty>2</ty><tz>-1</tz><rz>1.5707963</rz></item>"
+    (drive / "tracklet_labels.xml").write_text(
+        "<s><tracklets><item><objectType>Van</objectType><h>1.5</h><w>3</w><l>1</l>"
+        f"<first_frame>1</first_frame><poses>{pose}</poses></item></tracklets></s>"
+    )
+    return drive
+
+
+def test_kitti_as_published(tmp_path):
+    drive = KittiRaw(published_drive(tmp_path))
+    clip = drive.clip(0, 2)
+    rows, columns = np.nonzero(clip.depth_m[0])
+    # u = 20 y / z + 19.5 with y to the right; rint(11.5) is 12 and rint(10.3) is 10.
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(10, 12), (10, 20)]
+    assert clip.depth_m[0, 10, 20] == 10 and clip.depth_m[0, 10, 12] == 5
+    # The box exists in frame 1 only, and is longer across (turned by 90 degrees) than along.
+    assert clip.instance_map[0].max() == -1 and clip.instance_map[1, 10, 12] == 1
+    assert clip.instance_map[1, 10, 20] == -1
+    np.testing.assert_allclose(clip.world_from_camera[1, :3, 3], [-4, 0, 0], atol=1e-3)
+    np.testing.assert_allclose(clip.steering_rad, np.arctan(2.71 * 0.1), rtol=1e-6)
+    assert clip.speed_mps.tolist() == [5, 5] and np.diff(clip.stamps_ns).tolist() == [10**9]
+    assert np.isfinite(clip.flow_px[1, 10, 20]).all() and np.isnan(clip.flow_px[1, 10, 12]).all()
+
+
+def test_kitti_without_annotation_knows_no_static_points(tmp_path):
+    folder = published_drive(tmp_path)
+    (folder / "tracklet_labels.xml").unlink()
+    clip = KittiRaw(folder).clip(0, 2)
+    assert (clip.instance_map == -1).all() and np.isnan(clip.flow_px).all() and clip.depth_m.max() == 10
+
+
+def test_every_problem_of_a_drive_is_named(tmp_path):
+    folder = published_drive(tmp_path)
+    assert list(KittiRaw(folder).problems()) == [None, None]
+    (folder / "velodyne_points/data/0000000000.bin").write_bytes(b"12345")
+    write(folder / "image_02/data/0000000001.png", np.zeros((20, 41, 3), np.uint8))
+    found = [p for p in KittiRaw(folder).problems() if p]
+    assert len(found) == 2
+    assert "0000000000.bin: expected points of 16 bytes, got 5 bytes" in found[0]
+    assert "0000000001.png: expected 20x40 pixels, got 20x41" in found[1]
+    (folder / "oxts/data/0000000001.txt").write_text("1 2 3")
+    with pytest.raises(InputError, match="0000000001.txt: expected 30 numbers, got 3"):
+        KittiRaw(folder)
 
 
 def test_static_flow_of_a_turning_camera_does_not_depend_on_depth():
@@ -221,3 +290,28 @@ def test_real_kitti_reprojects():
     there = clip.depth_m[0, pv[inside], pu[inside]]
     error = np.abs(there - expected[inside])[there > 0] / there[there > 0]
     assert np.median(error) < 0.01
+
+
+@real
+def test_real_scans_tracklets_and_oxts_give_what_was_prepared_from_them():
+    """An independent program projected the scans, drew the tracklets and integrated the poses before."""
+    folder = Path(DATA) / "kitti_0005"
+    drive, lidar = KittiRaw(folder), DriveLidar(folder, KittiRaw(folder).camera)
+    for frame in (0, 100):
+        prepared = drive.clip(frame, 1)
+        points = read_scan(folder / f"velodyne_sample/{frame:010d}.bin")
+        ids = np.full(len(points), -1, np.int32)
+        for i, tracklet in enumerate(lidar.tracklets):
+            ids[tracklet.holds(points, frame)] = i + 1
+        depth, id_map = project_scan(points, ids, lidar.camera_from_velo, lidar.camera)
+        known = depth > 0
+        assert (known == (prepared.depth_m[0] > 0)).all()
+        np.testing.assert_allclose(depth[known], prepared.depth_m[0][known], atol=1 / 256)
+        objects = (id_map > 0) | (prepared.instance_map[0] > 0)
+        assert (id_map == prepared.instance_map[0])[objects].mean() > 0.95
+    oxts = np.loadtxt(folder / "oxts/oxts_all.txt")
+    poses = poses_from_oxts(oxts, np.linalg.inv(lidar.camera_from_imu))
+    np.testing.assert_allclose(poses, drive.world_from_camera, atol=2e-3)
+    steering, speed = steering_from_oxts(oxts)
+    np.testing.assert_allclose(steering, drive.steering_rad, atol=1e-5)
+    np.testing.assert_allclose(speed, drive.speed_mps, atol=1e-4)
