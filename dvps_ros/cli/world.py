@@ -3,21 +3,135 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
+
+LAYOUT_NAMES = ("cityscapes-dvps", "semkitti-dvps", "kitti-step", "mcap")
+LEAST_PX, MOST_PX = 16, 8192
+AHEAD = 2
+"""Frames that are rendered while an earlier one is still being written."""
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One drive to render, with all that a worker process needs to know."""
+
+    world: Any
+    """WorldConfig."""
+    camera: Any
+    """CameraModel."""
+    frames: int
+    rate_hz: float
+    layout: str
+    out: Path
+    split: str
+    images: str
+
+    def refuse_existing(self) -> None:
+        """Before anything is rendered.
+
+        Raises:
+            ConfigError: it is there already.
+        """
+        from dvps_ros.data.world.files import truth_folder
+        from dvps_ros.errors import ConfigError
+
+        place = (
+            self.out / self.name if self.layout == "mcap" else truth_folder(self.out, self.split, self.name)
+        )
+        if place.exists():
+            raise ConfigError(f"{place} exists already: remove it, or choose another --out or --seed")
+
+    @property
+    def name(self) -> str:
+        return f"{self.world.seed:06d}"
+
+    def write(self, on_frame: Callable[[], object]) -> None:
+        """Render and write it; writing goes on in this thread while another one renders.
+
+        Raises:
+            ConfigError: what is to be written is there already.
+            InputError: the folder cannot be written, or there are more objects than the layout can number.
+        """
+        from dvps_ros.data.layouts import LAYOUTS
+        from dvps_ros.data.world import World
+        from dvps_ros.data.world.files import ahead, write_sequence
+
+        world = World(self.world)
+        drive = world.frames(self.camera, rate_hz=self.rate_hz, scene_flow=True)
+        mount = world.base_from_camera
+        with ahead(itertools.islice(drive, self.frames), AHEAD) as rendered:
+            shown = _each(rendered, on_frame)
+            if self.layout == "mcap":
+                from dvps_ros.cli.graph import share_file
+                from dvps_ros.ros.world_bag import write_bag
+
+                write_bag(
+                    shown,
+                    self.out / self.name,
+                    self.camera,
+                    rate_hz=self.rate_hz,
+                    base_from_camera=mount,
+                    messages=share_file("msg/LabelSpace.msg").parent,
+                    images=self.images,
+                )
+            else:
+                write_sequence(
+                    shown,
+                    LAYOUTS[self.layout],
+                    self.out,
+                    split=self.split,
+                    sequence=self.name,
+                    rate_hz=self.rate_hz,
+                    base_from_camera=mount,
+                )
+
+
+def _each(samples, on_frame):  # type: ignore[no-untyped-def]
+    for sample in samples:
+        yield sample
+        on_frame()
+
+
+_done: Any = None
+"""In a worker process: the count of frames that all workers have written."""
+
+
+def _begin(done: Any) -> None:
+    global _done
+    _done = done
+
+
+def _count() -> None:
+    with _done.get_lock():
+        _done.value += 1
+
+
+def _work(sequence: Sequence) -> None:
+    sequence.write(_count)
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
     height, x, width = value.lower().partition("x")
-    if not x or not height.isdigit() or not width.isdigit() or not int(height) or not int(width):
+    if not x or not height.isdigit() or not width.isdigit():
         raise click.BadParameter(f"expected HEIGHTxWIDTH such as 512x1024, got {value}")
+    if not all(LEAST_PX <= int(n) <= MOST_PX for n in (height, width)):
+        raise click.BadParameter(f"expected {LEAST_PX} to {MOST_PX} pixels each way, got {value}")
     return int(height), int(width)
 
 
 @click.command(
     epilog="Examples:  dvps world --seed 7 --frames 120 --size 512x1024 --out out/world   |   "
-    "dvps world --layout kitti-step --size 375x1242 --sequences 4 --style residential"
+    "dvps world --layout kitti-step --size 375x1242 --sequences 4 --style residential   |   "
+    "dvps world --layout mcap --seed 3 --images jpeg"
 )
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first sequence."
@@ -37,26 +151,43 @@ def _size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
 )
 @click.option(
     "--layout",
-    type=click.Choice(["cityscapes-dvps", "semkitti-dvps", "kitti-step"]),
+    type=click.Choice(LAYOUT_NAMES),
     default="cityscapes-dvps",
     show_default=True,
-    help="Names and encodings of the files.",
+    help="Names and encodings of the files; mcap: one ROS 2 bag a sequence, with the truth as topics.",
 )
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("out/world"),
     show_default=True,
-    help="Folder for the sequences.",
+    help="Folder for the sequences; those in it are kept, and not written over.",
 )
-@click.option("--split", default="train", show_default=True, help="Split that the sequences become.")
+@click.option(
+    "--split", default="train", show_default=True, help="Split that the sequences become (not mcap)."
+)
+@click.option(
+    "--images",
+    type=click.Choice(["raw", "jpeg", "png"]),
+    default="raw",
+    show_default=True,
+    help="mcap: Image messages, or CompressedImage messages of this kind.",
+)
 @click.option(
     "--style", default="auto", show_default=True, help="auto, residential, city, avenue, highway, rural."
 )
 @click.option(
-    "--weather", default="auto", show_default=True, help="auto, clear, haze, overcast, rain, fog, ..."
+    "--weather",
+    default="auto",
+    show_default=True,
+    help="auto, clear, haze, overcast, rain, fog, low_sun, dusk.",
 )
 @click.option("--clean", is_flag=True, help="No noise, blur or colour cast.")
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    help="Sequences rendered at a time, each in a process.  [default: one a processor]",
+)
 def command(
     seed: int,
     frames: int,
@@ -67,49 +198,61 @@ def command(
     layout: str,
     out: Path,
     split: str,
+    images: str,
     style: str,
     weather: str,
     clean: bool,
+    jobs: int | None,
 ) -> None:
     """Render street scenes with the truth of every pixel: classes, ids, depth, flow, motion, poses, steering.
 
     The same options give the same files. What the layout has no place for lies in truth/ (docs/world.md).
     """
-    import itertools
     import time
 
     from tqdm import tqdm
 
-    from dvps_ros.data.layouts import LAYOUTS
+    from dvps_ros.cli.results import require
     from dvps_ros.data.world import World, WorldConfig
-    from dvps_ros.data.world.files import write_sequence
     from dvps_ros.types import CameraModel
 
+    if layout == "mcap":
+        require("rosbags")
     camera = CameraModel.from_fov(size[1], size[0], fov_deg)
-    worlds = [
-        World(WorldConfig(seed=seed + k, style=style, weather=weather, effects=not clean))
-        for k in range(sequences)
+    configs = [
+        WorldConfig(seed=seed + k, style=style, weather=weather, effects=not clean) for k in range(sequences)
     ]
+    World(configs[0])  # a wrong style or weather is said before any process is started
+    todo = [Sequence(c, camera, frames, rate_hz, layout, out, split, images) for c in configs]
+    for sequence in todo:
+        sequence.refuse_existing()
+    jobs = min(sequences, jobs or len(os.sched_getaffinity(0)))
     start = time.monotonic()
     with tqdm(total=frames * sequences, unit="frame", desc="rendering") as bar:
-        for k, world in enumerate(worlds):
-            drive = itertools.islice(world.frames(camera, rate_hz=rate_hz, scene_flow=True), frames)
-
-            def shown(drive=drive):
-                for sample in drive:
-                    yield sample
-                    bar.update()
-
-            write_sequence(
-                shown(),
-                LAYOUTS[layout],
-                out,
-                split=split,
-                sequence=f"{seed + k:06d}",
-                rate_hz=rate_hz,
-                base_from_camera=world.base_from_camera,
-            )
+        if jobs == 1:
+            for sequence in todo:
+                sequence.write(bar.update)
+        else:
+            _in_processes(todo, jobs, bar)
     rate = frames * sequences / (time.monotonic() - start)
     click.echo(
         f"{sequences} sequence(s) of {frames} frames in {out} at {rate:.1f} frames/s, written as {layout}"
     )
+
+
+def _in_processes(todo: list[Sequence], jobs: int, bar: Any) -> None:
+    # Started afresh: a fork would take over threads and locks of this process.
+    context = multiprocessing.get_context("spawn")
+    done = context.Value("q", 0)
+    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(done,)) as pool:
+        pending = {pool.submit(_work, sequence) for sequence in todo}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                if done.value > bar.n:
+                    bar.update(done.value - bar.n)
+                for future in finished:
+                    future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

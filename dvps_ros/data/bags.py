@@ -14,13 +14,24 @@ import numpy as np
 from dvps_ros.data.calibration import camera_for, camera_from_info
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
 from dvps_ros.errors import InputError
-from dvps_ros.types import CameraModel, Frame
+from dvps_ros.types import CameraModel, Frame, Sample
 
 log = logging.getLogger(__name__)
 
 RAW = "sensor_msgs/msg/Image"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 INFO = "sensor_msgs/msg/CameraInfo"
+TRUTH = "/truth/output"
+"""Below it lies the truth that ``dvps world --layout mcap`` records (docs/world.md)."""
+_TRUTH_MAPS: dict[str, tuple[str, Any, int]] = {
+    "class_map": ("semantic", np.uint8, 1),
+    "instance_map": ("instance", np.uint16, 1),
+    "depth_m": ("depth", np.float32, 1),
+    "flow_px": ("flow", np.float32, 2),
+    "scene_flow_m": ("scene_flow", np.float32, 3),
+    "moving": ("moving", np.uint8, 1),
+}
+"""Field of Sample -> topic, pixel type and channels."""
 
 
 class BagSource:
@@ -51,6 +62,7 @@ class BagSource:
             self._kind = kinds[self.topic]
             info_topic = _info_topic(self.topic, kinds)
             self.frames = reader.topics[self.topic].msgcount
+            self._has_truth = all(f"{TRUTH}/{name}" in kinds for name, _, _ in _TRUTH_MAPS.values())
             seconds = reader.duration * 1e-9
             image = self._first_image(reader)
             if camera is None and fov_deg is None and info_topic is not None:
@@ -130,8 +142,42 @@ class BagSource:
         self.problems.append(problem)
         log.warning(problem)
 
-    def truth(self, stamp_ns: int) -> None:
-        return None
+    def truth(self, stamp_ns: int) -> Sample | None:
+        """What a bag of ``dvps world`` holds about the image that was recorded at its own stamp."""
+        if not self._has_truth:
+            return None
+        topics = {f"{TRUTH}/{name}": field for field, (name, _, _) in _TRUTH_MAPS.items()}
+        messages: dict[str, Any] = {}
+        with self._open() as reader:
+            wanted = [c for c in reader.connections if c.topic in topics or c.topic == self.topic]
+            for connection, _, raw in reader.messages(wanted, start=stamp_ns, stop=stamp_ns + 1):
+                messages[connection.topic] = reader.deserialize(raw, connection.msgtype)
+        if set(messages) != {*topics, self.topic}:
+            return None
+        maps = {
+            field: _pixels(messages[f"{TRUTH}/{name}"], dtype, channels)[None]
+            for field, (name, dtype, channels) in _TRUTH_MAPS.items()
+        }
+        maps["instance_map"] = maps["instance_map"].astype(np.int32)
+        maps["depth_m"] = np.where(np.isfinite(maps["depth_m"]), maps["depth_m"], np.float32(0))
+        return Sample(
+            images=self._decode(messages[self.topic])[None],
+            intrinsics=self.camera.vector[None],
+            source=f"{self.name} at {stamp_ns * 1e-9:.3f} s",
+            **maps,
+        )
+
+
+def _pixels(message: Any, dtype: Any, channels: int) -> np.ndarray:
+    shape = (message.height, message.width) if channels == 1 else (message.height, message.width, channels)
+    order = np.dtype(dtype).newbyteorder(">" if message.is_bigendian else "<")
+    try:
+        return message.data.view(order).reshape(shape).astype(dtype)
+    except ValueError as error:
+        raise InputError(
+            f"truth image: expected {message.height}x{message.width} pixels of {channels} {np.dtype(dtype)}, "
+            f"got {len(message.data)} bytes of {message.encoding}"
+        ) from error
 
 
 def _base(topic: str) -> str:

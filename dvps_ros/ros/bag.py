@@ -70,6 +70,24 @@ def typestore(names: Collection[str]) -> Any:
     return store
 
 
+def typestore_of_files(folder: Path) -> Any:
+    """A rosbags type store with the standard messages and those of a folder's .msg files, without ROS.
+
+    Args:
+        folder: the ``msg`` folder of this package.
+
+    Raises:
+        ConfigError: it holds no message definition.
+    """
+    files = sorted(folder.glob("*.msg"))
+    if not files:
+        raise ConfigError(f"{folder} holds no .msg files: install the package again")
+    store = get_typestore(Stores.ROS2_KILTED)
+    for file in files:
+        store.register(get_types_from_msg(file.read_text(), f"dvps_ros/msg/{file.stem}"))
+    return store
+
+
 class DiskFull(DvpsError):
     """Recording stopped before the disk was full."""
 
@@ -80,15 +98,17 @@ class BagWriter:
     Args:
         path: the folder to make; must not exist.
         min_free_mib: writing stops when less than this is left on the disk.
+        store: the type definitions; None takes those of the installed message classes.
 
     Raises:
         ConfigError: the folder exists already, or cannot be made.
     """
 
-    def __init__(self, path: str | Path, *, min_free_mib: int = 200) -> None:
+    def __init__(self, path: str | Path, *, min_free_mib: int = 200, store: Any | None = None) -> None:
         self.path = Path(path).expanduser().resolve()
         self.counts: Counter[str] = Counter()
         self._min_free = min_free_mib << 20
+        self.store = store
         if self.path.exists():
             raise ConfigError(f"{self.path} exists already: move it away, or choose another output")
         # The bag's file carries the name of its folder, so the temporary part is a folder around it.
@@ -107,17 +127,17 @@ class BagWriter:
         """Make room for a topic.
 
         Args:
-            profile: the rclpy QoSProfile that players shall use.
+            profile: the rclpy QoSProfile (or rosbags Qos) that players shall use.
 
         Raises:
             ConfigError: the type is not installed.
         """
-        offered = [] if profile is None else [_qos(profile)]
+        offered = [] if profile is None else [profile if isinstance(profile, Qos) else _qos(profile)]
         self._connections[topic] = self._writer.add_connection(
-            topic, kind, typestore=typestore([kind]), offered_qos_profiles=offered
+            topic, kind, typestore=self.store or typestore([kind]), offered_qos_profiles=offered
         )
 
-    def write(self, topic: str, stamp_ns: int, data: bytes) -> None:
+    def write(self, topic: str, stamp_ns: int, data: bytes | memoryview) -> None:
         """Append a serialised message.
 
         Raises:
@@ -135,6 +155,11 @@ class BagWriter:
             self._torn = True
             raise DiskFull(f"{self.path}: cannot be written to any further: {error}") from error
         self.counts[topic] += 1
+
+    def discard(self) -> None:
+        """End without a bag: what was written is removed."""
+        self._writer.abort()
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def close(self) -> bool:
         """Finish the bag and move it to its place.

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dvps_ros.data.layout import Layout
 from dvps_ros.data.semkitti_dvps import SemkittiDvps
-from dvps_ros.errors import InputError
+from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import Sample
 
@@ -39,6 +43,11 @@ def from_project(layout: Layout) -> np.ndarray:
     return table
 
 
+def truth_folder(root: Path, split: str, sequence: str) -> Path:
+    """Where the truth of a sequence lies that the layout has no place for."""
+    return root / "truth" / split / sequence
+
+
 def write_sequence(
     frames: Iterable[Sample],
     layout: Layout,
@@ -58,18 +67,21 @@ def write_sequence(
         Number of frames written.
 
     Raises:
+        ConfigError: the sequence is there already.
         InputError: the folder cannot be written, or there are more objects than the layout can number.
     """
     table = from_project(layout)
     is_thing = layout.classes.is_thing
     numbers = np.zeros(1, np.int32)
     rows: list[list[float]] = []
-    truth = root / "truth" / split / sequence
+    truth = truth_folder(root, split, sequence)
+    if truth.exists():
+        raise ConfigError(f"{truth} exists already: remove that sequence, or write to another folder")
     try:
-        truth.mkdir(parents=True, exist_ok=True)
+        truth.mkdir(parents=True)
         for index, sample in enumerate(frames):
             ids = sample.instance_map[0]
-            numbers = _renumber(numbers, ids)
+            numbers = renumber(numbers, ids)
             class_map = table[sample.class_map[0]]
             instance_map = np.where(is_thing[class_map], numbers[ids], 0).astype(np.int32)
             maps = {"class_map": class_map, "instance_map": instance_map, "image": sample.images[0]}
@@ -106,12 +118,60 @@ def write_sequence(
             writer.writerows(rows)
         os.replace(temporary, table_file)
     except OSError as error:
-        raise InputError(f"cannot write the sequence {root}: {error}") from error
+        raise InputError(
+            f"cannot write sequence {sequence}, which is left unfinished: {error}; "
+            "make room, or choose another --out"
+        ) from error
     return len(rows)
 
 
-def _renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Extend the table id -> number by ids that are seen for the first time."""
+@contextmanager
+def ahead(items: Iterable[Any], count: int) -> Iterator[Iterator[Any]]:
+    """Another thread goes through ``items``, up to ``count`` ahead of who takes them here, in the same order.
+
+    What ``items`` raises is raised here.
+    """
+    waiting: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(count)
+    end, stopped = object(), threading.Event()
+
+    def hand_over(item: Any, error: BaseException | None = None) -> bool:
+        while not stopped.is_set():
+            try:
+                waiting.put((item, error), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for item in items:
+                if not hand_over(item):
+                    return
+            hand_over(end)
+        except BaseException as error:
+            hand_over(end, error)
+
+    def take() -> Iterator[Any]:
+        while True:
+            item, error = waiting.get()
+            if error is not None:
+                raise error
+            if item is end:
+                return
+            yield item
+
+    thread = threading.Thread(target=work, name="world", daemon=True)
+    thread.start()
+    try:
+        yield take()
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Extend the table id -> number (int32, 0 for ids not seen) by ids that are seen for the first time."""
     top = int(ids.max())
     if top >= len(numbers):
         numbers = np.concatenate([numbers, np.zeros(top + 1 - len(numbers), np.int32)])
