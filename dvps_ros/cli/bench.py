@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
 
 
@@ -24,7 +25,8 @@ class _CameraSize(click.ParamType):
         return int(match[1]), int(match[2])
 
 
-@click.command()
+@click.group(invoke_without_command=True)
+@click.pass_context
 @pipeline_options
 @click.option(
     "--camera",
@@ -39,6 +41,7 @@ class _CameraSize(click.ParamType):
 @click.option("--engines/--no-engines", default=True, help="Compare all installed engines as well.")
 @click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
 def command(
+    ctx: click.Context,
     model: str,
     backend: str,
     camera_height_m: float,
@@ -56,7 +59,10 @@ def command(
     dvps bench
     dvps bench --camera 640x480 --camera 1920x1080 --json bench.json
     dvps bench --model lite --backend openvino --no-engines
+    dvps bench eval
     """
+    if ctx.invoked_subcommand is not None:
+        return
     import os
 
     from dvps_ros.cli.results import commit, machine_facts, write_report
@@ -83,6 +89,9 @@ def command(
     if json_path is not None:
         write_report(json_path, report)
         click.echo(f"\nwritten to {json_path}")
+
+
+command.add_command(eval_command)
 
 
 def _spread(times_ms: list[float]) -> dict[str, float]:
