@@ -166,14 +166,32 @@ class EngineConfig:
     backend: str = option(
         "auto",
         "Inference engine; auto measures the installed ones at the first start and remembers the fastest.",
-        choices=("auto", "openvino", "onnxruntime"),
+        choices=("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"),
     )
     precision: str = option(
         "auto",
-        "Arithmetic of the engine; auto lets the measurement choose among those the processor has.",
-        choices=("auto", "fp32", "bf16"),
+        "Arithmetic of the engine; auto lets the measurement choose among those the machine has.",
+        choices=("auto", "fp32", "tf32", "fp16", "bf16", "int8", "fp8"),
     )
     threads: int = option(0, "Processor threads of the engine; 0 takes all cores.", low=0, high=256)
+    workspace_mib: int = option(
+        0,
+        "TensorRT: most scratch memory of the GPU, MiB; 0 takes what there is.",
+        low=0,
+        high=1 << 20,
+    )
+    dla_core: int = option(
+        -1, "TensorRT on Jetson: run on this DLA core, the GPU doing what it cannot; -1: GPU.", low=-1, high=3
+    )
+    version_compatible: bool = option(
+        False, "TensorRT: an engine for all versions of the same major version; slower, larger."
+    )
+    hardware_compatible: bool = option(
+        False, "TensorRT: an engine for every GPU from Ampere (sm_80) on; slower."
+    )
+    target: str = option(
+        "", "TensorRT-RTX: build for this GPU generation, such as sm_89, on any machine; empty: the GPU here."
+    )
     verify: bool = option(
         True, "Run the model's golden frames through the engine at start-up; refuse a wrong one."
     )

@@ -35,7 +35,8 @@ ARGUMENTS = {
 PARAMETERS = {
     "image_transport": ("image_transport", str, "raw or compressed."),
     "model": ("engine.model", str, "Model name, or a directory with a manifest.json."),
-    "backend": ("engine.backend", str, "Inference engine: auto, openvino, onnxruntime."),
+    "precision": ("engine.precision", str, "Arithmetic of the engine: auto, fp32, fp16, bf16, int8, ..."),
+    "backend": ("engine.backend", str, "Inference engine: auto, openvino, onnxruntime, tensorrt, ..."),
     "camera_height": ("scale.camera_height_m", float, "Height of the camera over the road, metres."),
     "horizontal_fov": ("horizontal_fov_deg", float, "Degrees, of a camera without CameraInfo."),
 }

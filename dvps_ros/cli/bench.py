@@ -151,7 +151,7 @@ def _engines(model: str, threads: int, rounds: int) -> dict[str, dict[str, list[
         opened: dict[str, Engine] = {}
         try:
             for name, kind in installed().items():
-                for precision in kind.choices():
+                for precision in kind.choices(EngineConfig()):
                     config = EngineConfig(size=graph.size, backend=name, precision=precision, threads=threads)
                     try:
                         opened[f"{name} {precision}"] = Engine.open(model_dir, config)

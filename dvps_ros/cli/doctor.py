@@ -12,10 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dvps_ros.errors import EngineError
+
+if TYPE_CHECKING:
+    from dvps_ros.runtime.backends import BackendType
 
 MIB = 1 << 20
 LIBRARIES = ("numpy", "scipy", "numba", "opencv-python-headless", "PyYAML", "click", "tqdm", "psutil")
@@ -172,14 +176,26 @@ def check_machine() -> Iterator[Finding]:
 
 def check_engines() -> Iterator[Finding]:
     """The inference libraries."""
+    from dvps_ros.config import EngineConfig
     from dvps_ros.runtime.backends import BACKENDS, installed
 
     found = installed()
     for name, backend in found.items():
-        yield Finding(f"{name} {backend.version()}, computes in {' and '.join(backend.precisions())}")
+        yield Finding(
+            f"{name} {backend.version()}, computes in {' and '.join(backend.precisions(EngineConfig()))}"
+        )
     for name in BACKENDS.keys() - found.keys():
-        remedy = f"pip install {name}"
-        yield Finding(f"{name} is not installed", remedy, not found)
+        yield Finding(f"{name} cannot be used here", _remedy(BACKENDS[name]), not found)
+
+
+def _remedy(kind: BackendType) -> str:
+    """What a backend says that it lacks."""
+    try:
+        kind.version()
+        kind.device()
+    except EngineError as error:
+        return str(error)
+    raise AssertionError("it lacks nothing")
 
 
 def check_models(only: str | None) -> Iterator[Finding]:
@@ -217,7 +233,7 @@ def _check_graph(folder: Path, name: str, size: str) -> Iterator[Finding]:
     failed: list[str] = []
     passed: list[str] = []
     for backend, kind in installed().items():
-        for precision in kind.choices():
+        for precision in kind.choices(EngineConfig()):
             config = EngineConfig(size=size, backend=backend, precision=precision)
             try:
                 Engine.open(folder, config).close()

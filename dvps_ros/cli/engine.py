@@ -20,17 +20,21 @@ if TYPE_CHECKING:
     from dvps_ros.runtime.builder import Builder
     from dvps_ros.runtime.plans import Record
 
-_OPTIONS = {o.key: o for o in options(EngineConfig)}
+_OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify")}
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of an engine, with the words and defaults of the configuration."""
-    flags = {"backend": "--backend", "precision": "--precision", "threads": "--threads", "model": "--model"}
-    for key, flag in flags.items():
-        option = _OPTIONS[key]
+    for option in reversed(_OPTIONS.values()):
+        flag = f"--{option.key.replace('_', '-')}"
         kind = click.Choice(option.choices) if option.choices else option.type
         command = click.option(
-            flag, key, type=kind, default=option.default, show_default=True, help=option.description
+            f"{flag}/--no-{flag[2:]}" if option.type is bool else flag,
+            option.key,
+            type=kind,
+            default=option.default,
+            show_default=option.default != "",
+            help=option.description,
         )(command)
     return click.option(
         "--size", "sizes", multiple=True, metavar="HxW", help="Only this size; may be repeated. Default: all."
@@ -44,6 +48,8 @@ def command() -> None:
     \b
     dvps engine build                                  # what "auto" may choose here, all sizes
     dvps engine build --backend openvino --precision bf16 --size 384x768
+    dvps engine build --backend tensorrt --precision fp16        # on a machine with an NVIDIA GPU
+    dvps engine build --backend tensorrt_rtx --precision fp16 --target sm_89   # for one, on any machine
     dvps engine list
     dvps engine verify
     dvps engine clean                                  # what this machine cannot use any more
@@ -66,7 +72,12 @@ def build(force: bool, sizes: tuple[str, ...], **values: Any) -> None:
                 there = not force and builder.kept(config) is not None
                 if not there:
                     builder.store.remove(builder.store.plan_path(label, builder.made_of(config)))
-                text = _verify(config, progress)
+                if config.target:
+                    if not there:
+                        builder.build(config, progress)
+                    text = f"not verified here: it is for {config.target}; every start there verifies it"
+                else:
+                    text = _verify(config, progress)
             except EngineError as error:
                 failed += 1
                 progress.done(f"{label}: {error}")
@@ -177,7 +188,11 @@ def _stale(record: Record) -> str:
     name = made_of.get("backend", "")
     if name not in BACKENDS or made_of.get("recipe") != RECIPE:
         return "stale: of another dvps_ros"
-    config = EngineConfig(backend=name, precision=made_of["precision"], threads=1)
+    config = replace(
+        EngineConfig(backend=name, precision=made_of["precision"], threads=1),
+        version_compatible="version_compatible=True" in made_of.get("options", ""),
+        hardware_compatible="hardware_compatible=True" in made_of.get("options", ""),
+    )
     try:
         here = {"version": BACKENDS[name].version(), **BACKENDS[name].facts(config)}
         manifest = load_manifest(record.notes.get("model", ""))

@@ -151,7 +151,7 @@ def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Gol
     """
     height, width = frames.images.shape[1:3]
     config = EngineConfig(backend="onnxruntime", precision="fp32", threads=torch.get_num_threads())
-    runtime = onnxruntime.OnnxRuntime(onnxruntime.build(path, config, quiet), path, config)
+    runtime = onnxruntime.OnnxRuntime(onnxruntime.build(path, config, quiet, path.parent), path, config)
     state = [np.zeros(s.sizes(height, width), np.float32) for s in graph.state]
     feeds = {"intrinsics": frames.intrinsics[None]}
     for image in frames.images:

@@ -91,7 +91,10 @@ class Builder:
             log.info("building the engine %s", label)
             start = time.perf_counter()
             plan = BACKENDS[config.backend].build(
-                self._path, config, lambda what: progress(f"building {label}: {what}")
+                self._path,
+                config,
+                lambda what: progress(f"building {label}: {what}"),
+                self.store.folder,
             )
             progress(f"keeping {label}")  # the last moment to cancel
             try:

@@ -83,6 +83,10 @@ class Engine:
         Raises:
             EngineError: the model or the backend cannot be used, or the engine's values are wrong.
         """
+        if config.target:
+            raise EngineError(
+                f"engine.target: {config.target} is for building; leave it empty where the engine runs"
+            )
         model_dir = find_model(model)
         manifest = load_manifest(model_dir)
         graph = choose_graph(manifest, config.size, camera_size)
@@ -166,6 +170,24 @@ class Engine:
         self.close()
 
 
+def open_all(config: EngineConfig, *, cache_dir: Path | None = None, progress: Progress = quiet) -> Engine:
+    """Open the engine of every size (or of the one that is given) once, so that later starts find them built.
+
+    Returns:
+        The last one.
+
+    Raises:
+        EngineError: see :meth:`Engine.open`.
+    """
+    manifest = load_manifest(find_model(config.model))
+    sizes = [g.size for g in manifest.graphs] if config.size == "auto" else [config.size]
+    for size in sizes[:-1]:
+        one = replace(config, size=size)
+        Engine.open(config.model, one, cache_dir=cache_dir, progress=progress).close()
+    last = replace(config, size=sizes[-1])
+    return Engine.open(config.model, last, cache_dir=cache_dir, progress=progress)
+
+
 def choose_graph(manifest: Manifest, size: str, camera_size: tuple[int, int] | None) -> GraphFile:
     """The graph of a size ``HxW``, or for "auto" the one whose input a camera image fills best.
 
@@ -237,9 +259,9 @@ def candidates(config: EngineConfig) -> list[tuple[str, str]]:
         backends = {config.backend: BACKENDS[config.backend]}
         backends[config.backend].version()
     if config.precision == "auto":
-        fits = [(name, p) for name, backend in backends.items() for p in backend.choices()]
+        fits = [(name, p) for name, backend in backends.items() for p in backend.choices(config)]
     else:
-        have = [(name, p) for name, backend in backends.items() for p in backend.precisions()]
+        have = [(name, p) for name, backend in backends.items() for p in backend.precisions(config)]
         fits = [pair for pair in have if pair[1] == config.precision]
         if not fits:
             there = ", ".join(f"{name} {precision}" for name, precision in have)

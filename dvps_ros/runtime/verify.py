@@ -38,6 +38,8 @@ class WrongValues(EngineError):
 
 LIMITS = {
     "fp32": {"class": 0.002, "segment": 0.01, "panoptic": 0.01, "value": 0.005, "table": 0.05},
+    "tf32": {"class": 0.005, "segment": 0.05, "panoptic": 0.05, "value": 0.01, "table": 0.1},
+    "fp16": {"class": 0.005, "segment": 0.05, "panoptic": 0.05, "value": 0.01, "table": 0.1},
     "bf16": {"class": 0.02, "segment": 0.15, "panoptic": 0.15, "value": 0.03, "table": 0.2},
 }
 """Per precision: shares of pixels with another class, with another segment, and with either; differences of
@@ -202,3 +204,15 @@ def table(differences: list[Difference]) -> str:
         verdict = "" if d.passed else "  FAILS"
         lines.append(f"{d.output:<22}{d.value:>11.5f}{d.limit:>8.3f}{d.mean:>11.4g}{d.max:>11.4g}{verdict}")
     return "\n".join(lines)
+
+
+def summary(differences: list[Difference]) -> str:
+    """One line, for diagnostics: panoptic agreement, and the output that is nearest to its limit."""
+    if not differences:
+        return "not verified"
+    agreement = next(1 - d.value for d in differences if d.output == PANOPTIC)
+    worst = max(differences, key=lambda d: d.value / d.limit)
+    return (
+        f"golden frames: panoptic {agreement:.2%} equal per pixel; "
+        f"nearest to its limit: {worst.output}, {worst.value:.5f} of {worst.limit}"
+    )

@@ -111,7 +111,7 @@ from dataclasses import replace
 from dvps_ros.cli import main
 from dvps_ros.runtime.backends import BACKENDS
 kind = BACKENDS["onnxruntime"]
-def build(path, config, progress):
+def build(path, config, progress, folder):
     print("building", flush=True)
     for i in range(600):
         progress(f"step {i}")

@@ -118,7 +118,7 @@ def test_engines_accept_the_graph_and_agree(model: Path, backend: str, size: str
 
 
 def test_bf16_agrees_within_its_tolerance(model: Path) -> None:
-    if "bf16" not in installed()["openvino"].precisions():
+    if "bf16" not in installed()["openvino"].precisions(EngineConfig()):
         pytest.skip("this processor has no bf16")
     golden = verify.load_golden(model / "64x96.golden.npz")
     with open_engine(model, "64x96", "openvino", "bf16") as engine:

@@ -49,11 +49,11 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("backend", "precision"), [("onnxruntime", "fp32"), ("openvino", "fp32"), ("openvino", "bf16")]
 )
 def test_every_engine_gives_the_ids_of_the_definition(graph: Path, backend: str, precision: str) -> None:
-    if backend not in installed() or precision not in BACKENDS[backend].precisions():
+    if backend not in installed() or precision not in BACKENDS[backend].precisions(EngineConfig()):
         pytest.skip(f"no {backend} {precision} here")
     loose = 1e-5 if precision == "fp32" else 0.02
     kind, config = BACKENDS[backend], EngineConfig(backend=backend, precision=precision, threads=1)
-    engine = kind.load(kind.build(graph, config, quiet), graph, config)
+    engine = kind.load(kind.build(graph, config, quiet, graph.parent), graph, config)
     for name, scene in SCENES.items():
         want = fuse(**scene, thing_ids=THINGS, config=CONFIG)
         got = {n: np.empty(s, t) for n, (t, s) in engine.outputs.items()}

@@ -78,7 +78,7 @@ class TinyPipeline:
     """Stands where the network is: answers at once with values that depend on the image alone."""
 
     def __init__(self, camera: CameraModel) -> None:
-        self.engine = SimpleNamespace(description="tiny")
+        self.engine = SimpleNamespace(description="tiny", differences=[])
         self.label_space = CITYSCAPES
         self.resets: Counter[str] = Counter()
         self.opened_for = camera

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from typing import Any
 
 import cv2
@@ -33,6 +35,7 @@ from dvps_ros.labels import CITYSCAPES, decode_panoptic
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.nodes.dvps import DvpsNode
 from dvps_ros.ros.outputs import OUTPUTS
+from dvps_ros.runtime.backends import Progress
 from dvps_ros.types import CameraModel
 
 START_NS = 1_700_000_000_000_000_000
@@ -72,7 +75,7 @@ class Rig:
         if start:
             graph.wait(lambda: self.image.get_subscription_count() == 1, "the image subscription")
 
-    def _open(self, camera: CameraModel) -> TinyPipeline:
+    def _open(self, camera: CameraModel, progress: Progress) -> TinyPipeline:
         pipeline = TinyPipeline(camera)
         pipeline.before = lambda frame: self.gate.wait(10) and None
         self.opened.append(pipeline)
@@ -530,7 +533,7 @@ def test_a_whole_number_is_a_float(graph: Graph) -> None:
 
 def test_an_engine_that_cannot_open_ends_the_node(graph: Graph) -> None:
     def prepare(config: Any) -> Any:
-        def open_engine(camera: CameraModel) -> Any:
+        def open_engine(camera: CameraModel, progress: Progress) -> Any:
             raise EngineError("weights.bin is truncated")
 
         return open_engine
@@ -543,6 +546,37 @@ def test_an_engine_that_cannot_open_ends_the_node(graph: Graph) -> None:
     graph.wait(node.done.done, "the end")
     assert node.done.result() == "weights.bin is truncated"
     assert node._engine_status("engine").level == DiagnosticStatus.ERROR
+
+
+def test_while_an_engine_is_built_the_node_says_so_and_can_be_stopped(graph: Graph) -> None:
+    stopped = threading.Event()
+
+    def prepare(config: Any) -> Any:
+        def open_engine(camera: CameraModel, progress: Progress) -> Any:
+            try:
+                while True:
+                    progress("building lite: timing tactics 3/14")
+                    time.sleep(0.01)
+            finally:
+                stopped.set()
+
+        return open_engine
+
+    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
+    node.start()
+    base = f"{graph.namespace}/dvps"
+    info = graph.node.create_publisher(CameraInfo, f"{base}/input/camera_info", 1)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    info.publish(convert.camera_to_info(CAMERA, Header()))
+    graph.wait(lambda: "building" in node._engine_status("engine").message, "the build")
+    told = node._engine_status("engine")
+    assert told.level == DiagnosticStatus.WARN
+    assert re.fullmatch(r"building lite: timing tactics 3/14, \d+ s", told.message)
+    assert graph.node.count_publishers(f"{base}/output/depth") == 1  # topics are there meanwhile
+    node._begin_s -= 100
+    assert node._engine_status("engine").message.endswith(", 100 s")
+    node._release()
+    assert stopped.wait(5)
 
 
 def test_a_model_that_is_not_there_is_told_at_once(graph: Graph) -> None:

@@ -21,6 +21,7 @@ from dvps_ros.config import EngineConfig, PipelineConfig
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.nodes.dvps import DvpsNode
 from dvps_ros.runtime.pipeline import DvpsPipeline
+from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult
 
 CAMERA = CameraModel(256, 128, 256.0, 256.0, 127.5, 63.5)
@@ -156,7 +157,28 @@ def test_engine_state_is_told(graph: Graph, tiny_model: Path) -> None:
     rig.show(frame(0))
     ready = rig.node._engine_status("engine")
     assert (ready.level, ready.message) == (DiagnosticStatus.OK, "ready")
-    assert "64x128" in {v.key: v.value for v in ready.values}["engine"]
+    values = {v.key: v.value for v in ready.values}
+    assert "64x128" in values["engine"]
+    assert values["verified"].startswith("golden frames: panoptic 100.00% equal per pixel; nearest")
+
+
+def test_build_only_builds_all_sizes_and_ends(
+    graph: Graph, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    overrides = parameters(
+        engine__model=str(tiny_model),
+        engine__backend="onnxruntime",
+        engine__precision="fp32",
+        build_only=True,
+    )
+    node = graph.add(DvpsNode(namespace=graph.namespace, parameter_overrides=overrides))
+    node.start()
+    graph.wait(node.done.done, "the end", timeout_s=60)
+    assert node.done.result() is None
+    records = PlanStore(tmp_path / "dvps_ros" / "engines").records().values()
+    assert [r.label for r in records] == ["tiny 64x128 onnxruntime fp32", "tiny 96x96 onnxruntime fp32"]
+    assert all(r.notes["verified"]["passed"] for r in records)
 
 
 @pytest.mark.parametrize("part", ["64x128.onnx", "weights.bin", "64x128.golden.npz"])

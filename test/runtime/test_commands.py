@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dvps_ros.cli import bench, doctor
+from dvps_ros.config import EngineConfig
 from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.pipeline import STAGES
 
@@ -42,7 +43,7 @@ def test_bench_reports_stages_and_engines(tiny_model, tmp_path):
         for spread in stages.values():
             assert 0 < spread["quartile_1"] <= spread["median"] <= spread["quartile_3"] <= spread["max"]
         assert stages["total"]["median"] > stages["host"]["median"]
-    engines = [f"{name} {p}" for name, b in installed().items() for p in b.choices()]
+    engines = [f"{name} {p}" for name, b in installed().items() for p in b.choices(EngineConfig())]
     assert list(report["engines_ms"]) == ["64x128", "96x96"]
     assert all(list(times) == engines for times in report["engines_ms"].values())
     assert "host" in result.output and "engines at 96x96" in result.output
@@ -57,7 +58,7 @@ def test_doctor_is_content(tiny_model):
     result = run(doctor.command, "--model", tiny_model)
     assert result.exit_code == 0, result.output
     for name in BACKENDS:
-        assert f"ok     {name} " in result.output
+        assert f"{'ok     ' if name in installed() else 'note   '}{name} " in result.output
     assert "model tiny 64x128: golden frames fit on onnxruntime fp32" in result.output
     assert "0 broken" in result.output
 
@@ -81,9 +82,12 @@ def test_doctor_without_models_or_engines(tmp_path, monkeypatch):
     assert finding.broken and str(tmp_path) in finding.what and "dvps export" in finding.remedy
     monkeypatch.setitem(sys.modules, "openvino", None)
     found = {f.what: f for f in doctor.check_engines()}
-    assert not found["openvino is not installed"].broken  # one engine is enough
+    missing = found["openvino cannot be used here"]
+    assert not missing.broken and "pip install openvino" in missing.remedy  # one engine is enough
+    monkeypatch.setattr("dvps_ros.runtime.backends.BACKENDS", CPU := dict(list(BACKENDS.items())[:2]))
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert all(f.broken and f.remedy.startswith("pip install") for f in doctor.check_engines())
+    findings = list(doctor.check_engines())
+    assert len(findings) == len(CPU) and all(f.broken and "pip install" in f.remedy for f in findings)
 
 
 def test_doctor_on_ros(monkeypatch):

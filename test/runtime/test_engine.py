@@ -17,7 +17,7 @@ from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.engine import Engine, choose_graph
 from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
 
-CHOICES = [(name, precision) for name, b in installed().items() for precision in b.choices()]
+CHOICES = [(name, precision) for name, b in installed().items() for precision in b.choices(EngineConfig())]
 INTRINSICS = np.array([128, 128, 63.5, 31.5], np.float32)
 
 
@@ -226,9 +226,8 @@ def make_wrong(monkeypatch, name):
 
 
 def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
-    for name in BACKENDS:
-        if name != "onnxruntime":
-            make_wrong(monkeypatch, name)
+    for name in {name for name, _ in CHOICES} - {"onnxruntime"}:
+        make_wrong(monkeypatch, name)
     with Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache) as engine:
         assert "onnxruntime" in engine.description
     assert "is left out" in caplog.text
@@ -280,9 +279,9 @@ def test_a_plan_is_built_once_and_again_for_each_thing_that_changes_it(
     built = []
     kind = BACKENDS[choice[0]]
 
-    def build(path, config, progress):
+    def build(path, config, progress, folder):
         built.append(path)
-        return kind.build(path, config, progress)
+        return kind.build(path, config, progress, folder)
 
     monkeypatch.setitem(BACKENDS, choice[0], replace(kind, build=build))
     for _ in range(2):
@@ -386,7 +385,7 @@ def test_only_what_is_wanted_is_fetched(tiny_model, cache):
 @pytest.mark.parametrize("name", list(BACKENDS))
 def test_a_missing_library_is_named(tiny_model, cache, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(EngineError, match=f"backend {name}: pip install {name}"):
+    with pytest.raises(EngineError, match=f"backend {name}: pip install {name.replace('_', '-')}"):
         Engine.open(tiny_model, config(name), cache_dir=cache)
     with Engine.open(tiny_model, config("auto", "fp32"), cache_dir=cache) as engine:
         assert name not in engine.description

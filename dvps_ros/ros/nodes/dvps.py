@@ -33,6 +33,9 @@ from dvps_ros.ros.health import Health, scale_status, status
 from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
 from dvps_ros.ros.process import run
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
+from dvps_ros.runtime import verify
+from dvps_ros.runtime.backends import Progress
+from dvps_ros.runtime.engine import Engine, open_all
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.runtime.pipeline import STAGES, DvpsPipeline
 from dvps_ros.types import CameraModel, Frame, FrameResult, ScaleEstimate
@@ -44,6 +47,9 @@ class NodeConfig(PipelineConfig):
 
     autostart: bool = option(
         True, "Configure and activate at once; false leaves that to a lifecycle manager."
+    )
+    build_only: bool = option(
+        False, "Build and prove the engines of all sizes, then end: for disk images and fleets."
     )
     image_transport: str = option("raw", "How images come in.", choices=("raw", "compressed"))
     rectified: str = option(
@@ -81,7 +87,7 @@ class Pipeline(Protocol):
     def close(self) -> None: ...
 
 
-OpenPipeline = Callable[[CameraModel], Pipeline]
+OpenPipeline = Callable[[CameraModel, Progress], Pipeline]
 
 
 def prepare_pipeline(config: PipelineConfig) -> OpenPipeline:
@@ -91,7 +97,7 @@ def prepare_pipeline(config: PipelineConfig) -> OpenPipeline:
         ConfigError, EngineError: no such model, or one that cannot be used.
     """
     load_manifest(find_model(config.engine.model))
-    return partial(DvpsPipeline.open, config)
+    return lambda camera, progress: DvpsPipeline.open(config, camera, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class DvpsNode(LifecycleNode):
         self._prepare = prepare
         self._throttle = Throttle(period_s=5.0)
         self._silence_throttle = Throttle(period_s=30.0)
+        self._building_throttle = Throttle(period_s=10.0)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         self._configured = False
         self._active = False
@@ -147,7 +154,7 @@ class DvpsNode(LifecycleNode):
         self._scale: ScaleEstimate | None = None
         self._resets: Counter[str] = Counter()
         self._last_stamp_ns: int | None = None
-        self._engine = "waiting for the camera"
+        self._engine, self._doing, self._begin_s = "waiting for the camera", "", time.monotonic()
         self._advertise()
         self._subscribe()
         return super().on_configure(state)
@@ -192,7 +199,11 @@ class DvpsNode(LifecycleNode):
         if not self.get_parameter("autostart").value:
             return
         success = TransitionCallbackReturn.SUCCESS
-        if self.trigger_configure() is not success or self.trigger_activate() is not success:
+        if self.trigger_configure() is not success:
+            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
+        if self.config.build_only:
+            self._build_all()
+        elif self.trigger_activate() is not success:
             raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
 
     def _release(self) -> None:
@@ -305,12 +316,35 @@ class DvpsNode(LifecycleNode):
         self._engine, self._begin_s = "opening", time.monotonic()
         self._worker = Worker(
             self._slot,
-            partial(self._open, camera),
+            partial(self._open, camera, self._progress),
             self._process,
             on_ready=self._on_ready,
             on_failure=self._on_failure,
             on_error=self._on_error,
         )
+
+    def _build_all(self) -> None:
+        """Build the engines of all sizes in the worker, and end the process."""
+        self._engine, self._begin_s = "opening", time.monotonic()
+
+        def built(engine: Engine) -> None:
+            self.get_logger().info(f"all engines are built, after {time.monotonic() - self._begin_s:.1f} s")
+            self._finish(None)
+
+        self._worker = Worker(
+            self._slot,
+            partial(open_all, self.config.engine, progress=self._progress),
+            self._process,
+            on_ready=built,
+            on_failure=self._on_failure,
+            on_error=self._on_error,
+        )
+
+    def _progress(self, what: str) -> None:
+        """What the worker does until the engine is ready; ends it when the node does."""
+        if self._slot.closed:
+            raise EngineError("stopped while the engine was opened")
+        self._doing = what
 
     def _on_ready(self, pipeline: Pipeline) -> None:
         self._pipeline, self._engine = pipeline, "ready"
@@ -420,7 +454,10 @@ class DvpsNode(LifecycleNode):
     # Diagnostics
 
     def _report(self) -> None:
-        """Publish /diagnostics."""
+        """Publish /diagnostics; while an engine is built, say so in the log as well."""
+        if self._configured and self._engine == "opening" and time.monotonic() - self._begin_s > 5.0:
+            if self._building_throttle.ready("building"):
+                self.get_logger().info(self._opening())
         name = self.get_fully_qualified_name()
         array = DiagnosticArray(
             status=[
@@ -475,12 +512,17 @@ class DvpsNode(LifecycleNode):
             return status(name, DiagnosticStatus.STALE, "not configured", {})
         values = {"model": self.config.engine.model, "backend": self.config.engine.backend}
         if self._pipeline is not None:
-            values["engine"] = self._pipeline.engine.description
+            engine = self._pipeline.engine
+            values["engine"] = engine.description
+            values["verified"] = verify.summary(engine.differences)
         level = {"ready": DiagnosticStatus.OK, "opening": DiagnosticStatus.WARN}.get(
             self._engine,
             DiagnosticStatus.ERROR if self._engine.startswith("failed") else DiagnosticStatus.STALE,
         )
-        return status(name, level, self._engine, values)
+        return status(name, level, self._opening() if self._engine == "opening" else self._engine, values)
+
+    def _opening(self) -> str:
+        return f"{self._doing or 'opening'}, {time.monotonic() - self._begin_s:.0f} s"
 
 
 def _seconds(stamp_ns: int) -> str:

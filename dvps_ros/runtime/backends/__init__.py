@@ -3,104 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
-
-import numpy as np
-
-from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
-from dvps_ros.runtime.backends import onnxruntime, openvino
+from dvps_ros.runtime.backends import onnxruntime, openvino, tensorrt
+from dvps_ros.runtime.backends.protocol import Backend, BackendType, Progress
 
 __all__ = ["BACKENDS", "Backend", "BackendType", "Progress", "installed"]
 
-Progress = Callable[[str], None]
-"""Told what a build is doing, often; may raise to cancel it."""
-
-
-class Backend(Protocol):
-    """An opened graph with its memory. Not thread-safe: one thread at a time.
-
-    ``state_*`` inputs are the ``next_state_*`` outputs of the run before, all zeros at first: they stay
-    where the engine computes.
-    """
-
-    description: str
-    """Library, version, precision and device, for logs and reports."""
-    inputs: dict[str, tuple[np.dtype, tuple[int, ...]]]
-    """Type and shape of each input by name, as the graph itself says."""
-    outputs: dict[str, tuple[np.dtype, tuple[int, ...]]]
-
-    def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
-        """Compute one frame.
-
-        Args:
-            feeds: a C-contiguous array of the right type and shape for each input that is not a state.
-            results: the same for each output that the caller wants; written in place. No array is in both.
-
-        Raises:
-            DeviceError: the device ran out of memory or was lost; close this engine and load it again.
-            EngineError: the library failed.
-        """
-        ...
-
-    def reset(self) -> None:
-        """All states zero: the next frame has no previous one."""
-        ...
-
-    def close(self) -> None:
-        """Give back memory and threads; the object cannot run any more."""
-        ...
-
-
-@dataclass(frozen=True)
-class BackendType:
-    """How one kind of engine is built and loaded. ``config`` has backend, precision and threads resolved.
-
-    Args:
-        version: of the library; raises EngineError when it is not installed.
-        device: what it computes on here, for people; raises EngineError when that is missing.
-        precisions: those that this machine computes in hardware.
-        automatic: those of them that the choice "auto" measures.
-        facts: what a plan depends on beside graph, weights, precision and version.
-        build: (graph file, config, progress) -> the plan.
-        load: (plan, graph file, config) -> the engine.
-    """
-
-    version: Callable[[], str]
-    device: Callable[[], str]
-    precisions: Callable[[], tuple[str, ...]]
-    automatic: tuple[str, ...]
-    facts: Callable[[EngineConfig], dict[str, str]]
-    build: Callable[[Path, EngineConfig, Progress], bytes]
-    load: Callable[[bytes, Path, EngineConfig], Backend]
-
-    def choices(self) -> tuple[str, ...]:
-        """Precisions that "auto" measures here."""
-        return tuple(p for p in self.precisions() if p in self.automatic)
-
-
 BACKENDS: dict[str, BackendType] = {
-    "onnxruntime": BackendType(
-        onnxruntime.version,
-        onnxruntime.device,
-        onnxruntime.precisions,
-        ("fp32",),
-        onnxruntime.facts,
-        onnxruntime.build,
-        onnxruntime.OnnxRuntime,
-    ),
-    "openvino": BackendType(
-        openvino.version,
-        openvino.device,
-        openvino.precisions,
-        ("fp32", "bf16"),
-        openvino.facts,
-        openvino.build,
-        openvino.OpenVino,
-    ),
+    "onnxruntime": onnxruntime.TYPE,
+    "openvino": openvino.TYPE,
+    "tensorrt": tensorrt.TENSORRT,
+    "tensorrt_rtx": tensorrt.TENSORRT_RTX,
 }
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates
+from dvps_ros.runtime.backends.protocol import BackendType, Progress
 
 _NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
@@ -34,7 +35,7 @@ def device() -> str:
     return "the processor"
 
 
-def precisions() -> tuple[str, ...]:
+def precisions(config: EngineConfig) -> tuple[str, ...]:
     return ("fp32",)
 
 
@@ -43,7 +44,7 @@ def facts(config: EngineConfig) -> dict[str, str]:
     return {"processor": machine.cpu_fingerprint()}
 
 
-def build(path: Path, config: EngineConfig, progress: Callable[[str], None]) -> bytes:
+def build(path: Path, config: EngineConfig, progress: Progress, folder: Path) -> bytes:
     """The optimised graph; large weights stay in the model folder.
 
     Raises:
@@ -103,7 +104,7 @@ def _options(config: EngineConfig):
     version()
     import onnxruntime
 
-    if config.precision not in precisions():
+    if config.precision not in precisions(config):
         raise EngineError(f"onnxruntime: expected precision fp32, got {config.precision}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = config.threads
@@ -134,3 +135,6 @@ def _spec(node) -> tuple[np.dtype, tuple[int, ...]]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates
+from dvps_ros.runtime.backends.protocol import BackendType, Progress
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -30,7 +31,7 @@ def device() -> str:
     return "the processor"
 
 
-def precisions() -> tuple[str, ...]:
+def precisions(config: EngineConfig) -> tuple[str, ...]:
     import openvino
 
     has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -42,7 +43,7 @@ def facts(config: EngineConfig) -> dict[str, str]:
     return {"processor": machine.cpu_fingerprint(), "options": options}
 
 
-def build(path: Path, config: EngineConfig, progress: Callable[[str], None]) -> bytes:
+def build(path: Path, config: EngineConfig, progress: Progress, folder: Path) -> bytes:
     """The compiled graph, weights included.
 
     Raises:
@@ -51,8 +52,8 @@ def build(path: Path, config: EngineConfig, progress: Callable[[str], None]) -> 
     version()
     import openvino
 
-    if config.precision not in precisions():
-        able = " or ".join(precisions())
+    if config.precision not in precisions(config):
+        able = " or ".join(precisions(config))
         raise EngineError(f"openvino: this processor computes in {able}, not in {config.precision}")
     progress("compiling")
     core = openvino.Core()
@@ -127,3 +128,6 @@ def _spec(port) -> tuple[np.dtype, tuple[int, ...]]:
 def _last_line(error: Exception) -> str:
     """OpenVINO's messages end with the cause, after the file and line of its own sources."""
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
+
+
+TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino)
