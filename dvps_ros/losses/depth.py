@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,16 @@ def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     value[:, :-1] += torch.where(valid[:, 1:] & valid[:, :-1], (error[:, 1:] - error[:, :-1]).abs(), 0.0)
     weight[:, :-1, :-1] = (valid[:, :-1, :-1] & valid[:, 1:, :-1] & valid[:, :-1, 1:]).float()
     return Term(value, weight)
+
+
+def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
+    """ln max_depth - ln predicted on sky that is predicted nearer than that; sky has no true depth.
+
+    Args:
+        log_depth: float [B,1,h,w], ln metres.
+        sky: bool [B,h,w].
+    """
+    return Term((math.log(max_depth_m) - log_depth[:, 0].float()).clamp_min(0), sky.float())
 
 
 def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:

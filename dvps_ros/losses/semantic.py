@@ -33,16 +33,19 @@ def cross_entropy(logits: Tensor, class_map: Tensor, class_weight: Tensor | None
     return Term(value, weight)
 
 
-def set_cross_entropy(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
+def set_cross_entropy(
+    logits: Tensor, coarse_map: Tensor, groups: Tensor, class_weight: Tensor | None = None
+) -> Term:
     """-log of the probability that the class is one of the set that a coarse label stands for.
 
     L = logsumexp over all classes - logsumexp over the classes of the set. A set of one class gives
-    the ordinary cross-entropy.
+    the ordinary cross-entropy; a set weighs as much as the lightest of its classes.
 
     Args:
         logits: float [B,C,h,w].
         coarse_map: uint8 [B,h,w], row of ``groups``; 255 void (masked).
         groups: bool [B,G,C]: the classes of each coarse label, per sample.
+        class_weight: float [C].
 
     Raises:
         InputError: a coarse id is not below G, or names an empty set.
@@ -58,7 +61,11 @@ def set_cross_entropy(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Ter
         )
     x = logits.float()
     inside = torch.where(member | ~known[:, None], x, torch.finfo(x.dtype).min)
-    return Term(torch.logsumexp(x, 1) - torch.logsumexp(inside, 1), known.float())
+    weight = known.float()
+    if class_weight is not None:
+        every = class_weight.to(logits.device)[None, :, None, None]
+        weight = weight * torch.where(member, every, torch.inf).amin(1).where(known, 0.0)
+    return Term(torch.logsumexp(x, 1) - torch.logsumexp(inside, 1), weight)
 
 
 def _refuse_unknown_ids(labels: Tensor, known: Tensor, classes: int) -> None:

@@ -40,11 +40,12 @@ class LossConfig:
 
     semantic: float = option(1.0, "Cross-entropy of the classes.", low=0.0)
     coarse: float = option(1.0, "Cross-entropy of labels that stand for several classes.", low=0.0)
-    center: float = option(0.5, "Focal loss of the centre heat-map.", low=0.0)
-    offset: float = option(0.02, "Offset to the instance's centre, per pixel of error.", low=0.0)
+    center: float = option(1.0, "Focal loss of the centre heat-map.", low=0.0)
+    offset: float = option(0.04, "Offset to the instance's centre, per pixel of error.", low=0.0)
     depth: float = option(1.0, "Error of ln depth.", low=0.0)
     depth_shape: float = option(0.5, "Error of ln depth without its mean over the image.", low=0.0)
     depth_edges: float = option(0.5, "Error of the gradient of ln depth.", low=0.0)
+    sky: float = option(0.05, "Sky that is predicted nearer than max_depth_m, in ln depth.", low=0.0)
     smoothness: float = option(0.01, "Edge-aware smoothness of ln depth.", low=0.0)
     motion: float = option(0.05, "Offset to the previous frame, per pixel of error.", low=0.0)
     moving: float = option(0.3, "Moving over ground or not.", low=0.0)
@@ -78,6 +79,8 @@ class Targets:
     """float [B,2,h,w] to the previous frame, NaN unknown."""
     moving: Tensor
     """uint8 [B,h,w]: 1 moves, 0 static, 255 unknown."""
+    sky: Tensor
+    """bool [B,h,w]."""
     image: Tensor
     """float [B,3,h,w], 0..255: the image at stride 4, for edge-aware terms."""
     sources: tuple[str, ...]
@@ -112,12 +115,13 @@ def frame_terms(
     dense = t.depth_m * t.dense_depth[:, None, None]
     terms = {
         "semantic": semantic.cross_entropy(p.class_logits, t.class_map, weight_of_class),
-        "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups),
+        "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups, weight_of_class),
         "center": instance.center_focal(p.center_logits, t.heat, t.heat_valid),
         "offset": instance.offset_l1(p.center_offset_px, t.offset_px, t.instance > 0),
         "depth": depth.log_l1(p.log_depth, t.depth_m, config.max_depth_m),
         "depth_shape": depth.scale_invariant(p.log_depth, t.depth_m, config.max_depth_m),
         "depth_edges": depth.gradient_l1(p.log_depth, dense, config.max_depth_m),
+        "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
         "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
     }
     if has_previous:

@@ -23,6 +23,7 @@ from dvps_ros.networks.parts import (
     correlation,
     grid_tokens,
     init_convolutions,
+    matched_shift,
     patches,
     ray_map,
     unit_length,
@@ -37,6 +38,10 @@ LATENT_GRID = (6, 16)
 """Rows and columns of the latent tokens."""
 CORRELATION_RADIUS = (5, 3)
 """Search range of the motion branch in cells of stride 16: 80 px sideways, 48 px up and down."""
+MATCH_STRIDE_PX = 16
+"""Cell size of the matching."""
+MATCH_SHARPNESS = 10.0
+"""Factor on the cosines before the softmax over the search range, at the start of training."""
 PRIOR_DEPTH_M = 15.0
 MAX_DEPTH_RATIO = 25.0
 """Depth at the canonical focal length lies within PRIOR_DEPTH_M divided and multiplied by this."""
@@ -116,12 +121,17 @@ class Decoder(nn.Module):
 
 
 class MotionBranch(nn.Module):
-    """Offset to the previous frame and whether a cell moves over ground, from two frames' features."""
+    """Offset to the previous frame and whether a cell moves over ground, from two frames' features.
+
+    The shift to the best matching cells is the first guess, which convolutions correct: matching need
+    not be learnt from scratch, only features that match.
+    """
 
     def __init__(self, state: int, instance: int) -> None:
         super().__init__()
         rx, ry = CORRELATION_RADIUS
-        self.coarse = nn.Sequential(conv_bn((2 * rx + 1) * (2 * ry + 1) + state, 96), conv_bn(96, 64))
+        self.sharpness = nn.Parameter(torch.tensor(MATCH_SHARPNESS))
+        self.coarse = nn.Sequential(conv_bn((2 * rx + 1) * (2 * ry + 1) + state + 2, 96), conv_bn(96, 64))
         self.fine = nn.Sequential(conv_bn(64 + 2 * state + instance, 64), conv_bn(64, 48))
         self.head = nn.Conv2d(48, 3, 1)
 
@@ -134,8 +144,11 @@ class MotionBranch(nn.Module):
         """
         current16, previous16 = F.avg_pool2d(current, 2), F.avg_pool2d(previous, 2)
         cost = correlation(unit_length(current16), unit_length(previous16), *CORRELATION_RADIUS)
-        coarse = self.coarse(torch.cat((cost, current16), 1))
-        return self.head(self.fine(torch.cat((upsample(coarse), current, previous, instance), 1)))
+        shift = matched_shift(cost.float() * self.sharpness, *CORRELATION_RADIUS)
+        guess = shift * (MATCH_STRIDE_PX / MOTION_UNIT_PX)
+        coarse = self.coarse(torch.cat((cost, current16, guess), 1))
+        out = self.head(self.fine(torch.cat((upsample(coarse), current, previous, instance), 1)))
+        return out + F.pad(upsample(guess), (0, 0, 0, 0, 0, 1))
 
 
 class Lite(Network):

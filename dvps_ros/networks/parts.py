@@ -134,6 +134,21 @@ def correlation(current: Tensor, previous: Tensor, radius_x: int, radius_y: int)
     return band.permute(0, 1, 4, 2, 3).reshape(b, rows * columns, h, w)
 
 
+def matched_shift(cost: Tensor, radius_x: int, radius_y: int) -> Tensor:
+    """Mean shift to the best matching cells: softmax over the cost volume, then the expected (dx, dy).
+
+    Args:
+        cost: [B,(2 ry + 1)(2 rx + 1),h,w] of :func:`correlation`, times a sharpness.
+
+    Returns:
+        [B,2,h,w] in cells.
+    """
+    dx = torch.arange(-radius_x, radius_x + 1, device=cost.device).repeat(2 * radius_y + 1)
+    dy = torch.arange(-radius_y, radius_y + 1, device=cost.device).repeat_interleave(2 * radius_x + 1)
+    shifts = torch.stack((dx, dy)).to(cost.dtype)
+    return F.conv2d(cost.softmax(1), shifts[:, :, None, None])
+
+
 def pool_matrix(cells: int, size: int) -> Tensor:
     """[cells, size]: row i averages the part of the axis that cell i covers, fractions of a cell included."""
     edges = torch.arange(cells + 1, dtype=torch.float32) * size / cells

@@ -79,6 +79,9 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
     """Arrays of :class:`Targets` for one frame (without the batch axis)."""
     h, w = (n // STRIDE for n in sample.images.shape[1:3])
     class_map = _known(sample.class_map, t, (h, w), np.uint8, VOID)
+    coarse_map = _known(sample.coarse_map, t, (h, w), np.uint8, VOID)
+    sky_ids = [i for i, name in enumerate(labels.names) if name == "sky"]
+    sky_groups = [g for g, members in enumerate(sample.coarse_groups) if list(members) == sky_ids]
     instance = _known(sample.instance_map, t, (h, w), np.int32, -1)
     depth = _known(sample.depth_m, t, (h, w), np.float32, 0)
     heat, heat_valid, offset = center_targets(
@@ -92,7 +95,7 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         flow[1] = _cells(sample.flow_px[t, ..., 1], np.isnan(sample.flow_px[t, ..., 1]))
     return {
         "class_map": class_map,
-        "coarse_map": _known(sample.coarse_map, t, (h, w), np.uint8, VOID),
+        "coarse_map": coarse_map,
         "heat": heat,
         "heat_valid": heat_valid,
         "offset_px": offset,
@@ -101,6 +104,7 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         "dense_depth": np.array(sample.depth_m is not None and float((sample.depth_m[t] > 0).mean()) > 0.25),
         "motion_px": flow,
         "moving": _known(sample.moving, t, (h, w), np.uint8, 255),
+        "sky": np.isin(class_map, sky_ids) | np.isin(coarse_map, sky_groups),
         "image": cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA)
         .transpose(2, 0, 1)
         .astype(np.float32),

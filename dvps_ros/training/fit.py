@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from itertools import islice
 from pathlib import Path
 from types import FrameType
 
@@ -23,10 +24,13 @@ from dvps_ros.training.checkpoint import load_weights, network_weights, read_che
 from dvps_ros.training.module import LitPerception
 from dvps_ros.training.recipe import Recipe
 from dvps_ros.training.sources import Build, MixedClips
+from dvps_ros.training.warm_start import start_from_model
 from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
+WARM_START_BATCHES = 8
+"""Batches for the statistics of a network that starts from a published model."""
 
 
 class SaveAndStop(Callback):
@@ -73,7 +77,13 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         start = read_checkpoint(last)["global_step"]
         log.info("resuming %s at step %d", last, start)
     elif recipe.start_from:
-        load_weights(module.network, network_weights(read_checkpoint(recipe.start_from)), recipe.start_from)
+        if Path(recipe.start_from).is_dir():
+            first = islice(MixedClips(build, recipe, labels), WARM_START_BATCHES)
+            start_from_model(module.network, recipe.start_from, first, module)
+        else:
+            load_weights(
+                module.network, network_weights(read_checkpoint(recipe.start_from)), recipe.start_from
+            )
         log.info("starting from the weights of %s", recipe.start_from)
     train = DataLoader(
         MixedClips(build, recipe, labels, start),

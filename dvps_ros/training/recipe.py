@@ -56,7 +56,9 @@ class Recipe:
     """One training run."""
 
     network: str = option("lite", "Network to train, a name in networks.NETWORKS.")
-    start_from: str = option("", "Checkpoint whose weights the training starts from; empty starts at random.")
+    start_from: str = option(
+        "", "Checkpoint or model folder whose weights the training starts from; empty starts at random."
+    )
     out: str = option("out/train", "Folder of checkpoints, logs and pictures.")
     seed: int = option(1, "Seed of weights, order and augmentation.", low=0)
     precision: str = option("bf16", "Arithmetic of the forward pass.", choices=("bf16", "fp32"))

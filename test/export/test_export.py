@@ -43,8 +43,8 @@ def toy_frames(height: int, width: int) -> GoldenFrames:
 
 
 def lively_network() -> Lite:
-    """Random weights with normalisation that is not the identity and heads that speak."""
-    torch.manual_seed(3)
+    """Random weights with normalisation that is not the identity and heads that speak; no near ties."""
+    torch.manual_seed(8)
     network = Lite(TINY)
     with torch.no_grad():
         for m in network.modules():

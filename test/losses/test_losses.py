@@ -54,8 +54,19 @@ def test_set_cross_entropy_adds_the_probabilities_of_the_set():
     )
     everything = semantic.set_cross_entropy(logits, tensor([[[0, VOID]]], torch.uint8), groups | True)
     assert everything.mean().item() == pytest.approx(0, abs=1e-6)
+    weighted = semantic.set_cross_entropy(
+        logits, tensor([[[0, VOID]]], torch.uint8), groups, tensor([3.0, 5.0, 2.0])
+    )
+    assert weighted.weight.tolist() == [[[2.0, 0.0]]]  # the lightest of classes 0 and 2
     with pytest.raises(InputError, match="stands for no class"):
         semantic.set_cross_entropy(logits, tensor([[[0, 1]]], torch.uint8), groups & False)
+
+
+def test_sky_is_pushed_away_only_where_it_is_near():
+    log_depth = tensor([[[[30.0, 240.0, 30.0]]]]).log()
+    term = depth.sky_is_far(log_depth, tensor([[[True, True, False]]], torch.bool), 120.0)
+    assert term.value[0, 0, :2].tolist() == pytest.approx([math.log(4), 0])
+    assert term.mean().item() == pytest.approx(math.log(4) / 2)
 
 
 def test_center_focal_by_hand():
@@ -191,6 +202,7 @@ def targets(rows: int = 2) -> Targets:
         dense_depth=torch.ones(rows, dtype=torch.bool),
         motion_px=torch.zeros(rows, 2, 4, 8),
         moving=torch.zeros(size, dtype=torch.uint8),
+        sky=torch.ones(size, dtype=torch.bool),
         image=torch.zeros(rows, 3, 4, 8),
         sources=tuple(f"clip {i}" for i in range(rows)),
     )
@@ -204,8 +216,8 @@ def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
         sum(getattr(config, k) * v.item() for k, v in means.items()), rel=1e-5
     )
     assert set(means) == {
-        "semantic", "coarse", "center", "offset", "depth", "depth_shape", "depth_edges", "smoothness",
-        "motion", "moving", "identity",
+        "semantic", "coarse", "center", "offset", "depth", "depth_shape", "depth_edges", "sky",
+        "smoothness", "motion", "moving", "identity",
     }  # fmt: skip
     total.backward()
     for m in maps:
@@ -225,6 +237,7 @@ def test_frames_without_any_truth_cost_nothing_but_smoothness():
         depth_m=torch.zeros_like(t.depth_m),
         motion_px=torch.full_like(t.motion_px, math.nan),
         moving=torch.full_like(t.moving, 255),
+        sky=torch.zeros_like(t.sky),
     )
     _, means = total_loss([Maps(0), Maps(1)], [empty, empty], class_weights(CITYSCAPES), LossConfig())
     assert {k for k, v in means.items() if v != 0} == {"smoothness"}

@@ -6,7 +6,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from dvps_ros.networks.parts import correlation, grid_tokens, patches, pool_matrix, ray_map, upsample
+from dvps_ros.networks.parts import (
+    correlation,
+    grid_tokens,
+    matched_shift,
+    patches,
+    pool_matrix,
+    ray_map,
+    upsample,
+)
 
 
 def test_correlation_equals_the_loop() -> None:
@@ -32,6 +40,18 @@ def test_correlation_peaks_at_the_shift() -> None:
     current = previous.roll((1, 2), (2, 3))
     peak = correlation(current, previous, 3, 2)[0, :, 4:8, 4:8].argmax(0)
     assert torch.equal(peak, torch.full((4, 4), (2 - 1) * 7 + (3 - 2)))
+
+
+def test_matched_shift_is_the_shift_of_the_content_and_the_mean_of_equal_matches() -> None:
+    torch.manual_seed(2)
+    previous = torch.nn.functional.normalize(torch.randn(1, 32, 12, 12), dim=1)
+    current = previous.roll((1, -2), (2, 3))  # the content of (y, x) was at (y - 1, x + 2)
+    shift = matched_shift(50 * correlation(current, previous, 3, 2), 3, 2)
+    assert torch.allclose(shift[0, 0, 4:8, 4:8], torch.tensor(2.0), atol=1e-2)
+    assert torch.allclose(shift[0, 1, 4:8, 4:8], torch.tensor(-1.0), atol=1e-2)
+    two = torch.full((1, 35, 1, 1), -1e4)
+    two[0, [3 * 7 + 6, 2 * 7 + 2]] = 0  # (dx, dy) = (3, 1) and (-1, 0)
+    assert matched_shift(two, 3, 2).flatten().tolist() == [1.0, 0.5]
 
 
 def test_rays_of_a_hand_worked_camera() -> None:

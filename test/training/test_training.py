@@ -17,7 +17,9 @@ pytest.importorskip("lightning")
 
 from dvps_ros.config import from_flat  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
-from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError  # noqa: E402
+from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, EngineError, InputError  # noqa: E402
+from dvps_ros.export.model import export_model  # noqa: E402
+from dvps_ros.export.published import published_weights  # noqa: E402
 from dvps_ros.labels import CITYSCAPES  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
@@ -27,6 +29,7 @@ from dvps_ros.training.module import LitPerception, progress, rate_factor  # noq
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, read_recipe  # noqa: E402
 from dvps_ros.training.sources import draw_stills, frames_of, spread, training_parts  # noqa: E402
 from dvps_ros.training.validate import Scores  # noqa: E402
+from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,6 +99,16 @@ def test_missing_truth_is_masked():
     assert (t["class_map"] == 255).all() and (t["coarse_map"] == 255).all() and (t["depth_m"] == 0).all()
     assert not t["heat_valid"].any() and (t["instance"] == -1).all()
     assert np.isnan(t["motion_px"]).all() and (t["moving"] == 255).all()
+
+
+def test_sky_is_known_from_classes_and_from_coarse_labels_that_mean_nothing_else():
+    sample = street(frames=1)
+    assert (frame_targets(sample, 0, CITYSCAPES)["sky"] == (sample.class_map[0, 2::4, 2::4] == 10)).all()
+    coarse = np.zeros((1, 64, 128), np.uint8)
+    coarse[:, 32:] = 1
+    for groups, share in ((((10,), (0,)), 0.5), (((10, 2), (0,)), 0)):
+        changed = replace(sample, class_map=None, coarse_map=coarse, coarse_groups=groups)
+        assert frame_targets(changed, 0, CITYSCAPES)["sky"].mean() == share
 
 
 def test_collate_puts_longer_clips_first_and_keeps_groups_apart():
@@ -318,3 +331,64 @@ def test_a_bad_truth_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path):
     with pytest.raises(DvpsError, match="'depth' is not finite for street"):
         run(recipe_for(cache, tmp_path, **{"schedule.steps": 5}))
     assert last.read_bytes() == before
+
+
+# -- warm start --------------------------------------------------------------------------------------------
+
+
+def outputs(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+    images = torch.rand(2, 3, 64, 128, generator=torch.Generator().manual_seed(5)) * 255
+    intrinsics = torch.tensor([[100.0, 100.0, 63.5, 31.5]])
+    with torch.no_grad():
+        first = network.eval()(images[:1], intrinsics)
+        second = network(images[1:], intrinsics, first.state)
+    names = ("class_logits", "center_logits", "log_depth", "motion_px", "embedding", "latent")
+    return {name: getattr(second, name) for name in names}
+
+
+def test_a_published_model_starts_a_training_where_it_stands(trained, cache, tmp_path):
+    old = load_checkpoint(trained)
+    # Statistics far from 0 and 1, so that an error in the unfolding shows.
+    for m in old.network.modules():
+        if isinstance(m, torch.nn.BatchNorm2d):
+            for values, low, high in (
+                (m.running_mean, -0.5, 0.5),
+                (m.running_var, 0.5, 2),
+                (m.weight, 0.5, 1),
+            ):
+                torch.nn.init.uniform_(values, low, high)
+    export_model(
+        old.network, CITYSCAPES, tmp_path / "m", [(64, 128)],
+        name="m", version="1", licence="Apache-2.0", training={},
+    )  # fmt: skip
+    recipe = recipe_for(cache, tmp_path / "out", start_from=str(tmp_path / "m"))
+    module = LitPerception(recipe, CITYSCAPES)
+    batches = [collate([street(s), street(s + 10)], CITYSCAPES) for s in range(3)]
+    start_from_model(module.network, tmp_path / "m", batches, module)
+    before, after = outputs(old.network), outputs(module.network)
+    for name, want in before.items():
+        # Published weights are float16.
+        assert torch.allclose(after[name], want, atol=2e-2 * float(want.abs().max())), name
+    # In training, with the statistics of the same batches, nothing jumps either.
+    module.network.train()
+    trained_mode = module(batches[0])[1].log_depth
+    module.network.eval()
+    assert (trained_mode - module(batches[0])[1].log_depth).abs().mean() < 0.1
+    last = run(replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0, steps=1)))
+    name = "class_head.weight"
+    assert torch.equal(
+        read_checkpoint(last)["state_dict"][f"network.{name}"], published_weights(tmp_path / "m")[name]
+    )
+
+
+def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path):
+    export_model(
+        load_checkpoint(trained).network, CITYSCAPES, tmp_path / "m", [(64, 128)],
+        name="m", version="1", licence="Apache-2.0", training={},
+    )  # fmt: skip
+    module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
+    other = Lite(tiny(embedding=7))
+    with pytest.raises(CheckpointError, match="does not fit the network: .*instance_head"):
+        start_from_model(other, tmp_path / "m", [], module)
+    with pytest.raises(EngineError, match="manifest"):
+        start_from_model(module.network, tmp_path, [], module)
