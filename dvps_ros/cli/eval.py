@@ -239,7 +239,8 @@ def command(
         write_text(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
     if collector and report is not None:
         space = LAYOUTS[dataset].space if dataset else CITYSCAPES if classes is None else None
-        page = collector.write(report, result, source, space, f"Scores of {pred or npz}")
+        truth = f", judged by {gt} ({dataset}, {split})" if dataset else ""
+        page = collector.write(report, result, source, space, f"Scores of {pred or npz}{truth}")
         click.echo(f"report: {page}")
 
 

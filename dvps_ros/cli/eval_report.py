@@ -22,6 +22,8 @@ from dvps_ros.viz.palette import depth_color
 from dvps_ros.viz.score_page import FramePanels, ObjectLine, write_score_page
 
 WORST_FRAMES = 6
+NEAR_FRAMES = 10
+"""Of so many frames of a sequence only the worst is shown: neighbours look alike."""
 WORST_OBJECTS = 40
 PANEL_WIDTH_PX = 900
 MIN_OBJECT_PX = 100
@@ -52,22 +54,23 @@ class ReportCollector:
     def __init__(self, classes: Classes) -> None:
         self._classes = classes
         self._worst: list[tuple[float, int, str]] = []
+        self._worst_near: tuple[float, int, str] | None = None
         self._sequence: str | None = None
         self._frame = 0
         self._lines: dict[int, tuple[TrackRecord, list[tuple[int, int]]]] = {}
-        self._unstable: list[tuple[int, int, ObjectLine]] = []
+        self._unstable: list[tuple[tuple[int, bool, int], int, ObjectLine]] = []
         self._order = itertools.count()
 
     def add(self, index: int, counts: FrameCounts) -> None:
         """Look at the next frame of its sequence; ``index`` is its place in the source."""
-        pq = quality_counts(counts.pairs, self._classes)[0].summary(self._classes)["all"]
-        if pq is not None:
-            heapq.heappush(self._worst, (-pq, -index, counts.name))
-            if len(self._worst) > WORST_FRAMES:
-                heapq.heappop(self._worst)
         if counts.sequence != self._sequence:
             self._close()
             self._sequence, self._frame = counts.sequence, 0
+        if self._frame % NEAR_FRAMES == 0:
+            self._close_near()
+        pq = quality_counts(counts.pairs, self._classes)[0].summary(self._classes)["all"]
+        if pq is not None and (self._worst_near is None or -pq > self._worst_near[0]):
+            self._worst_near = -pq, -index, counts.name
         matches = match_objects(counts.pairs, self._classes, void="masked", min_area_px=MIN_OBJECT_PX)
         for g, found_by in zip(matches.gt.tolist(), matches.found_by.tolist(), strict=True):
             record, line = self._lines.setdefault(g, (TrackRecord(), []))
@@ -75,14 +78,25 @@ class ReportCollector:
             line.append((self._frame, found_by))
         self._frame += 1
 
+    def _close_near(self) -> None:
+        """Keep the worst of the neighbouring frames that end."""
+        if self._worst_near is not None:
+            heapq.heappush(self._worst, self._worst_near)
+            if len(self._worst) > WORST_FRAMES:
+                heapq.heappop(self._worst)
+        self._worst_near = None
+
     def _close(self) -> None:
-        """Keep the least stable objects of the sequence that ends."""
+        """Keep the least stable objects of the sequence that ends: by changes of the id, then by frames that
+        do not carry the main one; those that were never found come last."""
+        self._close_near()
         for g, (record, line) in self._lines.items():
             lost = record.frames - record.kept
             if lost:
                 kind = self._classes.names[class_of(g)]
                 name = f"{self._sequence}: {kind} {id_of(g)}"
-                heapq.heappush(self._unstable, (lost, -next(self._order), ObjectLine(name, line)))
+                rank = record.switches, bool(record.found), lost
+                heapq.heappush(self._unstable, (rank, -next(self._order), ObjectLine(name, line)))
                 if len(self._unstable) > WORST_OBJECTS:
                     heapq.heappop(self._unstable)
         self._lines = {}
@@ -102,7 +116,7 @@ class ReportCollector:
             pair = source.load(-minus_index)
             panels = frame_panels(pair, source.image(-minus_index), self._classes, space)
             frames.append(FramePanels(f"{name}: PQ {-100 * minus_pq:.1f} %", panels))
-        lines = [line for *_, line in sorted(self._unstable, key=lambda entry: -entry[0])]
+        lines = [line for *_, line in sorted(self._unstable, key=lambda entry: entry[:2], reverse=True)]
         path = folder / "index.html"
         key = [
             ("wrong class", WRONG_CLASS),
@@ -122,10 +136,11 @@ def frame_panels(
     panels = {
         "truth": overlay(image, _bytes(pair.gt_sem), _colors(pair.gt_ins), space),
         "prediction": overlay(image, _bytes(pair.pr_sem), _colors(pair.pr_ins), space),
-        "errors": label_errors(pair, image, classes),
+        "label errors": label_errors(pair, image, classes),
     }
     if pair.gt_depth is not None and pair.pr_depth is not None:
-        panels["predicted depth"] = depth_color(np.ascontiguousarray(pair.pr_depth, np.float32))
+        for name, depth_m in (("true depth", pair.gt_depth), ("predicted depth", pair.pr_depth)):
+            panels[name] = depth_color(np.ascontiguousarray(depth_m, np.float32))
         panels[f"relative depth error, 0 (blue) to {FULL_ERROR:g} (red)"] = depth_errors(
             pair.gt_depth, pair.pr_depth
         )

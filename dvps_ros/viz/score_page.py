@@ -21,14 +21,21 @@ TEMPLATE = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>{{ style | safe }}
-  .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
+  main { max-width: 1500px; }
+  .panels { display: grid; grid-template-columns: repeat(3, 1fr); gap: 10px; }
+  .panels figure { cursor: zoom-in; outline: none; margin: 0 0 6px; }
+  .panels figure:focus { cursor: zoom-out; }
+  .panels figure:focus img { position: fixed; inset: 0; width: 100vw; height: 100vh; object-fit: contain;
+                             background: #10151bf0; z-index: 9; border-radius: 0; pointer-events: none; }
+  td small { color: var(--soft); }
   .swatch { display: inline-block; width: 10px; height: 10px; border-radius: 3px; margin-right: 6px; }
   .key span { margin-right: 16px; }
 </style>
 </head>
 <body><main>
 <header><h1>{{ title }}</h1>
-<p>{{ result.frames }} frames in {{ result.sequences }} sequences, {{ result.classes.count }} classes,
+<p>{{ result.frames | number("frame") }} in {{ result.sequences | number("sequence") }},
+{{ result.classes.count | number("class", "classes") }},
 {{ result.classes.things | length }} of them things</p></header>
 
 <div class="cards">
@@ -49,16 +56,22 @@ TEMPLATE = """<!DOCTYPE html>
 {% for name, cell in quality_rows %}
 <tr><td>{{ name }}</td>{% for g in groups %}<td class="n">{{ cell[g] | percent }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
+<div>
 {% if depth_heads %}
-<div><table><tr><th>DVPQ: all</th>
+<table><tr><th>DVPQ</th>
 {% for head in depth_heads %}<th class="n">{{ head }}</th>{% endfor %}</tr>
 {% for name, cells in depth_rows %}
-<tr><td>{{ name }}</td>{% for cell in cells %}<td class="n" title="things {{ cell.things | percent }},
-stuff {{ cell.stuff | percent }}">{{ cell.all | percent }}</td>{% endfor %}</tr>
+<tr><td>{{ name }}</td>{% for cell in cells %}<td class="n">{{ cell.all | percent }}<br>
+<small>{{ cell.things | percent }} | {{ cell.stuff | percent }}</small></td>{% endfor %}</tr>
 {% endfor %}</table>
-<p class="note">Columns: predicted pixels with a larger relative depth error are void.
-Rows: tubes over k frames.</p></div>
+<p class="note">All, and below it things | stuff. Columns: predicted pixels with a larger relative depth error
+are void. Rows: tubes over k frames.</p>
 {% endif %}
+{% if tracking_rows %}
+<table>{% for name, value, meaning in tracking_rows %}
+<tr><td>{{ name }}</td><td class="n">{{ value }}</td><td class="note">{{ meaning }}</td></tr>
+{% endfor %}</table>
+{% endif %}</div>
 </div></section>
 {% endif %}
 
@@ -68,7 +81,8 @@ Rows: tubes over k frames.</p></div>
 <th class="n">IoU</th><th class="n">hit</th><th class="n">false</th><th class="n">missed</th></tr>
 {% for row in class_rows %}
 <tr><td><span class="swatch" style="background:rgb{{ row.color }}"></span>{{ row.name }}</td>
-<td class="n">{{ row.pq | percent }}</td><td><div class="bar" style="width:{{ 100 * row.pq }}%"></div></td>
+<td class="n">{{ row.pq | percent }}</td><td>
+{% if row.pq > 0 %}<div class="bar" style="width:{{ 100 * row.pq }}%"></div>{% endif %}</td>
 <td class="n">{{ row.sq | percent }}</td><td class="n">{{ row.rq | percent }}</td>
 <td class="n">{{ row.iou | percent }}</td>
 <td class="n">{{ row.tp }}</td><td class="n">{{ row.fp }}</td><td class="n">{{ row.fn }}</td></tr>
@@ -79,8 +93,9 @@ Rows: tubes over k frames.</p></div>
 
 {% if timeline %}
 <section><h2>The least stable objects</h2><figure><img src="{{ timeline }}" alt="identities over time">
-<figcaption>One row for each true object; a colour is one predicted id, grey is not found. A row of one
-colour is an object that kept its identity.</figcaption></figure></section>
+<figcaption>One row for each true object, those that changed their id most often first; a colour is one
+predicted id, grey is not found, white is not there. A row of one colour is an object that kept its
+identity.</figcaption></figure></section>
 {% endif %}
 
 {% if result.depth %}
@@ -91,6 +106,7 @@ colour is an object that kept its identity.</figcaption></figure></section>
 <tr><td>{{ crop }}</td><td>{{ scaling }}</td>
 {% for name in error_names %}<td class="n">{{ row[name] | figure }}</td>{% endfor %}</tr>
 {% endfor %}{% endfor %}</table>
+<p class="note">sq_rel and rmse in metres, silog x 100, rmse_log and silog of natural logarithms.</p>
 {% if distance_plot %}<figure style="margin-top:16px">
 <img src="{{ distance_plot }}" alt="error over distance">
 <figcaption>Error over true distance, all pixels, unscaled: bars are the mean relative error, the line is the
@@ -99,14 +115,15 @@ bias, grey is the share of pixels.</figcaption></figure>{% endif %}</section>
 
 {% if frames %}
 <section><h2>Worst frames</h2>
-<p class="note key">errors:
+<p class="note">The worst of each ten frames of a sequence. Click a picture to enlarge it.</p>
+<p class="note key">label errors:
 {% for name, color in key %}
 <span><i class="swatch" style="background:rgb{{ color }}"></i>{{ name }}</span>
 {% endfor %}</p>
 {% for frame in frames %}
-<h3>{{ frame.caption }}</h3><div class="pair">
+<h3>{{ frame.caption }}</h3><div class="panels">
 {% for name, source in frame.panels %}
-<figure><img src="{{ source }}" alt="{{ name }}"><figcaption>{{ name }}</figcaption></figure>
+<figure tabindex="0"><img src="{{ source }}" alt="{{ name }}"><figcaption>{{ name }}</figcaption></figure>
 {% endfor %}</div>
 {% endfor %}</section>
 {% endif %}
@@ -164,6 +181,7 @@ def write_score_page(
 
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda v: "-" if v is None else f"{100 * v:.1f}"
+    environment.filters["number"] = lambda n, one, many=None: f"{n} {one if n == 1 else many or one + 's'}"
     environment.filters["figure"] = lambda v: "-" if v is None else f"{v:.3f}"
     heads, depth_rows = _depth_table(result)
     page = environment.from_string(TEMPLATE).render(
@@ -173,6 +191,7 @@ def write_score_page(
         groups=GROUPS,
         cards=list(_cards(result)),
         quality_rows=list(_quality_rows(result)),
+        tracking_rows=list(_tracking_rows(result)),
         depth_heads=heads,
         depth_rows=depth_rows,
         class_rows=list(_class_rows(result, space)),
@@ -205,15 +224,37 @@ def _cards(result: Mapping[str, Any]) -> Any:
 
 
 def _quality_rows(result: Mapping[str, Any]) -> Any:
+    means = result.get("means", {})
     if "PQ" in result:
         yield "PQ", result["PQ"]
     for k, cell in result.get("VPQ", {}).items():
         yield f"VPQ, k = {k}", cell
+    if "VPQ" in means:
+        yield "VPQ, mean", means["VPQ"]
     for value, cell in result.get("DPQ", {}).items():
         yield f"DPQ, lambda = {value}", cell
-    for name in ("VPQ", "DPQ", "DVPQ"):
-        if name in result.get("means", {}):
-            yield f"{name}, mean", result["means"][name]
+    for name in ("DPQ", "DVPQ"):
+        if name in means:
+            yield f"{name}, mean", means[name]
+
+
+def _tracking_rows(result: Mapping[str, Any]) -> Any:
+    """(name, text, meaning) of what is not a table by class or window."""
+    meanings = {
+        "STQ": {"STQ": "root of AQ x SQ", "AQ": "tracks over time, pixels", "SQ": "mean class IoU"},
+        "DSTQ": {"DSTQ": "STQ with depth", "DQ": "share of depth inliers"},
+        "PAT": {"PAT": "harmonic mean of PQ and TQ", "TQ": "tracks over time, frames"},
+    }
+    for metric, parts in meanings.items():
+        for part, meaning in parts.items():
+            if metric in result:
+                value = result[metric][part]
+                yield part, "-" if value is None else f"{100 * value:.1f}", meaning
+    if "ids" in result:
+        ids = result["ids"]
+        for part, meaning in (("found", "object-frames with a match"), ("kept", "under one id")):
+            yield f"ids {part}", "-" if ids[part] is None else f"{100 * ids[part]:.1f}", meaning
+        yield "ids switched", str(ids["switches"]), f"times, among {ids['objects']} objects"
 
 
 def _depth_table(result: Mapping[str, Any]) -> tuple[list[str], list[tuple[str, list[Any]]]]:
@@ -249,7 +290,8 @@ def _timeline_plot(lines: Sequence[ObjectLine]) -> str:
         shades = [colors[(y + order[p]) % len(colors)] if p >= 0 else "#d5dae0" for _, p in line.matches]
         axes.broken_barh([(t - 0.5, 1) for t, _ in line.matches], (y - 0.4, 0.8), facecolors=shades)
     axes.set_yticks(range(len(lines)), [line.name for line in lines], fontsize=7)
-    axes.invert_yaxis()
+    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel("frame of the sequence")
     return svg_uri(figure)
 
@@ -266,10 +308,19 @@ def _distance_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
     axes.bar(x, [r["abs_rel"] for r in seen], width=0.5, color="#2566b8", label="relative error")
     axes.set_xticks(x, names)
     axes.set_xlabel("true depth, m")
+    axes.set_ylabel("relative error; share of pixels")
     bias = axes.twinx()
     bias.plot(x, [r["bias_m"] for r in seen], "o-", color="#c0392b", label="bias, m (right)")
     bias.axhline(0, color="#c0392b", lw=0.6)
     bias.set_ylabel("bias, m")
     handles = [*axes.get_legend_handles_labels()[0], *bias.get_legend_handles_labels()[0]]
-    axes.legend(handles, [h.get_label() for h in handles], frameon=False, loc="upper center", fontsize=8)
+    axes.legend(
+        handles,
+        [h.get_label() for h in handles],
+        frameon=False,
+        loc="lower center",
+        ncols=3,
+        bbox_to_anchor=(0.5, 1),
+        fontsize=9,
+    )
     return svg_uri(figure)

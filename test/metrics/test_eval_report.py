@@ -11,6 +11,7 @@ from metrics_videos import CLASSES, random_video
 from dvps_ros.cli.eval import command
 from dvps_ros.cli.eval_report import (
     MISSING,
+    NEAR_FRAMES,
     WORST_FRAMES,
     WRONG_CLASS,
     WRONG_OBJECT,
@@ -52,22 +53,23 @@ def test_depth_error_map_is_black_without_truth_and_saturates():
     assert found[1][2] > found[1][0] and found[2][0] > found[2][2]
 
 
-def test_the_worst_frames_and_least_stable_objects_are_kept():
+def test_the_worst_of_ten_frames_and_least_stable_objects_are_kept():
     collector = ReportCollector(CLASSES)
     evaluation = Evaluation(CLASSES, ("PQ",))
-    size = 2 * WORST_FRAMES
+    frames = NEAR_FRAMES * (WORST_FRAMES + 2)
     truth = np.full((20, 20), 2), np.ones((20, 20), int)
-    for t in range(size):
+    for t in range(frames):
         wrong = np.array(truth)
-        # Later frames are worse, and the id changes halfway.
-        wrong[0, : t // 2] = 255
-        wrong[1] = 5 if t < WORST_FRAMES else 6
+        # The later, the worse, but for every fifth of ten; and the id changes halfway.
+        wrong[0, : t // NEAR_FRAMES + (t % NEAR_FRAMES == 4)] = 255
+        wrong[1] = 5 if t < frames // 2 else 6
         collector.add(t, evaluation.count(FramePair("s", str(t), *truth, *wrong)))
-    assert sorted(-i for _, i, _ in collector._worst) == list(range(WORST_FRAMES, size))
     collector._close()
-    ((lost, _, line),) = collector._unstable
-    assert lost == WORST_FRAMES and line.name == "s: class 2 1"
-    assert line.matches == [(t, 5 if t < WORST_FRAMES else 6) for t in range(size)]
+    expected = [NEAR_FRAMES * i + 4 for i in range(2, WORST_FRAMES + 2)]
+    assert sorted(-i for _, i, _ in collector._worst) == expected
+    ((rank, _, line),) = collector._unstable
+    assert rank == (1, True, frames // 2) and line.name == "s: class 2 1"
+    assert line.matches == [(t, 5 if t < frames // 2 else 6) for t in range(frames)]
 
 
 @pytest.mark.parametrize("kind", ["npz", "folder"])
@@ -95,5 +97,6 @@ def test_the_page_holds_everything_itself(kind, tmp_path):
     assert not re.search(r"(href|src)=\"https?:|<script|@import", page)
     for part in ("Panoptic quality", "Classes", "Worst frames", "Rules", "STQ", "truth", "prediction"):
         assert part in page
-    assert ("Error over true distance" in page) == ("DVPQ: all" in page) == (kind == "npz")
-    assert page.count("<figure") >= 3 * 5
+    assert ("Error over true distance" in page) == ("things | stuff" in page) == (kind == "npz")
+    # The worst frame of each sequence (two in the npz): six panels, three without depth.
+    assert page.count('<figure tabindex="0">') == (12 if kind == "npz" else 3)
