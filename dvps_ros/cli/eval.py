@@ -97,6 +97,13 @@ def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
     help="PAT: true void leaves the predicted masks, or counts in their size.",
 )
 @click.option(
+    "--pat-pq",
+    type=click.Choice(["standard", "nuscenes"]),
+    default="standard",
+    show_default=True,
+    help="PAT: PQ as it is, or without the pixels of true void and over all classes.",
+)
+@click.option(
     "--min-area",
     type=click.IntRange(0),
     default=0,
@@ -144,6 +151,7 @@ def command(
     stq_void: str,
     pat_ids: str,
     pat_void: str,
+    pat_pq: str,
     min_area: int,
     crops: tuple[str, ...],
     scalings: tuple[str, ...],
@@ -206,6 +214,7 @@ def command(
         stq_void=stq_void,  # type: ignore[arg-type]
         pat_ids=pat_ids,  # type: ignore[arg-type]
         pat_void=pat_void,  # type: ignore[arg-type]
+        pat_pq=pat_pq,  # type: ignore[arg-type]
         min_area_px=min_area,
         crops=crops,  # type: ignore[arg-type]
         scalings=scalings,  # type: ignore[arg-type]

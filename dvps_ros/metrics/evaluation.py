@@ -29,7 +29,7 @@ from dvps_ros.metrics.depth import (
 )
 from dvps_ros.metrics.pq import Crowd, PanopticQuality
 from dvps_ros.metrics.stq import SegmentationTrackingQuality, VoidInTracks
-from dvps_ros.metrics.tracks import IdentityStability, PredictedIds, TrackingQuality, VoidInMasks
+from dvps_ros.metrics.tracks import IdentityStability, PredictedIds, QualityRule, TrackingQuality, VoidInMasks
 from dvps_ros.metrics.vpq import VideoPanopticQuality
 
 LABEL_METRICS = ("PQ", "VPQ", "STQ", "PAT", "ids")
@@ -68,6 +68,7 @@ class Rules:
     stq_void: VoidInTracks = "masked"
     pat_ids: PredictedIds = "track"
     pat_void: VoidInMasks = "kept"
+    pat_pq: QualityRule = "standard"
     min_area_px: int = 0
     """Masks below it do not exist for PAT and ids."""
     crops: tuple[Crop, ...] = ("none", "garg", "eigen", "cityscapes")
@@ -154,7 +155,13 @@ class Evaluation:
         self._stq = SegmentationTrackingQuality(classes, void=rules.stq_void) if stq else None
         self._inliers = DepthInliers(rules.inlier_ratios) if "DSTQ" in things else None
         self._pat = (
-            TrackingQuality(classes, ids=rules.pat_ids, void=rules.pat_void, min_area_px=rules.min_area_px)
+            TrackingQuality(
+                classes,
+                ids=rules.pat_ids,
+                void=rules.pat_void,
+                min_area_px=rules.min_area_px,
+                quality=rules.pat_pq,
+            )
             if "PAT" in things
             else None
         )

@@ -28,6 +28,11 @@ VoidInMasks = Literal["kept", "masked"]
 """Whether pixels of true void count in the size of predicted masks or leave them first."""
 
 
+QualityRule = Literal["standard", "nuscenes"]
+"""Which PQ goes into PAT. ``standard``: panopticapi's, over classes that occur (as MAPT says). ``nuscenes``:
+pixels of true void are deleted first, and classes that do not occur count as 0."""
+
+
 @dataclass(frozen=True)
 class FrameMatches:
     """Objects of one frame and who found whom."""
@@ -51,12 +56,10 @@ def match_objects(
     min_area_px: int = 0,
 ) -> FrameMatches:
     """Match the true and predicted objects of one frame; smaller ones than ``min_area_px`` do not exist."""
+    if void == "masked":
+        pairs = _without_void(pairs)
     total = pairs.total
     gt_class = class_of(pairs.gt)
-    if void == "masked":
-        known = gt_class != VOID
-        pairs = PairCounts(pairs.gt[known], pairs.pr[known], total[known, None])
-        total, gt_class = total[known], gt_class[known]
     gt_object = classes.is_thing[gt_class] & (id_of(pairs.gt) != NO_INSTANCE)
     pr_object = class_of(pairs.pr) != VOID
     if ids == "track":
@@ -77,6 +80,12 @@ def match_objects(
     hit = 2 * inter > gt_area[g] + pr_area[p] - inter
     found_by[g[hit]] = pr[p[hit]]
     return FrameMatches(gt, gt_area, found_by, pr)
+
+
+def _without_void(pairs: PairCounts) -> PairCounts:
+    """The pairs of pixels whose true class is known."""
+    known = class_of(pairs.gt) != VOID
+    return PairCounts(pairs.gt[known], pairs.pr[known], pairs.total[known, None])
 
 
 def _areas(keys: np.ndarray, pixels: np.ndarray, least: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,10 +161,12 @@ class TrackingQuality:
         ids: PredictedIds = "track",
         void: VoidInMasks = "kept",
         min_area_px: int = 0,
+        quality: QualityRule = "standard",
     ) -> None:
         self.classes = classes
         self.ids: PredictedIds = ids
         self.void: VoidInMasks = void
+        self.quality: QualityRule = quality
         self.min_area_px = min_area_px
         self.panoptic = PanopticQuality(classes)
         self.ambiguous_frames = 0
@@ -169,7 +180,7 @@ class TrackingQuality:
         """Add the next frame of ``sequence``."""
         if self._walk.enter(sequence):
             self._close()
-        self.panoptic.update(pairs)
+        self.panoptic.update(_without_void(pairs) if self.quality == "nuscenes" else pairs)
         segments = np.unique(pairs.pr[self.classes.is_thing[class_of(pairs.pr)] & (id_of(pairs.pr) > 0)])
         self.ambiguous_frames += len(np.unique(id_of(segments))) < len(segments)
         self._open.add(
@@ -190,7 +201,8 @@ class TrackingQuality:
         """{PAT, PQ, TQ} as fractions; TQ is None without true tracks, and PAT where a part is undefined."""
         total, tracks = self._quality()
         tq = total / tracks if tracks else None
-        pq = self.panoptic.compute()["all"]
+        means = self.panoptic.compute()
+        pq = means["declared"]["all"] if self.quality == "nuscenes" else means["all"]
         pat = None
         if pq is not None and tq is not None:
             pat = 2 * pq * tq / (pq + tq) if pq + tq > 0 else 0.0

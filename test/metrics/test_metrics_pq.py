@@ -147,6 +147,24 @@ def test_a_prediction_that_is_no_depth_becomes_void(wrong):
     assert depth_counts([5.0] * 3, [wrong, 5.0, 5.0], 0.5) == [pytest.approx(2 / 3), 1, 0, 0]
 
 
+def test_depth_aware_tubes_by_hand():
+    """Labels are right in both frames; in the second, depth is 30 % off on two of A's four pixels.
+
+    lambda 0.25, k = 1: IoU 1 and 2/4 (no match): PQ = 1 / (1 + 1/2 + 1/2) = 1/2.
+    lambda 0.25, k = 2: the tube keeps 6 of 8 pixels: PQ = 3/4. With lambda 0.5 nothing is voided.
+    """
+    metric = VideoPanopticQuality(CLASSES, [1, 2], lambdas=LAMBDAS, crowd="segment")
+    labels = row(A, A, A, A, ROAD, ROAD)
+    truth = np.full((1, 6), 10.0)
+    for wrong in ([0, 0, 0, 0, 0, 0], [3, -3, 0, 0, 0, 0]):
+        metric.update(
+            count_pairs(*labels, *labels, gt_depth=truth, pr_depth=truth + np.array([wrong]), lambdas=LAMBDAS)
+        )
+    found = {k: {lam: cell["things"] for lam, cell in by.items()} for k, by in metric.compute().items()}
+    assert found == {1: {0.5: 1.0, 0.25: 0.5, 0.1: 0.5}, 2: {0.5: 1.0, 0.25: 0.75, 0.1: 0.75}}
+    assert all(cell["stuff"] == 1.0 for by in metric.compute().values() for cell in by.values())
+
+
 def test_voided_pixels_leave_the_prediction_before_the_void_exemption():
     """Of 5 predicted pixels 2 lie on void; without the 2 voided ones 2 of 3 do, which is more than half."""
     gt = row(VOID, VOID, ROAD, ROAD, ROAD)

@@ -159,6 +159,44 @@ def test_mask_iou_of_one_half_is_no_match_and_void_may_be_masked():
     assert run(TrackingQuality(CLASSES, void="masked"), *frames)["TQ"] == 1.0
 
 
+def test_pq_of_pat_as_nuscenes_counts_it():
+    """A of 2 pixels, found with 1 more on void, is 1 of 4 classes; a prediction on void alone is free."""
+    frames = [([A, A, VOID, VOID, VOID], [A, A, A, (3, 5), (3, 5)])]
+    assert run(TrackingQuality(CLASSES), *frames) == close({"PQ": 1.0, "TQ": 1.0, "PAT": 1.0})
+    found = run(TrackingQuality(CLASSES, quality="nuscenes"), *frames)
+    assert found == close({"PQ": 0.25, "TQ": 1.0, "PAT": 2 * 0.25 / 1.25})
+    # Two of three pixels on void forgive the prediction; deleted, they leave one on the road: a false positive.
+    frames = [([ROAD, ROAD, ROAD, VOID, VOID], [ROAD, ROAD, A, A, A])]
+    assert run(TrackingQuality(CLASSES), *frames)["PQ"] == pytest.approx(2 / 3)
+    assert run(TrackingQuality(CLASSES, quality="nuscenes"), *frames)["PQ"] == pytest.approx(2 / 3 / 4)
+
+
+def test_stq_of_two_crossing_tracks_by_hand():
+    """A of 3+3 and B of 1+3 pixels; from frame 0 to 1 the prediction exchanges two of A's pixels for B's id.
+
+    Frame 0: A A A B, right. Frame 1: A A A B B B predicted as 1 2 2 2 2 1.
+    Track 1: 3+1 on A, 0+1 on B, size 5; track 2: 1+2 on B, 2 on A, size 5. |A| = 6, |B| = 4.
+    AQ(A) = 1/6 (4 * 4/7 + 2 * 2/9), AQ(B) = 1/4 (3 * 3/6 + 1 * 1/8).
+    """
+    frames = [([A, A, A, B], [A, A, A, B]), ([A, A, A, B, B, B], [A, B, B, B, B, A])]
+    expected = ((16 / 7 + 4 / 9) / 6 + (9 / 6 + 1 / 8) / 4) / 2
+    assert run(SegmentationTrackingQuality(CLASSES), *frames) == close(
+        {"AQ": expected, "SQ": 1.0, "STQ": sqrt(expected)}
+    )
+
+
+def test_pat_of_a_swap_by_hand():
+    """A and B live 4 frames each; predicted ids 7 and 8 are exchanged after the second.
+
+    Each is found twice by either id, both live 4 frames: AS = 1/4 (2 * 2/6 + 2 * 2/6) = 1/3; one break of 3.
+    """
+    frames = [([A, A, B, B], [(2, a), (2, a), (2, b), (2, b)]) for a, b in ((7, 8), (7, 8), (8, 7), (8, 7))]
+    tq_expected = sqrt((1 - 1 / 3) / 3)
+    assert run(TrackingQuality(CLASSES), *frames) == close(
+        {"PQ": 1.0, "TQ": tq_expected, "PAT": 2 * tq_expected / (1 + tq_expected)}
+    )
+
+
 def test_pat_is_zero_or_none_where_it_should_be():
     assert run(TrackingQuality(CLASSES), ([A], [B])) == {"PAT": 1.0, "PQ": 1.0, "TQ": 1.0}
     assert run(TrackingQuality(CLASSES), ([A], [ROAD])) == {"PAT": 0.0, "PQ": 0.0, "TQ": 0.0}
