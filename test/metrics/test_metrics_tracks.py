@@ -165,7 +165,7 @@ def test_pq_of_pat_as_nuscenes_counts_it():
     assert run(TrackingQuality(CLASSES), *frames) == close({"PQ": 1.0, "TQ": 1.0, "PAT": 1.0})
     found = run(TrackingQuality(CLASSES, quality="nuscenes"), *frames)
     assert found == close({"PQ": 0.25, "TQ": 1.0, "PAT": 2 * 0.25 / 1.25})
-    # Two of three pixels on void forgive the prediction; deleted, they leave one on the road: a false positive.
+    # Two of three pixels on void forgive the prediction; without them one is left, on the road: a false one.
     frames = [([ROAD, ROAD, ROAD, VOID, VOID], [ROAD, ROAD, A, A, A])]
     assert run(TrackingQuality(CLASSES), *frames)["PQ"] == pytest.approx(2 / 3)
     assert run(TrackingQuality(CLASSES, quality="nuscenes"), *frames)["PQ"] == pytest.approx(2 / 3 / 4)
