@@ -205,6 +205,8 @@ def command(
 
     if wanted is None:
         wanted = tuple(m for m in METRICS if source.has_depth or m not in DEPTH_METRICS)
+        if not source.has_depth:
+            click.echo(f"no depth on both sides: {', '.join(DEPTH_METRICS)} are left out")
     defaults = Rules()
     rules = Rules(
         windows=windows or WINDOWS.get(dataset or "", defaults.windows),

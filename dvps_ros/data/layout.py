@@ -170,9 +170,12 @@ class Layout(ABC):
 class FolderPairs:
     """Truth and prediction of the frames of two trees of one layout.
 
+    Args:
+        depth: whether depth is needed; None takes it where the truth and the prediction have it.
+
     Raises:
-        InputError: the prediction lacks frames, or holds others than the truth; or depth is asked for and
-            missing.
+        InputError: the prediction lacks frames, or holds others than the truth; depth is needed and missing,
+            or some frames have it and others do not.
     """
 
     def __init__(
@@ -191,14 +194,19 @@ class FolderPairs:
         if guess:
             first = next(iter(guess.values()))
             raise InputError(
-                f"{pred}: {len(guess)} predicted frames are not in the truth {gt}, "
+                f"{pred}: {len(guess)} frames are predicted but not in the truth {gt}, "
                 f"the first is {first.labels[0]}"
             )
-        lacking = [f"{f.labels[0]} (truth)" for f, _ in self.frames if f.depth is None]
-        lacking += [f"{f.labels[0]} (prediction)" for g, f in self.frames if g.depth and f.depth is None]
-        if depth and lacking:
-            raise InputError(f"no depth file beside {lacking[0]}, nor beside {len(lacking) - 1} others")
-        self.has_depth = not lacking if depth is None else depth
+        self.has_depth = True
+        for side, name in ((0, "truth"), (1, "prediction")):
+            lacking = [pair[side].labels[0] for pair in self.frames if pair[side].depth is None]
+            # A few missing files are a mistake; none at all is a layout or a network without depth.
+            if lacking and depth is not False and (depth or len(lacking) < len(self.frames)):
+                raise InputError(
+                    f"no depth file beside {lacking[0]} ({name}), nor beside {len(lacking) - 1} others of "
+                    f"{len(self.frames)}; metrics without depth: --metrics PQ,VPQ,STQ,PAT,ids"
+                )
+            self.has_depth &= not lacking and depth is not False
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -220,7 +228,7 @@ class FolderPairs:
         for files, array in zip((gt, pr), depth, strict=True):
             if array is not None:
                 check_size(files.depth, array.shape, gt_sem.shape)
-        return FramePair(gt.sequence, gt.name, gt_sem, gt_ins, pr_sem, pr_ins, *depth)
+        return FramePair(gt.sequence, gt.name, gt_sem, gt_ins, pr_sem, pr_ins, *depth, file=str(gt.labels[0]))
 
     def image(self, index: int) -> np.ndarray | None:
         """uint8 [H,W,3] RGB of one frame, where the truth has it."""

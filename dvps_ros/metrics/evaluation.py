@@ -51,6 +51,8 @@ class FramePair:
     pr_ins: np.ndarray
     gt_depth: np.ndarray | None = None
     pr_depth: np.ndarray | None = None
+    file: str = ""
+    """Of the truth, to name in messages; empty where there is none."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class FrameCounts:
 
     sequence: str
     name: str
+    file: str
     shape: tuple[int, int]
     pairs: PairCounts
     errors: list[ImageErrors]
@@ -212,8 +215,10 @@ class Evaluation:
                 if self._inliers:
                     hits = inliers(gt, pr, self._inliers.thresholds)
         except InputError as error:
-            raise InputError(f"frame {pair.name}: {error}") from error
-        return FrameCounts(pair.sequence, pair.name, pair.gt_sem.shape, pairs, errors, distances, hits)
+            raise InputError(f"{pair.file or 'frame ' + pair.name}: {error}") from error
+        return FrameCounts(
+            pair.sequence, pair.name, pair.file, pair.gt_sem.shape, pairs, errors, distances, hits
+        )
 
     def add(self, counts: FrameCounts) -> None:
         """Add the next frame of its sequence.
@@ -224,8 +229,8 @@ class Evaluation:
         if self._shape and self._shape[0] == counts.sequence and self._shape[1] != counts.shape:
             (height, width), (got_height, got_width) = self._shape[1], counts.shape
             raise InputError(
-                f"frame {counts.name}: expected {height}x{width} pixels as before in its sequence, "
-                f"got {got_height}x{got_width}"
+                f"{counts.file or 'frame ' + counts.name}: expected {height}x{width} pixels as before in its "
+                f"sequence, got {got_height}x{got_width}"
             )
         self._shape = counts.sequence, counts.shape
         self.frames += 1

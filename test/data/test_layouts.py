@@ -253,7 +253,7 @@ def test_pairs_refuse_trees_of_other_frames(tmp_path):
     with pytest.raises(InputError, match="1 of 6 frames of the truth have no prediction, .* 000000/000002"):
         FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val")
     write_tree(CITY, tmp_path / "pred", frames=4)
-    with pytest.raises(InputError, match="2 predicted frames are not in the truth .*000000_000003_"):
+    with pytest.raises(InputError, match="2 frames are predicted but not in the truth .*000000_000003_"):
         FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val")
 
 
@@ -264,6 +264,15 @@ def test_pairs_without_depth_say_so_only_when_it_is_needed(tmp_path):
     assert not FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val").has_depth
     with pytest.raises(InputError, match=r"no depth file beside .*pred.*\(prediction\)"):
         FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val", depth=True)
+
+
+@pytest.mark.parametrize("tree", ["gt", "pred"])
+def test_depth_of_some_frames_only_is_refused_unless_it_is_not_wanted(tree, tmp_path):
+    files = {t: write_tree(CITY, tmp_path / t) for t in ("gt", "pred")}
+    files[tree][3].depth.unlink()
+    with pytest.raises(InputError, match=rf"no depth file beside .*{tree}.*000001_000000.*0 others of 6"):
+        FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val")
+    assert not FolderPairs(CITY, tmp_path / "gt", tmp_path / "pred", "val", depth=False).has_depth
 
 
 def test_pairs_of_other_size_name_the_file(tmp_path):

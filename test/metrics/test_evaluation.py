@@ -224,6 +224,24 @@ def test_a_size_that_changes_within_a_sequence_is_refused():
                                                   other.gt_depth[1], other.pr_depth[1])))  # fmt: skip
 
 
+def test_a_size_that_changes_within_a_folder_names_the_file(tmp_path):
+    layout = LAYOUTS["kitti-step"]
+    for tree in ("gt", "pred"):
+        for t, size in enumerate(((2, 2), (2, 3))):
+            layout.write(tmp_path / tree, "val", "0000", t, class_map=np.zeros(size, np.uint8),
+                         instance_map=np.zeros(size, np.int32))  # fmt: skip
+    with pytest.raises(
+        InputError, match="gt/panoptic_maps/val/0000/000001.png: expected 2x2 pixels as before"
+    ):
+        run("--dataset", "kitti-step", "--gt", tmp_path / "gt", "--pred", tmp_path / "pred")
+
+
+def test_what_is_left_out_without_depth_is_said(tmp_path):
+    path = save(tmp_path / "v.npz", random_video(4), gt_depth=None, pr_depth=None)
+    text = run("--npz", path, *NPZ).stdout
+    assert "no depth on both sides: DPQ, DVPQ, DSTQ, depth are left out" in text
+
+
 def test_missing_depth_names_metric_and_frame():
     video = random_video(0)
     with pytest.raises(InputError, match="frame 3: DPQ, DVPQ, DSTQ, depth need true and predicted depth"):
