@@ -108,8 +108,10 @@ def image_files(folder: Path) -> list[Path]:
     """The images of a folder in natural order; if it holds none, those of its only sub-folder with images.
 
     Raises:
-        InputError: there are none, or several sub-folders have images.
+        InputError: there is no such folder, there are none, or several sub-folders have images.
     """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: expected a folder of images")
     inside = _images_in(folder)
     if inside:
         return inside

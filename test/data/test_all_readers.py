@@ -135,6 +135,17 @@ def test_check_finds_every_missing_file(name, tmp_path):
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("there", [False, True], ids=["missing", "empty"])
+def test_a_place_that_is_none_is_one_sentence(name, there, tmp_path):
+    place = tmp_path / "place"
+    if there:
+        place.mkdir()
+    assert len(list(READERS[name].problems(str(place), Reading()))) == 1
+    with pytest.raises(InputError):
+        list(READERS[name].samples(str(place), Reading()))
+
+
 def test_check_finds_a_gap_in_a_sequence(tmp_path):
     for files in write_tree(STEP, tmp_path)[1:2]:
         files.labels[0].unlink()
