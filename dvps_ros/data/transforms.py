@@ -8,6 +8,7 @@ exactly (u' = (u - x + 0.5) s - 0.5) and z-depth stays metres while the focal le
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -45,6 +46,10 @@ class AugmentConfig:
     aspect: float = option(
         0.08, "Independent stretch of width and height, 0.1 is up to 10 percent.", low=0.0, high=0.5
     )
+    focus: float = option(
+        0.5, "Share of crops that are placed on a pixel of a rare class, where the sample has one.",
+        low=0.0, high=1.0,
+    )  # fmt: skip
     flip: float = option(0.5, "Share of mirrored samples.", low=0.0, high=1.0)
     color: float = option(
         1.0, "Strength of the photometric changes; 0 leaves the pixels alone.", low=0.0, high=2.0
@@ -203,10 +208,47 @@ def random_box(rng: np.random.Generator, source_w: int, source_h: int, config: A
     return Box(x, y, w, h)
 
 
-def augment(sample: Sample, rng: np.random.Generator, config: AugmentConfig) -> Sample:
-    """A random crop, mirror and recolouring of the clip, of size config.width x config.height."""
+def focus_box(
+    box: Box, sample: Sample, rng: np.random.Generator, rare: Sequence[int], *, tries: int = 4000
+) -> Box:
+    """The box moved, inside the image, so that it shows a pixel of a rare class of the last frame.
+
+    The class is drawn first, so a bus counts as much as all the pedestrians. Coarse labels count when all
+    their classes are rare. Without a rare pixel among ``tries`` random ones the box stays.
+
+    Args:
+        rare: class ids.
+    """
     h, w = sample.images.shape[1:3]
-    sample = crop_resize(sample, random_box(rng, w, h, config), config.width, config.height)
+    labels = sample.class_map if sample.class_map is not None else sample.coarse_map
+    if labels is None or box.width >= w or box.height >= h:
+        return box
+    if sample.class_map is None:
+        rare = [g for g, members in enumerate(sample.coarse_groups) if set(members) <= set(rare)]
+    vs, us = rng.integers(h, size=tries), rng.integers(w, size=tries)
+    seen = labels[-1, vs, us]
+    present = np.intersect1d(seen, rare)
+    if not len(present):
+        return box
+    k = rng.choice(np.flatnonzero(seen == rng.choice(present)))
+    x = int(us[k]) - int(rng.integers(box.width))
+    y = int(vs[k]) - int(rng.integers(box.height))
+    return replace(box, x=min(max(x, 0), w - box.width), y=min(max(y, 0), h - box.height))
+
+
+def augment(
+    sample: Sample, rng: np.random.Generator, config: AugmentConfig, rare: Sequence[int] = ()
+) -> Sample:
+    """A random crop, mirror and recolouring of the clip, of size config.width x config.height.
+
+    Args:
+        rare: class ids on which crops are placed (``config.focus``).
+    """
+    h, w = sample.images.shape[1:3]
+    box = random_box(rng, w, h, config)
+    if rng.random() < config.focus:
+        box = focus_box(box, sample, rng, rare)
+    sample = crop_resize(sample, box, config.width, config.height)
     if rng.random() < config.flip:
         sample = mirror(sample)
     return replace(sample, images=recolor(sample.images, rng, config.color))

@@ -104,6 +104,11 @@ def class_weights(labels: LabelSpace) -> Tensor:
     return torch.tensor([RARE_CLASS_WEIGHT.get(name, 1.0) for name in labels.names])
 
 
+def rare_classes(labels: LabelSpace) -> tuple[int, ...]:
+    """Ids of the classes that weigh at least twice as much as a common one."""
+    return tuple(i for i, name in enumerate(labels.names) if RARE_CLASS_WEIGHT.get(name, 1.0) >= 2)
+
+
 def frame_terms(
     p: Prediction, t: Targets, weight_of_class: Tensor, config: LossConfig, *, has_previous: bool
 ) -> dict[str, Term]:

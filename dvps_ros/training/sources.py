@@ -21,6 +21,7 @@ from dvps_ros.data.kitti_raw import KittiRaw
 from dvps_ros.data.transforms import Box, augment, crop_resize, pan_still
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
+from dvps_ros.losses.total import rare_classes
 from dvps_ros.training.batch import Batch, collate
 from dvps_ros.training.recipe import DataConfig, Recipe
 from dvps_ros.types import Sample
@@ -181,6 +182,7 @@ class MixedClips(IterableDataset):
         rng = np.random.default_rng([self.recipe.seed, self.start, rank, worker.id if worker else 0])
         slots = [draw for draw, count in self.build() for _ in range(count)]
         small = self.recipe.augment
+        rare = rare_classes(self.labels)
         while True:
             chosen, view = slots, small
             if rng.random() < small.large:
@@ -188,4 +190,4 @@ class MixedClips(IterableDataset):
                 view = replace(small, height=height, width=width, max_zoom=max(small.min_zoom, LARGE_ZOOM))
                 count = max(1, round(len(slots) * small.height * small.width / (height * width)))
                 chosen = [slots[i] for i in rng.choice(len(slots), count, replace=False)]
-            yield collate([augment(draw(rng), rng, view) for draw in chosen], self.labels)
+            yield collate([augment(draw(rng), rng, view, rare) for draw in chosen], self.labels)

@@ -13,6 +13,7 @@ from dvps_ros.data.transforms import (
     Box,
     augment,
     crop_resize,
+    focus_box,
     mirror,
     pan_still,
     random_box,
@@ -148,6 +149,28 @@ def test_random_boxes_stay_inside_when_they_fit():
         box = random_box(rng, 128, 64, config)
         assert 0 <= box.x <= 128 - box.width and 0 <= box.y <= 64 - box.height
         assert 64 <= box.width <= 128
+
+
+def test_a_focused_box_shows_a_rare_class_wherever_it_can():
+    classes = np.zeros((2, 60, 100), np.uint8)
+    classes[1, 10:14, 80:84], classes[1, 40:44, 5:8], classes[0, 30, 50] = 15, 11, 17
+    clip = Sample(np.zeros((2, 60, 100, 3), np.uint8), np.ones((2, 4), np.float32), "rare", class_map=classes)
+    rng, box, shown = np.random.default_rng(0), Box(40, 20, 30, 20), {15: 0, 11: 0}
+    for _ in range(60):
+        b = focus_box(box, clip, rng, (11, 15, 17))
+        assert (b.width, b.height) == (30, 20) and 0 <= b.x <= 70 and 0 <= b.y <= 40
+        inside = np.unique(classes[1, b.y : b.y + 20, b.x : b.x + 30])
+        assert {11, 15} & set(inside)
+        for c in shown:
+            shown[c] += c in inside
+    assert min(shown.values()) > 15  # the classes take turns, whatever their area
+    assert focus_box(box, clip, rng, (17,)) == box  # only in the first frame
+    whole = Box(0, 0, 100, 60)
+    assert focus_box(whole, clip, rng, (11,)) == whole
+    coarse = replace(clip, class_map=None, coarse_map=classes // 11, coarse_groups=((0,), (11, 12)))
+    b = focus_box(box, coarse, rng, (11, 12))
+    assert (classes[1, b.y : b.y + 20, b.x : b.x + 30] > 0).any()
+    assert focus_box(box, coarse, rng, (11,)) == box  # the coarse label may be something common
 
 
 def test_recolor_of_strength_zero_changes_nothing_and_frames_change_alike():
