@@ -34,6 +34,7 @@ class Sequence:
     out: Path
     split: str
     images: str
+    threads: int = 1
 
     def refuse_existing(self) -> None:
         """Before anything is rendered.
@@ -66,7 +67,7 @@ class Sequence:
         from dvps_ros.data.world.files import ahead, write_sequence
 
         world = World(self.world)
-        drive = world.frames(self.camera, rate_hz=self.rate_hz, scene_flow=True)
+        drive = world.frames(self.camera, rate_hz=self.rate_hz, scene_flow=True, threads=self.threads)
         mount = world.base_from_camera
         with ahead(itertools.islice(drive, self.frames), AHEAD) as rendered:
             shown = _each(rendered, on_frame)
@@ -119,7 +120,8 @@ def _work(sequence: Sequence) -> None:
     sequence.write(_count)
 
 
-def _size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
+    """Height and width of the option HEIGHTxWIDTH."""
     height, x, width = value.lower().partition("x")
     if not x or not height.isdigit() or not width.isdigit():
         raise click.BadParameter(f"expected HEIGHTxWIDTH such as 512x1024, got {value}")
@@ -141,7 +143,7 @@ def _size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, 
 )
 @click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True, help="One seed each.")
 @click.option(
-    "--size", callback=_size, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
+    "--size", callback=parse_size, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
 )
 @click.option(
     "--fov", "fov_deg", type=float, default=80.0, show_default=True, help="Horizontal view, degrees."
@@ -223,34 +225,45 @@ def command(
         WorldConfig(seed=seed + k, style=style, weather=weather, effects=not clean) for k in range(sequences)
     ]
     World(configs[0])  # a wrong style or weather is said before any process is started
-    todo = [Sequence(c, camera, frames, rate_hz, layout, out, split, images) for c in configs]
+    cores = len(os.sched_getaffinity(0))
+    jobs = min(sequences, jobs or cores)
+    threads = max(1, cores // jobs)
+    todo = [Sequence(c, camera, frames, rate_hz, layout, out, split, images, threads) for c in configs]
     for sequence in todo:
         sequence.refuse_existing()
-    jobs = min(sequences, jobs or len(os.sched_getaffinity(0)))
     start = time.monotonic()
     with tqdm(total=frames * sequences, unit="frame", desc="rendering") as bar:
-        if jobs == 1:
-            for sequence in todo:
-                sequence.write(bar.update)
-        else:
-            _in_processes(todo, jobs, bar)
+        write_all(todo, jobs, bar.update)
     rate = frames * sequences / (time.monotonic() - start)
     click.echo(
         f"{sequences} sequence(s) of {frames} frames in {out} at {rate:.1f} frames/s, written as {layout}"
     )
 
 
-def _in_processes(todo: list[Sequence], jobs: int, bar: Any) -> None:
+def write_all(todo: list[Sequence], jobs: int, on_frames: Callable[[int], object]) -> None:
+    """Write sequences, ``jobs`` at a time; ``on_frames`` is told how many frames more have been written.
+
+    Raises:
+        ConfigError: what is to be written is there already.
+        InputError: the folder cannot be written, or there are more objects than the layout can number.
+        DiskFull: there is no room for a bag.
+    """
+    if jobs == 1:
+        for sequence in todo:
+            sequence.write(lambda: on_frames(1))
+        return
     # Started afresh: a fork would take over threads and locks of this process.
     context = multiprocessing.get_context("spawn")
     done = context.Value("q", 0)
     with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(done,)) as pool:
+        shown = 0
         pending = {pool.submit(_work, sequence) for sequence in todo}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-                if done.value > bar.n:
-                    bar.update(done.value - bar.n)
+                if (count := done.value) > shown:
+                    on_frames(count - shown)
+                    shown = count
                 for future in finished:
                     future.result()
         except BaseException:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvps_ros.data.world.materials import Part
+from dvps_ros.data.world.materials import Part, part_arrays
 
 Span = tuple[float, float]
 """From one time to another, seconds."""
@@ -40,6 +40,7 @@ class Agent:
         """
         self.parts, self.moving, self.length, self.during = parts, moving, length, during
         self.along, self.speed = along, speed
+        self.arrays = part_arrays(parts)
         self._motion = motion
         self._known: dict[float, list[np.ndarray]] = {}
 

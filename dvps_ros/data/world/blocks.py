@@ -23,6 +23,7 @@ from dvps_ros.data.world.materials import (
     car_color,
     grey,
     hue,
+    part_arrays,
     pick,
 )
 from dvps_ros.data.world.mesh import Mesh, box, boxes, facets, grid, merge, ribbons, turn_z
@@ -53,6 +54,13 @@ class Block:
         self.side_streets: tuple[int, ...] = ()
         if self.rng.random() < style.junctions and self.reach > SIDE_STREET_M + abs(x.left_edge) + 5:
             self.side_streets = ((-1, 1), (-1,), (1,))[int(self.rng.integers(3))]
+        self.branch = scene.branch(self.s0, self.s0 + BLOCK_M)
+        if self.branch is not None:
+            self.side_streets = tuple(k for k in self.side_streets if k != self.branch.side)
+        if any(
+            f.turns_in(self.s0 - BLOCK_M, self.s0 + 2 * BLOCK_M) for f in scene.forks.near(self.s0, self.s0)
+        ):
+            self.side_streets = ()  # they need a road that is nearly straight
         half = self.rng.uniform(2.8, 4.6)
         self.street_walk = 2.0 if x.walk > 0 else 0.6
         self.street_half = half
@@ -63,6 +71,8 @@ class Block:
             if x.walk > 0 and scene.markings and self.rng.random() < (0.7 if self.side_streets else 0.3)
             else None
         )
+        if self.branch is not None and self.branch.fork.s < self.s0 + BLOCK_M < self.branch.nose + BLOCK_M:
+            self.crosswalk = None
         if self.crosswalk is not None and self.side_streets:
             self.crosswalk = self.street_from - 4.5
         lots = {}
@@ -70,6 +80,8 @@ class Block:
             # A lot goes on over two blocks more often than not.
             lot_rng = np.random.default_rng([scene.seed, 4, side + 1, (number // 2) & 0xFFFFFFFF])
             lots[side] = pick(lot_rng, style.lots)
+        if self.branch is not None and lots[self.branch.side] in ("rail", "parking"):
+            lots[self.branch.side] = "garden"
         self.ground(lots)
         for side in (-1, 1):
             if side in self.side_streets:
@@ -85,6 +97,29 @@ class Block:
             self.parking(side)
         if x.median > 0.5:
             self.median()
+        if self.branch is not None:
+            self.along_branch(lots[self.branch.side])
+        self.arrays = part_arrays(self.parts)
+        self.poses = np.array([p.world_from_part for p in self.parts])[:, :3]
+
+    def on_branch(self, s: float, d: float, margin: float) -> bool:
+        """Whether a point is on the carriageway that leaves the road here, or near it."""
+        return self.branch is not None and self.branch.covers(s, d, margin)
+
+    def free_of_branch(self, s0: float, s1: float, d: float) -> list[tuple[float, float]]:
+        """The stretches of s0..s1 that are not on the branch at d."""
+        if self.branch is None:
+            return [(s0, s1)]
+        margin = self.scene.section.walk + 0.6
+        steps = np.append(np.arange(s0, s1, 1.0), s1)
+        free = [not self.on_branch(float(s), d, margin) for s in steps]
+        runs: list[tuple[float, float]] = []
+        for a, b, ok in zip(steps[:-1], steps[1:], np.logical_and(free[:-1], free[1:]), strict=True):
+            if ok and runs and runs[-1][1] == a:
+                runs[-1] = (runs[-1][0], float(b))
+            elif ok:
+                runs.append((float(a), float(b)))
+        return [r for r in runs if r[1] - r[0] > 3.0]
 
     def put(
         self,
@@ -101,6 +136,8 @@ class Block:
     ) -> None:
         """Add a mesh at (s, d); nothing is put on a side street unless it belongs there (``street``)."""
         side = -1 if d < 0 else 1
+        if not street and self.on_branch(s, d, 0.5):
+            return
         if side in self.side_streets and not street and self.street_from - 0.5 < s < self.street_to + 0.5:
             if -2.6 < side * (d - self.edge(side)) < SIDE_STREET_M:
                 return
@@ -118,7 +155,7 @@ class Block:
         if k == 0.0:
             return self.scene.section.kerb + 0.0 * s
         p, a = self.scene.land[side]
-        rise = a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])
+        rise = (a + 2.5 * np.sin(s / 61 + p[0]) + 1.2 * np.sin(s / 23 + p[1])) * self.scene.relief(side, s)
         if side in self.side_streets:
             rise = rise * np.minimum(np.maximum((np.abs(s - self.s0 - 20.0) - 11.0) / 9.0, 0.0), 1.0)
         return self.scene.section.kerb + rise * k * k * (3 - 2 * min(k, 1.0)) * 2.0
@@ -130,9 +167,23 @@ class Block:
     def ground(self, lots: dict[int, str]) -> None:
         scene, x = self.scene, self.scene.section
         count = 21 if scene.style.curvature > 1 / 300 else 11
-        if self.crosswalk is not None:
+        branch = self.branch
+        if branch is not None:
+            count = 41
+        if self.crosswalk is not None or branch is not None:
             params = list(scene._road_params)
-            params[15], params[16], params[22] = self.crosswalk, 3.0, 0.0
+            if self.crosswalk is not None:
+                params[15], params[16], params[22] = self.crosswalk, 3.0, 0.0
+            if branch is not None and branch.fork.s < self.s0 + BLOCK_M and branch.nose > self.s0:
+                # The line at the road's edge is broken where the branch leaves.
+                outermost = (
+                    x.median + x.lanes_left * x.lane_width
+                    if branch.side > 0
+                    else -x.lanes_right * x.lane_width
+                )
+                for i in range(int(params[0])):
+                    if abs(params[1 + 2 * i] - outermost) < 1e-6:
+                        params[2 + 2 * i] = 1
             road = scene.materials.add(
                 shade.ROAD, ROAD, scene._asphalt, scene._white, params, seed=scene._road_plain * 7 + 3
             )
@@ -142,11 +193,15 @@ class Block:
         origin = scene.route.points(self.s0, 0.0)
         ends = (self.s0, self.s0 + BLOCK_M)
 
-        def strip(side, span, a, za, b, zb, slot: int) -> None:
-            """Outwards from d = a to d = b, face up; heights are numbers or functions of s."""
+        def strip(side, span, a, za, b, zb, slot: int, uv=None) -> None:
+            """Outwards from d = a to d = b, face up; heights are numbers or functions of s.
+
+            uv is s and d, or (u, v at a, v at b).
+            """
             s = np.linspace(*span, count)
             za, zb = (z(s) if callable(z) else np.full(count, z) for z in (za, zb))
-            edges = (b, a, zb, za) if side < 0 else (a, b, za, zb)
+            u, va, vb = (s, a, b) if uv is None else uv
+            edges = (b, a, zb, za, u, vb, va) if side < 0 else (a, b, za, zb, u, va, vb)
             strips.append((s, *(np.broadcast_to(q, (count,)) for q in edges), slot))
 
         for side in (-1, 1):
@@ -154,6 +209,9 @@ class Block:
             inner = e + side * (0.15 if k > 0 else 0.0)
             verge = e + side * x.verge if x.verge > 0.2 else inner
             front = verge + side * x.walk
+            if branch is not None and side == branch.side:
+                self._ground_of_branch(partial(strip, side, ends), np.linspace(*ends, count))
+                continue
             split = side in self.side_streets
             spans = [(ends[0], self.street_from), (self.street_to, ends[1])] if split else [ends]
             marks = [min(m, max(self.reach - abs(front), 3.0)) for m in (0.0, 6.0, 14.0, 30.0, 60.0, 110.0)]
@@ -204,15 +262,52 @@ class Block:
             far,
             ground.get(lots[-1], scene._grass),
             ground.get(lots[1], scene._grass),
+            scene.branch_road(branch) if branch is not None else road,
         )
         pose = np.eye(4)
         pose[:3, 3] = origin
-        s, d0, d1, z0, z1 = (np.stack(column) for column in list(zip(*strips, strict=True))[:5])
+        s, d0, d1, z0, z1, u, v0, v1 = (np.stack(column) for column in list(zip(*strips, strict=True))[:8])
         s, d, z = np.stack([s, s], -1), np.stack([d0, d1], -1), np.stack([z0, z1], -1)
-        mesh = ribbons(
-            scene.route.points(s, d, z) - origin, np.stack([s, d], -1), np.array([q[5] for q in strips])
-        )
+        uv = np.stack([np.stack([u, u], -1), np.stack([v0, v1], -1)], -1)
+        mesh = ribbons(scene.route.points(s, d, z) - origin, uv, np.array([q[8] for q in strips]))
         self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
+
+    def _ground_of_branch(self, strip, s: np.ndarray) -> None:
+        """The ground on the branch's side: our edge, the land between, the branch, and what lies beyond."""
+        x, branch = self.scene.section, self.branch
+        side, k = branch.side, x.kerb
+        bends = self.scene.route.at(s)[:, 4] * side
+        limit = min(110.0, 0.8 / max(float(bends.max()), 1e-4))
+        e, walk_slot, lot_slot = abs(self.edge(side)), 1 if x.walk > 0 else 2, 5 if side < 0 else 6
+        low, high = branch.edges(s)
+        inner, outer = np.clip(low, e, limit), np.clip(high, e, limit)
+        gap = inner - e
+        rise = np.where(gap > 0.05, k, 0.0)
+        ours, theirs = np.minimum(x.lot, 0.5 * gap), np.minimum(x.walk + 0.3, 0.5 * gap)
+
+        def out(a, za, b, zb, slot, uv=None) -> None:
+            # Heights are arrays of their own here: functions that give them whatever s is.
+            heights = [np.broadcast_to(np.asarray(z, np.float64), s.shape) for z in (za, zb)]
+            strip(side * a, lambda _: heights[0], side * b, lambda _: heights[1], slot, uv)
+
+        out(e, 0.0, e, rise, 3)
+        out(e, rise, e + ours, rise, walk_slot)
+        out(e + ours, rise, inner - theirs, rise, 2)
+        out(inner - theirs, rise, inner, rise, walk_slot)
+        out(inner, rise, inner, 0.0, 3)
+        turned = np.cos(branch.fork.parting(s))
+        across = [(side * (edge - branch.q(s))) * turned for edge in (inner, outer)]
+        out(inner, 0.0, outer, 0.0, 7, (branch.arc(s), *across))
+        out(outer, 0.0, outer, k, 3)
+        edges = [outer, outer + (0.15 if k > 0 else 0.0)]
+        edges.append(outer + x.verge if x.verge > 0.2 else edges[1])
+        edges.append(edges[2] + x.walk)
+        for a, b, slot in zip(edges[:-1], edges[1:], (3, 2, 1), strict=True):
+            out(np.minimum(a, limit), k, np.minimum(b, limit), k, slot)
+        marks = (0.0, 6.0, 14.0, 30.0, 60.0, 110.0)
+        for m0, m1 in zip(marks[:-1], marks[1:], strict=True):
+            a, b = (np.minimum(edges[3] + m, limit) for m in (m0, m1))
+            out(a, k, b, k, lot_slot if m1 <= 14.0 else 4)
 
     # -- beside the road ---------------------------------------------------------------------------
 
@@ -232,6 +327,8 @@ class Block:
     ) -> None:
         scene, rng = self.scene, self.rng
         kind = kind or scene._tree_kinds[int(rng.integers(len(scene._tree_kinds)))]
+        if self.on_branch(s, d, 1.5):
+            return
         mesh = models.tree(kind, int(rng.integers(3)), fine)
         leaves = scene._fir if kind == "conifer" else scene._leaves[int(rng.integers(4))]
         self.put(mesh, (scene._bark, leaves), s, d, up, rng.uniform(0, 6.28), height)
@@ -259,10 +356,20 @@ class Block:
         gable: float = 0.0,
         shop: bool = False,
         near: bool = True,
+        yaw: float = 0.0,
+        side: int = 0,
     ) -> None:
-        """A house whose front (facing the road) is at d; not ``near`` leaves small parts away."""
+        """A house whose front (facing the road) is at d; not ``near`` leaves small parts away.
+
+        Args:
+            yaw: of its front from the road's direction.
+            side: where it stands as seen from the road that it faces; 0 is that of d.
+        """
         scene, rng = self.scene, self.rng
-        side = 1 if d > 0 else -1
+        side = side or (1 if d > 0 else -1)
+        middle = s - 0.5 * side * deep * math.sin(yaw), d + 0.5 * side * deep * math.cos(yaw)
+        if self.meets_branch(*middle, along, deep, yaw):
+            return
         add = scene.materials.add
         masonry = rng.random() < 0.3
         if masonry:
@@ -372,14 +479,27 @@ class Block:
         self.put(
             merge(meshes, two_sided=gable > 0),
             (facade, roof, plain, awning),
-            s,
-            d + side * deep / 2,
+            *middle,
             self.scene.section.kerb,
-            0.0,
+            yaw,
+        )
+
+    def meets_branch(self, s: float, d: float, along: float, deep: float, yaw: float) -> bool:
+        """Whether a rectangle around (s, d) reaches onto the branch or its sidewalks."""
+        c, sn = math.cos(yaw), math.sin(yaw)
+        return self.branch is not None and any(
+            self.on_branch(s + a * along * c - b * deep * sn, d + a * along * sn + b * deep * c, margin)
+            for margin in (self.scene.section.walk + 0.3,)
+            for a in (-0.5, -0.25, 0.0, 0.25, 0.5)
+            for b in (-0.5, -0.2, 0.2, 0.5)
         )
 
     def barrier(self, side: int, d: float, s0: float, s1: float, kind: str, up: float) -> None:
-        """A fence, wall or hedge along the road."""
+        """A fence, wall or hedge along the road, but not across a branch."""
+        for a, b in self.free_of_branch(s0, s1, d):
+            self._barrier(side, d, a, b, kind, up)
+
+    def _barrier(self, side: int, d: float, s0: float, s1: float, kind: str, up: float) -> None:
         scene, rng = self.scene, self.rng
         route = scene.route
         count = max(2, int((s1 - s0) / 4.0) + 1)
@@ -753,6 +873,108 @@ class Block:
                 Agent([part], motion, ALWAYS, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
             )
 
+    def along_branch(self, kind: str) -> None:
+        """What stands along the branch, a sign where the roads part, and who drives away on it."""
+        scene, rng, branch = self.scene, self.rng, self.branch
+        x, side, end = scene.section, branch.side, self.s0 + BLOCK_M
+        e, up = abs(self.edge(side)), x.kerb
+        rows = kind in ("rows", "blocks")
+        height, gone = rng.uniform(8, 16), 105.0
+        for s in np.arange(self.s0 + 5.0, end, 10.0):
+            low, high = (float(q) for q in branch.edges(s))
+            turn, yaw = math.cos(branch.yaw(s)), branch.yaw(s)
+            if high > gone or s < branch.mouth:
+                continue
+            built = kind in ("rows", "blocks", "houses", "wall", "fence") and (rows or rng.random() < 0.7)
+            beyond = high + (x.lot + (0.5 if rows else rng.uniform(2.0, 6.0))) / turn
+            before = low - (x.walk + (0.8 if rows else rng.uniform(2.0, 6.0))) / turn
+            # Its houses stand where ours no longer fit, and in the wedge when that is wide enough for both.
+            for q, face, fits in (
+                (
+                    beyond,
+                    side,
+                    self.meets_branch(s, side * (e + x.lot + 5.0), 10.0, 10.0, 0.0) or high > e + 14,
+                ),
+                (before, -side, low - e > 36.0),
+            ):
+                if fits and built:
+                    self.building(
+                        s,
+                        side * q,
+                        10.0 / turn - (0.05 if rows else 2.0),
+                        rng.uniform(8, 11),
+                        height * rng.uniform(0.85, 1.2) if rows else rng.uniform(3.0, 6.5),
+                        gable=rng.uniform(2, 4) if not rows or rng.random() < 0.4 else 0.0,
+                        yaw=yaw,
+                        side=face,
+                    )
+                elif fits:
+                    for _ in range(2):
+                        self.tree(
+                            s + rng.uniform(-5, 5),
+                            side * (q + face * side * rng.uniform(1, 9)),
+                            rng.uniform(4, 11),
+                            up=up,
+                        )
+            if rng.random() < 0.5 and low - e > x.lot + x.walk + 3.0:
+                self.tree(
+                    s, side * rng.uniform(e + x.lot + 0.5, low - x.walk - 1.0), rng.uniform(3, 7), up=up
+                )
+            if (rng.random() < 0.35) and not branch.one_way and high < gone:
+                lean = branch.half - 0.95
+                self.parked_car(s, branch.beside(s, -lean), yaw, street=True)
+            if rng.random() < 0.4 and scene.style.name != "rural":
+                lamp = models.lamp("arm")
+                self.put(
+                    lamp,
+                    (scene._metal, scene._lamp_glass),
+                    s,
+                    side * (high + 0.6),
+                    up,
+                    yaw - side * math.pi / 2,
+                )
+        if self.s0 <= branch.nose < end:
+            self._nose()
+        if self.s0 <= branch.mouth < end:
+            self._leavers()
+
+    def _nose(self) -> None:
+        """A direction sign on two poles where the land between the carriageways begins."""
+        scene, branch = self.scene, self.branch
+        s = branch.nose + 3.0
+        low, _ = branch.edges(s)
+        d = branch.side * 0.5 * (abs(self.edge(branch.side)) + float(low))
+        yaw, up = 0.5 * branch.yaw(s), scene.section.kerb
+        for k in (-0.7, 0.7):
+            self.put(models.pole(3.4, 0.05), (scene._metal,), s, d + k, up)
+        board = scene._boards[int(self.rng.integers(3))]
+        pose = scene.route.pose(s - 0.1, d, up + 2.7, yaw)
+        pose[:3, :3] = pose[:3, :3] * np.array([1.0, 2.2, 1.1])[None]
+        self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
+
+    def _leavers(self) -> None:
+        """Vehicles that are driving away on the branch when the ego vehicle comes."""
+        scene, rng, branch, route = self.scene, self.rng, self.branch, self.scene.route
+        lane = 0.0 if branch.one_way else -0.5 * scene.section.lane_width
+        arrival = (branch.fork.s - EGO_START_M) / max(scene.speed, 2.0)
+        pace = max(0.7 * scene.speed, 3.5) * rng.uniform(0.8, 1.1)
+        begin = arrival - rng.uniform(1.0, 4.0)
+        first, last = branch.mouth + 2.0, branch.fork.end - 5.0
+        for _ in range(int(rng.integers(1, 4))):
+            mesh, length, materials = scene.vehicle(
+                pick(rng, {"car": 8, "van": 1.3, "truck": 1, "bus": 0.4}), rng
+            )
+            part = Part(scene.pool.add(mesh), materials, scene._instance())
+            begin -= (length + rng.uniform(8.0, 30.0)) / pace
+
+            def motion(t: float, begin: float = begin) -> list[np.ndarray]:
+                s = first + pace * (t - begin)
+                return [route.pose(s, branch.beside(s, lane), 0.0, branch.yaw(s), upright=False)]
+
+            self.agents.append(
+                Agent([part], motion, ALWAYS, length, during=(begin, begin + (last - first) / pace))
+            )
+
     def rail(self, side: int, front: float, far) -> None:
         """A railway beside the road, with a train on it now and then."""
         scene, rng = self.scene, self.rng
@@ -779,6 +1001,8 @@ class Block:
     def parked_car(self, s: float, d: float, yaw: float, up: float = 0.0, *, street: bool = False) -> None:
         scene, rng = self.scene, self.rng
         kind = pick(rng, {"car": 10, "van": 1.3, "truck": 0.15})
+        if not street and self.meets_branch(s, d, 5.0, 2.0, yaw):
+            return
         mesh, _, materials = scene.vehicle(kind, rng)
         self.put(mesh, materials, s, d, up, yaw, instance=scene._instance(), upright=False, street=street)
 
@@ -856,9 +1080,11 @@ class Block:
                     rng.uniform(0, 6),
                 )
         if name == "highway" and rng.random() < 0.5:
-            self.guard_rail(e + side * 0.6)
+            for a, b in self.free_of_branch(self.s0, self.s0 + BLOCK_M, e + side * 0.6):
+                self.guard_rail(e + side * 0.6, a, b)
         if name in ("highway", "avenue") and self.number % 5 == 2 and side < 0 and rng.random() < 0.8:
-            self.gantry()
+            if self.branch is None:
+                self.gantry()
         if name in ("rural", "residential") and side > 0 and scene.seed % 2 == 0:
             self.put(models.pole(8.0, 0.11), (scene._dark_pole,), self.s0 + 10, e + side * (x.lot + 0.4), 0.0)
             self.put(
@@ -871,6 +1097,8 @@ class Block:
 
     def signpost(self, s: float, d: float, up: float, side: int) -> None:
         scene, rng = self.scene, self.rng
+        if self.on_branch(s, d, 0.6):
+            return
         yaw = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
         yaw += rng.normal() * 0.12
         height = rng.uniform(2.1, 3.0)
@@ -913,17 +1141,17 @@ class Block:
             pose[:3, :3] = pose[:3, :3] * np.array([1.0, x.lane_width * 0.85, 1.9])[None]
             self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
 
-    def guard_rail(self, d: float) -> None:
+    def guard_rail(self, d: float, s0: float, s1: float) -> None:
         scene = self.scene
-        s = self.s0 + np.linspace(0, BLOCK_M, 11)
-        origin = scene.route.points(self.s0, d)
+        s = np.linspace(s0, s1, 11)
+        origin = scene.route.points(s0, d)
         z = np.array([0.45, 0.55, 0.6, 0.65, 0.75])
         out = np.array([0.0, 0.05, 0.0, 0.05, 0.0])
         points = scene.route.points(s[:, None], d + out[None], z[None]) - origin
         pose = np.eye(4)
         pose[:3, 3] = origin
         self.parts.append(Part(scene.pool.add(grid(points, 0)), (scene._rail_guard,), 0, pose))
-        for at in self.s0 + np.arange(0, BLOCK_M, 4.0):
+        for at in np.arange(s0, s1, 4.0):
             self.put(box((0.06, 0.1, 0.7), (0, 0, 0.3), 0), (scene._rail_guard,), at, d, 0.0)
 
     def parked_bicycle(self, s: float, d: float, up: float) -> None:
@@ -962,7 +1190,7 @@ class Block:
                 for k in range(8):
                     self.put(mesh, (material,), self.s0 + (k + 0.5) * BLOCK_M / 8, d)
             elif kind == "rail":
-                self.guard_rail(d)
+                self.guard_rail(d, self.s0, self.s0 + BLOCK_M)
             else:
                 self.barrier(1, d, self.s0, self.s0 + BLOCK_M, "hedge", 0.0)
             return

@@ -184,5 +184,5 @@ def renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
 def _write_npz(path: Path, **arrays: np.ndarray) -> None:
     temporary = path.with_suffix(".npz.part")
     with temporary.open("wb") as file:
-        np.savez_compressed(file, **arrays)
+        np.savez(file, **arrays)  # packing exact flows takes longer than rendering them, for little
     os.replace(temporary, path)

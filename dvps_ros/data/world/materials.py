@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -109,7 +110,27 @@ class Part:
     world_from_part: np.ndarray | None = None
 
 
-def row8(materials: tuple[int, ...]) -> list[int]:
+class PartArrays(NamedTuple):
+    """Parts in arrays, for the renderer."""
+
+    mesh: np.ndarray
+    """int64 [P]."""
+    materials: np.ndarray
+    """int32 [P,8]: for each slot."""
+    instance: np.ndarray
+    """int32 [P]."""
+
+
+def part_arrays(parts: list[Part]) -> PartArrays:
+    """The parts in arrays, their poses left out."""
+    return PartArrays(
+        np.array([p.mesh for p in parts], np.int64),
+        np.array([_row8(p.materials) for p in parts], np.int32).reshape(-1, SLOTS),
+        np.array([p.instance for p in parts], np.int32),
+    )
+
+
+def _row8(materials: tuple[int, ...]) -> list[int]:
     return (list(materials) + [materials[-1]] * SLOTS)[:SLOTS]
 
 

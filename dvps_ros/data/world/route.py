@@ -11,8 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from dvps_ros.data.world.forks import Forks
 
 WHEELBASE_M = 2.71
 START_M = -60.0
@@ -46,6 +50,8 @@ class Style:
     """Probability of lane markings."""
     junctions: float
     """Probability of side streets in 40 m."""
+    forks: float
+    """Probability of a fork at each of its possible places."""
 
 
 STYLES = {
@@ -63,6 +69,7 @@ STYLES = {
         17.0,
         0.35,
         0.35,
+        0.8,
     ),
     "city": Style(
         "city",
@@ -78,6 +85,7 @@ STYLES = {
         7.5,
         0.9,
         0.3,
+        0.8,
     ),
     "avenue": Style(
         "avenue",
@@ -93,6 +101,7 @@ STYLES = {
         12.0,
         1.0,
         0.12,
+        0.7,
     ),
     "highway": Style(
         "highway",
@@ -108,6 +117,7 @@ STYLES = {
         1e9,
         1.0,
         0.0,
+        0.7,
     ),
     "rural": Style(
         "rural",
@@ -123,6 +133,7 @@ STYLES = {
         60.0,
         0.8,
         0.06,
+        0.7,
     ),
 }
 
@@ -188,9 +199,9 @@ def draw_section(style: Style, rng: np.random.Generator) -> CrossSection:
 class Route:
     """Middle line of the road, extended on demand; the same seed gives the same line however it is asked."""
 
-    def __init__(self, style: Style, seed: int):
+    def __init__(self, style: Style, seed: int, forks: Forks):
         self._rng = np.random.default_rng([seed, 101])
-        self._style = style
+        self._style, self._forks = style, forks
         self._x, self._y, self._z = [0.0], [0.0], [0.0]
         self._heading, self._curvature, self._grade = [0.0], [0.0], [0.0]
         self._bend = 0.0
@@ -213,10 +224,15 @@ class Route:
             slope = rng.uniform(-0.05, 0.05) if rng.random() < 0.6 else 0.0
             if abs(self._z[-1]) > 6.0:
                 slope = -math.copysign(rng.uniform(0.01, 0.04), self._z[-1])
+            here = START_M + len(self._x) - 1
+            forks = self._forks.near(here, here + length)
             for i in range(length):
                 k = min((i + 1) / (0.6 * length), 1.0)
                 k = k * k * (3 - 2 * k)
                 bend = self._bend + (target - self._bend) * k
+                for fork in forks:
+                    # Along a fork the road's own bends are gentle, so that the branch keeps leaving it.
+                    bend = bend * (1 - 0.75 * float(fork.presence(here + i))) + fork.bend(here + i)
                 grade = self._slope + (slope - self._slope) * k
                 h = self._heading[-1]
                 mid = h + 0.5 * bend

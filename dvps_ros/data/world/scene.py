@@ -14,6 +14,7 @@ import numpy as np
 from dvps_ros.data.world import models, shade
 from dvps_ros.data.world.agents import ALWAYS, NEVER, Agent, Lane, Span
 from dvps_ros.data.world.blocks import Block
+from dvps_ros.data.world.forks import Branch, Fork, Forks
 from dvps_ros.data.world.materials import (
     BICYCLE,
     BUS,
@@ -47,12 +48,14 @@ from dvps_ros.labels import VOID
 class Scene:
     """The street of one seed, without camera and weather."""
 
-    def __init__(self, seed: int, style: str, *, traffic: float = 1.0):
+    def __init__(self, seed: int, style: str, *, traffic: float = 1.0, forks: float = 1.0):
         self.seed = seed
         rng = np.random.default_rng([seed, 1])
         self.style: Style = STYLES[style]
         self.section: CrossSection = draw_section(self.style, rng)
-        self.route = Route(self.style, seed)
+        self.forks = Forks(self.style, seed, forks, right_only=self.section.median > 0.5)
+        self.route = Route(self.style, seed, self.forks)
+        self._branches: dict[Fork, Branch] = {}
         self.materials = Materials()
         self.pool = Pool()
         self._next_instance = 1
@@ -61,6 +64,32 @@ class Scene:
         self.land = {side: (rng.uniform(0, 6.28, 2), rng.uniform(-2.0, 5.0)) for side in (-1, 1)}
         self._palette(rng)
         self.lanes = self._lanes(rng, traffic)
+
+    def branch(self, s0: float, s1: float) -> Branch | None:
+        """The carriageway that leaves our road somewhere in s0..s1, or runs beside it there."""
+        for fork in self.forks.near(s0, s1):
+            if fork.s < s1 and fork.end > s0:
+                if fork not in self._branches:
+                    one_way = self.style.name == "highway"
+                    self._branches[fork] = Branch(fork, self.route, self.section, one_way=one_way)
+                return self._branches[fork]
+        return None
+
+    def branch_road(self, branch: Branch) -> int:
+        """Material of a branch's carriageway, with lane markings where the street has them."""
+        x, half = self.section, branch.half
+        lines = [(half - 0.25, 0), (0.25 - half, 0)] + ([] if branch.one_way else [(0.0, 1)])
+        lines = lines if self.markings else []
+        flat = [len(lines)] + [v for line in lines for v in line] + [0.0] * (2 * (6 - len(lines)))
+        params = [*flat, *self._road_params[13:]]
+        params[15:20] = [0.0, 0.0, x.lane_width, half, -half]
+        return self.materials.add(shade.ROAD, ROAD, self._asphalt, self._white, params)
+
+    def relief(self, side: int, s: np.ndarray | float) -> np.ndarray | float:
+        """Share of the land's hills that there is at s: none along a branch."""
+        s = np.asarray(s, np.float64)
+        forks = [f for f in self.forks.near(float(s.min()), float(s.max())) if f.side == side]
+        return 1.0 - max((f.presence(s) for f in forks), key=np.max, default=0.0)
 
     # -- looks shared by the whole street ----------------------------------------------------------
 
@@ -478,7 +507,7 @@ class Scene:
             poses = []
             s = along(t)
             for height, phase, bend, shift, aside in people:
-                base = self.route.pose(s + shift, d + aside, self._walk_height(d + aside), turn)
+                base = self.route.pose(s + shift, d + aside, self._walk_height(s, d + aside), turn)
                 swing = min(0.5, 0.36 * speed) if walking else 0.0
                 limbs = self._stride(height, phase + abs(s) * 4.2 / (0.85 * height), swing, tuple(bend))
                 poses += [base @ p for p in limbs]
@@ -486,7 +515,10 @@ class Scene:
 
         return Agent(parts, motion, ALWAYS if walking else NEVER, 0.6)
 
-    def _walk_height(self, d: float) -> float:
+    def _walk_height(self, s: float, d: float) -> float:
+        branch = self.branch(s, s + 1e-3)
+        if branch is not None and branch.covers(s, d):
+            return 0.0
         return self.section.kerb if d < self.section.right_edge or d > self.section.left_edge else 0.0
 
     def _crossing(self, s: float, rng: np.random.Generator) -> Agent:

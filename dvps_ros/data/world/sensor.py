@@ -4,10 +4,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
+
+OverRows = Callable[[int, Callable[[int, int], object]], None]
+"""(number of rows, work on rows first..last-1): does the work on all rows."""
 
 
 class Sensor(NamedTuple):
@@ -33,10 +38,10 @@ class Sensor(NamedTuple):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
-def _smear(rgb, flow_px, shutter, out):
+def _smear(rgb, flow_px, shutter, out, first, last):
     """Average along each pixel's own motion, five taps."""
     height, width = flow_px.shape[:2]
-    for y in range(height):
+    for y in range(first, last):
         for x in range(width):
             u, v = flow_px[y, x, 0] * shutter, flow_px[y, x, 1] * shutter
             size = u * u + v * v
@@ -55,30 +60,43 @@ def _smear(rgb, flow_px, shutter, out):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
-def _blur(rgb, sigma, scratch):
-    """Separable Gaussian in place, radius 1 or 2."""
-    height, width = rgb.shape[:2]
+def _weights(sigma):
+    """Of a Gaussian of radius 2: middle, neighbour, next."""
     w1 = np.float32(math.exp(-0.5 / (sigma * sigma)))
     w2 = np.float32(math.exp(-2.0 / (sigma * sigma)))
     total = np.float32(1.0) + 2 * (w1 + w2)
-    w0, w1, w2 = np.float32(1.0) / total, w1 / total, w2 / total
-    for y in range(height):
+    return np.float32(1.0) / total, w1 / total, w2 / total
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+def _blur_along(rgb, sigma, out, first, last):
+    """Gaussian along the rows, radius 2."""
+    width = rgb.shape[1]
+    w0, w1, w2 = _weights(sigma)
+    for y in range(first, last):
         for x in range(width):
             xa, xb, xc, xd = max(x - 2, 0), max(x - 1, 0), min(x + 1, width - 1), min(x + 2, width - 1)
             for c in range(3):
-                scratch[y, x, c] = (
+                out[y, x, c] = (
                     w0 * rgb[y, x, c]
                     + w1 * (rgb[y, xb, c] + rgb[y, xc, c])
                     + w2 * (rgb[y, xa, c] + rgb[y, xd, c])
                 )
-    for y in range(height):
+
+
+@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+def _blur_across(rgb, sigma, out, first, last):
+    """Gaussian along the columns, radius 2."""
+    height, width = rgb.shape[:2]
+    w0, w1, w2 = _weights(sigma)
+    for y in range(first, last):
         ya, yb, yc, yd = max(y - 2, 0), max(y - 1, 0), min(y + 1, height - 1), min(y + 2, height - 1)
         for x in range(width):
             for c in range(3):
-                rgb[y, x, c] = (
-                    w0 * scratch[y, x, c]
-                    + w1 * (scratch[yb, x, c] + scratch[yc, x, c])
-                    + w2 * (scratch[ya, x, c] + scratch[yd, x, c])
+                out[y, x, c] = (
+                    w0 * rgb[y, x, c]
+                    + w1 * (rgb[yb, x, c] + rgb[yc, x, c])
+                    + w2 * (rgb[ya, x, c] + rgb[yd, x, c])
                 )
 
 
@@ -92,11 +110,15 @@ def _random(state):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
-def _develop(rgb, sensor, curve, state, out):
+def _develop(rgb, sensor, curve, seed, out, first, last):
     """Exposure, colour, noise and tone to bytes; ``curve`` is the tone curve over 0..1 in 4096 steps."""
     height, width = rgb.shape[:2]
     steps = curve.shape[0] - 1
-    for y in range(height):
+    for y in range(first, last):
+        # Each row has its own noise, however the rows are shared out among threads.
+        state = (seed ^ (y * 2246822519)) & 0xFFFFFFFF
+        state = ((state ^ (state >> 15)) * 2654435761) & 0xFFFFFFFF
+        state = (state ^ (state >> 13)) | 1
         for x in range(width):
             dx, dy = 2.0 * x / width - 1.0, 2.0 * y / height - 1.0
             gain = sensor.exposure * (1.0 - sensor.vignette * 0.5 * (dx * dx + dy * dy))
@@ -117,21 +139,28 @@ def _develop(rgb, sensor, curve, state, out):
                 if v > 0.7:
                     v = 1.0 - 0.09 / (v - 0.4)
                 out[y, x, c] = curve[int(min(max(v, 0.0), 1.0) * steps)]
-    return state
 
 
-def expose(rgb: np.ndarray, flow_px: np.ndarray | None, sensor: Sensor, frame: int) -> np.ndarray:
-    """Linear light float32 [H,W,3] (used up) to an image uint8 [H,W,3]; noise depends on seed and frame."""
+def expose(
+    rgb: np.ndarray, flow_px: np.ndarray | None, sensor: Sensor, frame: int, over_rows: OverRows
+) -> np.ndarray:
+    """Linear light float32 [H,W,3] (used up) to an image uint8 [H,W,3]; noise depends on seed and frame.
+
+    Args:
+        over_rows: calls a function with (first row, last row) until all rows are done.
+    """
+    height = len(rgb)
     scratch = np.empty_like(rgb)
     if flow_px is not None and sensor.shutter > 0.05:
-        _smear(rgb, flow_px, sensor.shutter, scratch)
+        over_rows(height, partial(_smear, rgb, flow_px, sensor.shutter, scratch))
         rgb, scratch = scratch, rgb
     if sensor.blur_px > 0.25:
-        _blur(rgb, sensor.blur_px, scratch)
+        over_rows(height, partial(_blur_along, rgb, sensor.blur_px, scratch))
+        over_rows(height, partial(_blur_across, scratch, sensor.blur_px, rgb))
     x = np.linspace(0.0, 1.0, 4097) ** (1.0 / sensor.gamma)
     x = x + sensor.contrast * (x * x * (3 - 2 * x) - x)
     curve = np.clip(np.round(255 * x), 0, 255).astype(np.uint8)
     out = np.empty(rgb.shape, np.uint8)
-    state = (sensor.seed * 2654435761 + frame * 40503 + 1) & 0xFFFFFFFF
-    _develop(rgb, sensor, curve, state or 1, out)
+    seed = (sensor.seed * 2654435761 + frame * 40503 + 1) & 0xFFFFFFFF
+    over_rows(height, partial(_develop, rgb, sensor, curve, seed, out))
     return out

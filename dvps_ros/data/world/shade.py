@@ -445,6 +445,8 @@ def shade(
     flow_px,
     moving,
     scene_flow_m,
+    first_row,
+    last_row,
 ):
     """Fill all maps of a frame from its visibility buffer.
 
@@ -459,15 +461,16 @@ def shade(
         prev_turn: float64 [3,3]: rotation from this camera frame to the previous one (flow of the sky).
         rgb: float32 [H,W,3], out: linear light; the other maps as in ``types.Sample``, for one frame.
         scene_flow_m: float32 [0,0,3] when it is not wanted.
+        first_row, last_row: only these rows, the last one not.
     """
-    height, width = visible.shape
+    width = visible.shape[1]
     with_scene_flow = scene_flow_m.shape[0] > 0
     w = world_from_camera
     eye_x, eye_y, eye_z = w[0, 3], w[1, 3], w[2, 3]
     sun = light.to_sun
     lpos = np.empty(3)
     lnor = np.empty(3)
-    for row in range(height):
+    for row in range(first_row, last_row):
         for col in range(width):
             rx, ry = (col - cx) / fx, (row - cy) / fy
             length = math.sqrt(rx * rx + ry * ry + 1.0)

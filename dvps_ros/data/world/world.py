@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from dvps_ros.config import option
 from dvps_ros.data.world import raster, shade
 from dvps_ros.data.world.agents import Agent
-from dvps_ros.data.world.blocks import blocks_between
-from dvps_ros.data.world.materials import SKY, Part, row8
+from dvps_ros.data.world.blocks import Block, blocks_between
+from dvps_ros.data.world.materials import SKY, PartArrays
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
 from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
@@ -23,6 +26,7 @@ from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
 WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
+T = TypeVar("T")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
@@ -49,6 +53,7 @@ class WorldConfig:
     style: str = option("auto", "Kind of street.", choices=("auto", *STYLES))
     weather: str = option("auto", "Light and air.", choices=("auto", *WEATHERS))
     traffic: float = option(1.0, "Density of everything that moves.", low=0.0, high=2.0)
+    forks: float = option(1.0, "Density of forks, where the road parts in two.", low=0.0, high=1.0)
     camera_height_m: float = option(
         0.0, "Height of the camera over the road, metres; 0 draws 0.9 to 2.2.", low=0.0, high=5.0
     )
@@ -71,6 +76,7 @@ DEMO = WorldConfig(
     seed=5_000_016,
     style="city",
     weather="clear",
+    forks=0.0,
     camera_height_m=1.5,
     camera_pitch_deg=2.0,
     camera_yaw_deg=0.0,
@@ -200,6 +206,33 @@ def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) ->
     )
 
 
+class _Workers:
+    """Does the work on an image's rows, and two things at a time, in this many threads."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
+
+    def over_rows(self, rows: int, work: Callable[[int, int], object]) -> None:
+        """Calls ``work(first, last)`` until all rows are done."""
+        if self._pool is None:
+            work(0, rows)
+            return
+        # Rows differ in cost (sky, road): several bands a thread even it out.
+        edges = np.linspace(0, rows, 4 * self._threads + 1).astype(int).tolist()
+        list(self._pool.map(work, edges[:-1], edges[1:]))
+
+    def both(self, one: Callable[[], object], other: Callable[[], T]) -> T:
+        """Calls both; returns what the other returns."""
+        if self._pool is None:
+            one()
+            return other()
+        waiting = self._pool.submit(one)
+        result = other()
+        waiting.result()
+        return result
+
+
 @dataclass(frozen=True)
 class _Placed:
     """All parts of one moment, stacked."""
@@ -237,7 +270,7 @@ class World:
                 f"got {style!r} and {config.weather!r}"
             )
         self.style = style
-        self.scene = Scene(config.seed, style, traffic=config.traffic)
+        self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks)
         self.relight(0)
         self.ego = Ego(
             self.scene.route,
@@ -318,15 +351,13 @@ class World:
         world_from_base[:3, 3] = e.x, e.y, z + bob
         return world_from_base @ self.base_from_camera
 
-    def _near(self, t: float) -> tuple[list[Part], list[Agent]]:
-        """Static parts and agents that may be seen at time t."""
+    def _near(self, t: float) -> tuple[list[Block], list[Agent]]:
+        """Blocks and agents that may be seen at time t."""
         e = self.ego.at(t)
         view = self.config.view_m
-        static: list[Part] = []
+        blocks = [self.scene.block(number) for number in blocks_between(e.s - 10.0, e.s + view)]
         agents: list[Agent] = []
-        for number in blocks_between(e.s - 10.0, e.s + view):
-            block = self.scene.block(number)
-            static += block.parts
+        for block in blocks:
             agents += [a for a in block.agents if a.during[0] <= t <= a.during[1]]
         for lane in self.scene.lanes:
             base = lane.direction * lane.speed * t
@@ -337,26 +368,25 @@ class World:
                 agent = self.scene.agent(lane, place)
                 if agent is not None:
                     agents.append(agent)
-        return static, agents
+        return blocks, agents
 
     def _place(self, t: float, t_previous: float) -> _Placed:
-        static, agents = self._near(t)
-        poses = [p.world_from_part for p in static]
-        earlier = list(poses)
-        parts = list(static)
-        moving = [0] * len(static)
-        for agent in agents:
-            parts += agent.parts
-            poses += agent.poses(t)
-            earlier += agent.poses(t_previous)
-            moving += [int(agent.is_moving(t))] * len(agent.parts)
+        blocks, agents = self._near(t)
+        still = np.concatenate([b.poses for b in blocks])
+        now, before = (
+            np.array([pose for a in agents for pose in a.poses(time)]).reshape(-1, 4, 4)[:, :3]
+            for time in (t, t_previous)
+        )
+        moves = [a.is_moving(t) for a in agents]
+        things = (*blocks, *agents)
         return _Placed(
-            np.array(poses)[:, :3],
-            np.array(earlier)[:, :3],
-            np.array([p.mesh for p in parts], np.int64),
-            np.array([row8(p.materials) for p in parts], np.int32),
-            np.array([p.instance for p in parts], np.int32),
-            np.array(moving, np.uint8),
+            np.concatenate([still, now]),
+            np.concatenate([still, before]),
+            *(np.concatenate([getattr(x.arrays, name) for x in things]) for name in PartArrays._fields),
+            np.repeat(
+                np.array([0] * len(still) + moves, np.uint8),
+                [1] * len(still) + [len(a.parts) for a in agents],
+            ),
         )
 
     # -- drawing -----------------------------------------------------------------------------------
@@ -369,6 +399,7 @@ class World:
         rate_hz: float = 10.0,
         start_s: float = 0.0,
         scene_flow: bool = False,
+        threads: int = 1,
     ) -> Sample:
         """A clip with every truth field of ``Sample`` filled.
 
@@ -376,13 +407,15 @@ class World:
             camera: pinhole; its distortion is not rendered.
             start_s: time of the first frame after the world's start.
             scene_flow: also ``scene_flow_m``, which most uses have no need of and takes 12 bytes a pixel.
+            threads: that render a frame; the bytes are the same however many. Worker processes that
+                render a world each do better with one.
 
         Raises:
             InputError: no frames, a rate that is not positive, a negative start, or a distorted camera.
         """
         if frames < 1:
             raise InputError(f"world: expected at least 1 frame, got {frames}")
-        drive = self.frames(camera, rate_hz=rate_hz, start_s=start_s, scene_flow=scene_flow)
+        drive = self.frames(camera, rate_hz=rate_hz, start_s=start_s, scene_flow=scene_flow, threads=threads)
         samples = list(itertools.islice(drive, frames))
         join = {
             name: np.concatenate([getattr(s, name) for s in samples])
@@ -398,6 +431,7 @@ class World:
         rate_hz: float = 10.0,
         start_s: float = 0.0,
         scene_flow: bool = False,
+        threads: int = 1,
     ) -> Iterator[Sample]:
         """An endless drive, each frame a Sample with T = 1; see :meth:`clip`.
 
@@ -412,12 +446,19 @@ class World:
             raise InputError(
                 "world: expected a camera without distortion, got one with; use camera.rectified()"
             )
+        workers = _Workers(threads)
         for number in itertools.count():
             t, t_previous = start_s + number / rate_hz, start_s + (number - 1) / rate_hz
-            yield self._frame(number, t, t_previous, camera, scene_flow)
+            yield self._frame(number, t, t_previous, camera, scene_flow, workers)
 
     def _frame(
-        self, number: int, t: float, t_previous: float, camera: CameraModel, scene_flow: bool
+        self,
+        number: int,
+        t: float,
+        t_previous: float,
+        camera: CameraModel,
+        scene_flow: bool,
+        workers: _Workers,
     ) -> Sample:
         height, width = camera.height, camera.width
         ego = self.ego.at(t)
@@ -449,7 +490,8 @@ class World:
         edges = np.empty((most + 1, 3, 3))
         source = np.empty((most + 1, 2), np.int32)
         cull = (1 - two_sided[placed.mesh]).astype(np.uint8)
-        raster.rasterise(
+        draw = partial(
+            raster.rasterise,
             order,
             camera_from_part,
             part_range,
@@ -465,8 +507,11 @@ class World:
             edges,
             source,
         )
-        shadow, light_from_world, texel_m = self._shadow(
-            world_from_camera, centre, radius, pose, part_range, vertices, triangles, height
+        shadow, light_from_world, texel_m = workers.both(
+            draw,
+            lambda: self._shadow(
+                world_from_camera, centre, radius, pose, part_range, vertices, triangles, height
+            ),
         )
 
         # Points of a part: this camera -> part -> previous world pose -> previous camera. Parts at rest skip
@@ -474,10 +519,10 @@ class World:
         prev_from_here = np.empty_like(pose)
         static = previous_from_world @ world_from_camera
         prev_from_here[:] = static[:3]
-        for i in order[placed.moving[order] > 0]:
-            here = np.vstack([pose[i], [0, 0, 0, 1]])
-            then = np.vstack([placed.previous[i], [0, 0, 0, 1]])
-            prev_from_here[i] = (previous_from_world @ then @ np.linalg.inv(here) @ world_from_camera)[:3]
+        moved = order[placed.moving[order] > 0]
+        here, then = np.zeros((2, len(moved), 4, 4))
+        here[:, :3], then[:, :3], here[:, 3, 3], then[:, 3, 3] = pose[moved], placed.previous[moved], 1.0, 1.0
+        prev_from_here[moved] = (previous_from_world @ then @ np.linalg.inv(here) @ world_from_camera)[:, :3]
         normal_turn = pose.copy()
         # Normals go with the inverse transpose; for a rotation times a scale along the mesh's axes that is
         # the rotation over the scale, and shade() makes them unit again.
@@ -490,7 +535,8 @@ class World:
         flow_px = np.empty((height, width, 2), np.float32)
         moving = np.empty((height, width), np.uint8)
         scene_flow_m = np.empty((height, width, 3) if scene_flow else (0, 0, 3), np.float32)
-        shade.shade(
+        paint = partial(
+            shade.shade,
             visible,
             edges,
             source,
@@ -526,7 +572,8 @@ class World:
             moving,
             scene_flow_m,
         )
-        image = expose(rgb, flow_px if number else None, self.sensor, round(t * 1000))
+        workers.over_rows(height, paint)
+        image = expose(rgb, flow_px if number else None, self.sensor, round(t * 1000), workers.over_rows)
         if number == 0:
             flow_px[:] = np.nan
             scene_flow_m[:] = np.nan
