@@ -13,6 +13,7 @@ import click
 
 from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
+from dvps_ros.cli.world_bench import world_command
 
 
 class _CameraSize(click.ParamType):
@@ -60,6 +61,7 @@ def command(
     dvps bench --camera 640x480 --camera 1920x1080 --json bench.json
     dvps bench --model lite --backend openvino --no-engines
     dvps bench eval
+    dvps bench world
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -92,6 +94,7 @@ def command(
 
 
 command.add_command(eval_command)
+command.add_command(world_command)
 
 
 def _spread(times_ms: list[float]) -> dict[str, float]:
