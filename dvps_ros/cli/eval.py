@@ -49,8 +49,8 @@ def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
 @click.command()
 @click.option(
     "--dataset",
-    type=click.Choice(["cityscapes-dvps", "semkitti-dvps", "kitti-step"]),
-    help="Layout of the folders --gt and --pred.",
+    type=click.Choice(["cityscapes-dvps", "semkitti-dvps", "kitti-step", "steering-log"]),
+    help="Layout of the folders --gt and --pred; steering-log: two CSV files.",
 )
 @click.option("--gt", type=click.Path(path_type=Path), help="Folder with the ground truth.")
 @click.option("--pred", type=click.Path(path_type=Path), help="Folder with the predictions, named alike.")
@@ -165,6 +165,7 @@ def command(
 
     \b
     dvps eval --dataset cityscapes-dvps --gt DATA/cityscapes-dvps --pred out/pred --json scores.json
+    dvps eval --dataset steering-log --gt steering.csv --pred predicted.csv
     dvps eval --npz clip.npz --classes 19 --things 11,12,13,14,15,16,17,18 --k 1,2,3,4 --lambdas 0.5,0.25,0.1
 
     docs/metrics.md defines every number and switch. The table shows percent, the JSON fractions.
@@ -173,7 +174,6 @@ def command(
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.metrics.counts import Classes
     from dvps_ros.metrics.evaluation import DEPTH_METRICS, METRICS, Evaluation, Rules
-    from dvps_ros.viz.files import write_text
 
     names = {name.lower(): name for name in METRICS}
     wanted = None if metrics is None else tuple(names.get(m.lower(), m) for m in metrics)
@@ -187,6 +187,14 @@ def command(
 
         scored = Classes.of(CITYSCAPES) if classes is None or things is None else Classes(classes, things)
         source: Any = NpzPairs(npz, depth=needs_depth)
+    elif dataset == "steering-log":
+        if not gt or not pred or report or check or wanted:
+            raise ConfigError(
+                "steering-log takes --gt, --pred and --json; dvps data check looks at its files"
+            )
+        from dvps_ros.cli.eval_steering import score_steering
+
+        return _tell(score_steering(gt, pred), json_path)
     elif dataset and gt and check:
         from dvps_ros.cli.data import tell_problems
         from dvps_ros.data.layout import find_problems
@@ -244,15 +252,21 @@ def command(
         errors = SteeringErrors()
         errors.update(*steering)
         result["steering"] = errors.compute()
-    click.echo(table(result))
-    if json_path is not None:
-        # Every null is meant: a NaN would be an error of this program.
-        write_text(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    _tell(result, json_path)
     if collector and report is not None:
         space = LAYOUTS[dataset].space if dataset else CITYSCAPES if classes is None else None
         truth = f", judged by {gt} ({dataset}, {split})" if dataset else ""
         page = collector.write(report, result, source, space, f"Scores of {pred or npz}{truth}")
         click.echo(f"report: {page}")
+
+
+def _tell(result: dict[str, Any], json_path: Path | None) -> None:
+    from dvps_ros.viz.files import write_text
+
+    click.echo(table(result))
+    if json_path is not None:
+        # Every null is meant: a NaN would be an error of this program.
+        write_text(json_path, json.dumps(result, indent=1, allow_nan=False) + "\n")
 
 
 def _make_folder(path: Path) -> None:
@@ -372,7 +386,11 @@ def table(result: dict[str, Any]) -> str:
                 lines.append(f"{crop + ' ' + scaling:<20}" + "".join(f"{cell:>10}" for cell in cells))
     if "steering" in result and result["steering"]["samples"]:
         steering = result["steering"]
-        lines += ["", f"steering: mae {steering['mae_rad']:.4f} rad, mse {steering['mse_rad2']:.6f} rad^2"]
+        lines += [
+            "",
+            f"steering: {steering['samples']} angles, mae {steering['mae_rad']:.4f} rad, "
+            f"mse {steering['mse_rad2']:.6f} rad^2, bias {steering['bias_rad']:+.4f} rad (left positive)",
+        ]
     counts = result.get("per_class", {}).get("PQ")
     if counts:
         lines += ["", f"{'class':<18}{'PQ':>7}{'SQ':>8}{'RQ':>8}{'TP':>8}{'FP':>8}{'FN':>8}"]

@@ -5,7 +5,8 @@
 column                        content
 ============================  ===========================================================================
 ``t_ns`` or ``t_s``           time of the image, nanoseconds or seconds, increasing
-``image``                     image file, relative to the CSV's folder (or to ``images/`` in it)
+``image``                     image file, relative to the CSV's folder (or to ``images/`` in it); a log of
+                              angles alone has none
 ``steering_rad``              road-wheel angle, rad, left positive; empty or ``nan``: unknown
 ``speed_mps``                 optional; empty or ``nan``: unknown
 ============================  ===========================================================================
@@ -237,7 +238,7 @@ def _open(
     if not rows:
         raise InputError(f"{table}: expected a heading and lines below it, got none")
     angle = next((name for name in ANGLES if name in rows[0]), None)
-    if angle is None or not {"image", "frame"} & set(rows[0]):
+    if angle is None:
         raise InputError(
             f"{table}: expected columns t_ns or t_s, image and steering_rad (or the angle as "
             f"{', '.join(list(ANGLES)[1:])}), got {', '.join(map(str, rows[0]))}"
@@ -254,6 +255,7 @@ def _open(
             continue
         for column, value in zip((stamps, angles, speeds, images), values, strict=True):
             column.append(value)
+    images = [path for path in images if path is not None]
     own = [p for p in folder.glob("camera*") if p.suffix in (".json", ".yaml", ".yml")]
     if camera is None and len(own) == 1:
         camera = load_camera(own[0])
@@ -305,12 +307,14 @@ def _number(row: dict[str, str], column: str) -> float:
     return value
 
 
-def _image_names(folder: Path, rows: Sequence[dict[str, str]]) -> Callable[[dict[str, str]], Path]:
-    """How a line names its image: by ``image``, or by number in the only folder ``image*``."""
+def _image_names(folder: Path, rows: Sequence[dict[str, str]]) -> Callable[[dict[str, str]], Path | None]:
+    """How a line names its image: by ``image``, by ``frame`` number in the only folder ``image*``, or not."""
     if "image" in rows[0]:
         here = any((folder / (row["image"] or "")).is_file() for row in rows[:10])
         base = folder if here or not (folder / "images").is_dir() else folder / "images"
         return lambda row: base / row["image"]
+    if "frame" not in rows[0]:
+        return lambda row: None
     folders = [p for p in sorted(folder.glob("image*")) if p.is_dir()]
     if len(folders) != 1:
         raise InputError(

@@ -40,7 +40,8 @@ TEMPLATE = """<!DOCTYPE html>
 
 <div class="cards">
 {% for value, name in cards %}
-<div class="card"><b>{{ value | percent }} <small>%</small></b><span>{{ name }}</span></div>
+<div class="card"><b>{{ value | percent }}{% if value is not none %} <small>%</small>{% endif %}</b>
+<span>{{ name }}</span></div>
 {% endfor %}
 </div>
 
@@ -130,7 +131,7 @@ bias, grey is the share of pixels.</figcaption></figure>{% endif %}</section>
 
 <section><h2>Rules</h2><table>
 {% for name, value in result.rules.items() %}
-<tr><td>{{ name.replace("_", " ") }}</td><td>{{ value }}</td></tr>
+<tr><td>{{ name.replace("_", " ") }}</td><td>{{ value | plain }}</td></tr>
 {% endfor %}</table></section>
 </main></body></html>
 """
@@ -182,6 +183,7 @@ def write_score_page(
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = lambda v: "-" if v is None else f"{100 * v:.1f}"
     environment.filters["number"] = lambda n, one, many=None: f"{n} {one if n == 1 else many or one + 's'}"
+    environment.filters["plain"] = _plain
     environment.filters["figure"] = lambda v: "-" if v is None else f"{v:.3f}"
     heads, depth_rows = _depth_table(result)
     page = environment.from_string(TEMPLATE).render(
@@ -205,6 +207,15 @@ def write_score_page(
         ],
     )
     write_text(path, page)
+
+
+def _plain(value: Any) -> str:
+    """A rule in words: lists by commas, nothing as "none"."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_plain, value))
+    return "none" if value is None else str(value)
 
 
 def _cards(result: Mapping[str, Any]) -> Any:

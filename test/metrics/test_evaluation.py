@@ -140,6 +140,30 @@ def test_steering_of_an_npz(tmp_path):
     )
 
 
+def steering_csv(path: Path, angles: str, step_s: float = 0.1) -> Path:
+    lines = [f"{i * step_s:.3f},{angle}" for i, angle in enumerate(angles.split(","))]
+    path.write_text("\n".join(["t_s,steering_rad", *lines]) + "\n")
+    return path
+
+
+def test_steering_logs_are_scored_frame_by_frame(tmp_path):
+    gt = steering_csv(tmp_path / "gt.csv", "0.1,nan,-0.2,0")
+    pred = steering_csv(tmp_path / "pred.csv", "0.2,5,-0.4,0")
+    arguments = ["--dataset", "steering-log", "--gt", gt]
+    text = run(*arguments, "--pred", pred, "--json", tmp_path / "out.json").stdout
+    found = json.loads((tmp_path / "out.json").read_text())["steering"]
+    assert found["samples"] == 3 and found["mae_rad"] == pytest.approx(0.1)
+    assert found["mse_rad2"] == pytest.approx(0.05 / 3) and found["bias_rad"] == pytest.approx(-0.1 / 3)
+    assert "3 angles, mae 0.1000 rad" in text
+    for angles, step_s, message in (
+        ("0,0,0", 0.1, "gt.csv: 1 of 4 frames are not in .*pred.csv, the first is at 300000000 ns"),
+        ("0,0,0,0", 0.2, "pred.csv: 2 of 4 frames are not in .*gt.csv, the first is at 400000000 ns"),
+        ("0,0,nan,0", 0.1, "pred.csv: expected an angle for every frame .* 200000000 ns has none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run(*arguments, "--pred", steering_csv(pred, angles, step_s))
+
+
 def test_steering_refuses_and_merges():
     one, two = SteeringErrors(), SteeringErrors()
     assert one.compute()["mse_rad2"] is None
@@ -289,6 +313,7 @@ def test_a_truncated_npz_is_refused(tmp_path):
         (["--npz", "x.npz", "--gt", "y"], "not both"),
         (["--npz", "x.npz", "--classes", "4"], "go together"),
         (["--dataset", "kitti-step", "--gt", "a", "--pred", "b", "--things", "1"], "go with --npz"),
+        (["--dataset", "steering-log", "--gt", "a", "--check"], "dvps data check"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(arguments, message):
