@@ -18,7 +18,7 @@ from dvps_ros.metrics.evaluation import FrameCounts, FramePair
 from dvps_ros.metrics.pq import quality_counts
 from dvps_ros.metrics.tracks import TrackRecord, match_objects
 from dvps_ros.viz.overlay import overlay
-from dvps_ros.viz.palette import depth_color
+from dvps_ros.viz.palette import depth_color, palette_ids
 from dvps_ros.viz.score_page import FramePanels, ObjectLine, write_score_page
 
 WORST_FRAMES = 6
@@ -134,8 +134,8 @@ def frame_panels(
     if image is None:
         image = np.full((*pair.gt_sem.shape, 3), 60, np.uint8)
     panels = {
-        "truth": overlay(image, _bytes(pair.gt_sem), _colors(pair.gt_ins), space),
-        "prediction": overlay(image, _bytes(pair.pr_sem), _colors(pair.pr_ins), space),
+        "truth": overlay(image, _bytes(pair.gt_sem), palette_ids(pair.gt_ins), space),
+        "prediction": overlay(image, _bytes(pair.pr_sem), palette_ids(pair.pr_ins), space),
         "label errors": label_errors(pair, image, classes),
     }
     if pair.gt_depth is not None and pair.pr_depth is not None:
@@ -181,11 +181,6 @@ def depth_errors(gt: np.ndarray, pr: np.ndarray) -> np.ndarray:
 
 def _bytes(class_map: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(class_map, np.uint8)
-
-
-def _colors(ids: np.ndarray) -> np.ndarray:
-    """Ids as the 16 bits that the palette takes; equal ids stay equal, 0 stays 0."""
-    return np.where(ids > 0, (ids - 1) % 65535 + 1, 0).astype(np.uint16)
 
 
 def _shrink(panel: np.ndarray) -> np.ndarray:

@@ -150,16 +150,19 @@ def read_oxts(folder: Path) -> np.ndarray:
     """float64 [N,30]: one row a file of ``oxts/data``.
 
     Raises:
-        InputError: naming the file: none there, or not thirty numbers.
+        InputError: none there, or naming every file that does not hold thirty numbers.
     """
-    rows = []
+    rows, problems = [], []
     for path in sorted((folder / "oxts" / "data").glob("*.txt")):
         try:
-            rows.append(np.array(path.read_text().split(), np.float64))
+            row = np.array(path.read_text().split(), np.float64)
+            if len(row) != 30:
+                raise ValueError(f"expected 30 numbers, got {len(row)}")
+            rows.append(row)
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read {path}: {error}") from error
-        if len(rows[-1]) != 30:
-            raise InputError(f"{path}: expected 30 numbers, got {len(rows[-1])}")
+            problems.append(f"{path}: {error}")
+    if problems:
+        raise InputError("; ".join(problems))
     if not rows:
         raise InputError(f"{folder / 'oxts' / 'data'}: expected text files of GPS and IMU, found none")
     return np.stack(rows)

@@ -40,6 +40,12 @@ def track_color(track_id: int, class_id: int, label_space: LabelSpace) -> tuple[
     return int(red), int(green), int(blue)
 
 
+def palette_ids(ids: np.ndarray) -> np.ndarray:
+    """Integer ids as the 16 bits that :func:`panoptic_color` takes: equal ids stay equal, none (< 1) is 0."""
+    ids = ids.astype(np.int64)
+    return np.where(ids > 0, (ids - 1) % 65535 + 1, 0).astype(np.uint16)
+
+
 def panoptic_color(class_map: np.ndarray, track_map: np.ndarray, label_space: LabelSpace) -> np.ndarray:
     """Class colours for stuff, :func:`track_color` for objects, black for void.
 

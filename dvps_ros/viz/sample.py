@@ -9,7 +9,7 @@ import numpy as np
 from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import Sample
 from dvps_ros.viz.overlay import overlay
-from dvps_ros.viz.palette import depth_color
+from dvps_ros.viz.palette import depth_color, palette_ids
 from dvps_ros.viz.text import draw_caption
 
 PANEL_WIDTH_PX = 640
@@ -50,9 +50,8 @@ def _panels(sample: Sample, t: int) -> dict[str, np.ndarray]:
         classes = first[sample.coarse_map[t]]
     if classes is not None:
         ids = np.zeros_like(classes) if sample.instance_map is None else sample.instance_map[t]
-        ids = np.where(ids > 0, (ids - 1) % 65535 + 1, 0).astype(np.uint16)
         panels["classes and ids"] = overlay(
-            image, _spread(classes, VOID), _spread(ids, 0), CITYSCAPES, alpha=0.65
+            image, _spread(classes, VOID), _spread(palette_ids(ids), 0), CITYSCAPES, alpha=0.65
         )
     if sample.depth_m is not None:
         depth = _spread(sample.depth_m[t], 0)

@@ -199,8 +199,12 @@ def test_every_problem_of_a_drive_is_named(tmp_path):
     assert len(found) == 2
     assert "0000000000.bin: expected points of 16 bytes, got 5 bytes" in found[0]
     assert "0000000001.png: expected 20x40 pixels, got 20x41" in found[1]
+    (folder / "oxts/data/0000000000.txt").write_text("49 north")
     (folder / "oxts/data/0000000001.txt").write_text("1 2 3")
-    with pytest.raises(InputError, match="0000000001.txt: expected 30 numbers, got 3"):
+    with pytest.raises(InputError, match="0.txt: .*north.*; .*0000000001.txt: expected 30 numbers, got 3"):
+        KittiRaw(folder)
+    (folder / "tracklet_labels.xml").write_text("<s><tracklets><item><h>1</h></item></tracklets></s>")
+    with pytest.raises(InputError, match="tracklet_labels.xml: an item lacks objectType"):
         KittiRaw(folder)
 
 

@@ -77,7 +77,9 @@ def test_the_page_holds_everything_itself(kind, tmp_path):
     video = random_video(1, frames=5, size=(120, 160), noise=0.02)
     if kind == "npz":
         names = ("gt_sem", "gt_ins", "pr_sem", "pr_ins", "gt_depth", "pr_depth", "seq")
-        np.savez(tmp_path / "v.npz", **{name: getattr(video, name) for name in names})
+        arrays = {name: getattr(video, name) for name in names}
+        arrays["gt_ins"] = arrays["gt_ins"].astype(np.uint8)
+        np.savez(tmp_path / "v.npz", **arrays)
         source = ["--npz", tmp_path / "v.npz", "--classes", 4, "--things", "2,3"]
     else:
         layout = LAYOUTS["kitti-step"]
