@@ -166,7 +166,16 @@ class EngineConfig:
     backend: str = option(
         "auto",
         "Inference engine; auto measures the installed ones at the first start and remembers the fastest.",
-        choices=("auto", "openvino", "onnxruntime", "tensorrt", "tensorrt_rtx"),
+        choices=(
+            "auto",
+            "openvino",
+            "onnxruntime",
+            "tensorrt",
+            "tensorrt_rtx",
+            "onnxruntime_cuda",
+            "onnxruntime_tensorrt",
+            "pytorch",
+        ),
     )
     precision: str = option(
         "auto",

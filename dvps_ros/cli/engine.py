@@ -10,15 +10,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dvps_ros.cli.options import camera_options, given_camera
 from dvps_ros.config import EngineConfig, options
 
 if TYPE_CHECKING:
+    from dvps_ros.data.sources import FrameSource
     from dvps_ros.runtime.builder import Builder
     from dvps_ros.runtime.plans import Record
+    from dvps_ros.types import Frame
 
 _OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify")}
 
@@ -59,16 +63,41 @@ def command() -> None:
 @command.command()
 @engine_options
 @click.option("--force", is_flag=True, help="Build also what is there already.")
-def build(force: bool, sizes: tuple[str, ...], **values: Any) -> None:
+@click.option(
+    "--calibration",
+    metavar="INPUT",
+    help="For int8: a video, bag, drive or folder of images of the camera, as dvps run takes it.",
+)
+@click.option(
+    "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of it, evenly spaced."
+)
+@camera_options
+def build(
+    force: bool,
+    calibration: str | None,
+    frames: int,
+    fov_deg: float | None,
+    camera_file: Path | None,
+    sizes: tuple[str, ...],
+    **values: Any,
+) -> None:
     """Build engines, prove each by the model's golden frames, and keep them for every later start."""
-    from dvps_ros.errors import EngineError
+    from dvps_ros.data.sources import open_source
+    from dvps_ros.errors import ConfigError, EngineError
 
+    if calibration is not None and values["precision"] != "int8":
+        raise ConfigError("--calibration is for --precision int8")
+    source = None
+    if calibration is not None:
+        source = open_source(calibration, camera=given_camera(camera_file), fov_deg=fov_deg)
     failed = 0
     for builder, config in _jobs(sizes, values):
         label = builder.label(config)
         with _Console() as progress:
             start = time.monotonic()
             try:
+                if source is not None:
+                    builder.calibrate(config, _spaced(source, frames), frames, source.name, progress)
                 there = not force and builder.kept(config) is not None
                 if not there:
                     builder.store.remove(builder.store.plan_path(label, builder.made_of(config)))
@@ -132,6 +161,12 @@ def clean(everything: bool) -> None:
     click.echo(f"{len(gone)} engines removed, {freed / (1 << 20):.1f} MiB freed")
 
 
+def _spaced(source: FrameSource, count: int) -> Iterator[Frame]:
+    """So many frames of a source, from all of it; neighbours stay neighbours where it is short."""
+    step = max(1, (source.frames or 0) // count)
+    return (frame for i, frame in enumerate(source) if i % step == 0)
+
+
 def _store():
     from dvps_ros.runtime.engine import ENGINES
     from dvps_ros.runtime.machine import cache_dir
@@ -186,25 +221,35 @@ def _stale(record: Record) -> str:
 
     made_of = record.made_of
     name = made_of.get("backend", "")
-    if name not in BACKENDS or made_of.get("recipe") != RECIPE:
+    if made_of.get("recipe") != RECIPE or (name not in BACKENDS and "quantised" not in made_of):
         return "stale: of another dvps_ros"
-    config = replace(
-        EngineConfig(backend=name, precision=made_of["precision"], threads=1),
-        version_compatible="version_compatible=True" in made_of.get("options", ""),
-        hardware_compatible="hardware_compatible=True" in made_of.get("options", ""),
-    )
     try:
-        here = {"version": BACKENDS[name].version(), **BACKENDS[name].facts(config)}
+        here = _here(made_of) if name else {}
         manifest = load_manifest(record.notes.get("model", ""))
     except EngineError as error:
         return f"not usable: {error}"
     for key in ("version", *DEVICE_FACTS):
-        if made_of.get(key) != here.get(key):
+        if name and made_of.get(key) != here.get(key):
             return f"stale: of {key} {made_of.get(key)}, here is {here.get(key)}"
     graphs = {(g.sha256, manifest.weights.sha256) for g in manifest.graphs}
     if (made_of["graph"], made_of["weights"]) not in graphs:
         return "stale: the model was exported again"
     return ""
+
+
+def _here(made_of: dict[str, str]) -> dict[str, str]:
+    """What such a plan would be made of on this machine."""
+    from dvps_ros.runtime.backends import BACKENDS
+
+    config = EngineConfig(
+        backend=made_of["backend"],
+        precision=made_of["precision"],
+        threads=1,
+        version_compatible="version_compatible=True" in made_of.get("options", ""),
+        hardware_compatible="hardware_compatible=True" in made_of.get("options", ""),
+    )
+    kind = BACKENDS[config.backend]
+    return {"version": kind.version(), **kind.facts(config)}
 
 
 class _Console:

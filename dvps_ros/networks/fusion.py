@@ -20,7 +20,7 @@ from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE
 BLOCK = 256
 """Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""
 FAR = 1e12
-"""Squared distance added to rows that are no candidates."""
+"""Squared distance of rows that are no candidates."""
 
 
 class Fusion(nn.Module):
@@ -113,7 +113,9 @@ class Fusion(nn.Module):
         y = torch.arange(h, device=offset_px.device).float()[:, None] * OUTPUT_STRIDE + middle
         dx = (x + offset_px[:, 0]).flatten(1)[:, None] - center_x[:, :, None]
         dy = (y + offset_px[:, 1]).flatten(1)[:, None] - center_y[:, :, None]
-        return (dx * dx + dy * dy + ((1 - candidate) * FAR)[:, :, None]).argmin(1)
+        # Chosen, not added: compilers of quantised graphs move constants through sums, and beside FAR a
+        # distance would be rounded away.
+        return torch.where(candidate[:, :, None] > 0, dx * dx + dy * dy, FAR).argmin(1)
 
     def _sums(self, member: Tensor, values: Tensor) -> Tensor:
         """[B,K,M]: sums of values [B,M,N] over the cells [B,N] that are members of each row."""

@@ -6,14 +6,17 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
+from dvps_ros.runtime import calibration
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress
 from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files
-from dvps_ros.runtime.plans import PlanStore
+from dvps_ros.runtime.plans import PlanStore, Record
 from dvps_ros.runtime.verify import Difference
+from dvps_ros.types import Frame
 
 log = logging.getLogger(__name__)
 
@@ -37,12 +40,22 @@ class Builder:
             raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
         check_files(model_dir, manifest, graph)
         self._path = model_dir / graph.file
+        self._model = str(model_dir.resolve())
         self._manifest, self._graph, self.store = manifest, graph, store
 
     def made_of(self, config: EngineConfig) -> dict[str, str]:
-        """All that a plan depends on."""
+        """All that a plan depends on.
+
+        Raises:
+            EngineError: the library or the device is missing; or int8, and the graph was not calibrated yet.
+        """
         kind = BACKENDS[config.backend]
+        if config.precision == "int8":
+            calibrated = {"calibrated": self._calibrated(config).sha256}
+        else:
+            calibrated = {}
         return {
+            **calibrated,
             "graph": self._graph.sha256,
             "weights": self._manifest.weights.sha256,
             "recipe": RECIPE,
@@ -54,6 +67,53 @@ class Builder:
 
     def label(self, config: EngineConfig) -> str:
         return f"{self._manifest.name} {self._graph.size} {config.backend} {config.precision}"
+
+    def calibrate(
+        self, config: EngineConfig, frames: Iterable[Frame], limit: int, source: str, progress: Progress
+    ) -> None:
+        """Quantise the graph for this backend's int8, and keep it for all later builds.
+
+        Args:
+            frames: of the camera that the engine is for.
+            limit: frames that are taken.
+            source: where they come from, for the record.
+
+        Raises:
+            InputError: frames that cannot be used.
+            EngineError: the quantiser is missing or fails, or the result cannot be kept.
+        """
+        label, made_of = self._quantised(config)
+        start = time.perf_counter()
+        feeds = calibration.calibration_feeds(frames, self._path, limit=limit, progress=progress)
+        content = calibration.QUANTISERS[made_of["quantised"]](self._path, feeds, progress)
+        self.store.write(label, made_of, content, time.perf_counter() - start)
+        self.store.note(label, made_of, frames=len(feeds), source=source, model=self._model)
+
+    def _quantised(self, config: EngineConfig) -> tuple[str, dict[str, str]]:
+        """Label of the quantised graph that this backend takes, and what that is made of."""
+        kind = BACKENDS[config.backend].quantised
+        if not kind:
+            raise EngineError(f"{config.backend} computes no int8")
+        files = {"graph": self._graph.sha256, "weights": self._manifest.weights.sha256}
+        return f"{self._manifest.name} {self._graph.size} int8 {kind}", {
+            **files,
+            "recipe": RECIPE,
+            "quantised": kind,
+        }
+
+    def _calibrated(self, config: EngineConfig) -> Record:
+        label, made_of = self._quantised(config)
+        record = self.store.record(label, made_of)
+        if record is None:
+            raise EngineError(
+                f"{label} was not calibrated yet: dvps engine build --backend {config.backend} "
+                "--precision int8 --calibration VIDEO, BAG or FOLDER of the camera"
+            )
+        return record
+
+    def _source(self, config: EngineConfig) -> Path:
+        """The graph that is compiled."""
+        return self.store.plan_path(*self._quantised(config)) if config.precision == "int8" else self._path
 
     def open(self, config: EngineConfig, progress: Progress) -> Backend:
         """The engine, from the plan that is kept or else a new one.
@@ -91,7 +151,7 @@ class Builder:
             log.info("building the engine %s", label)
             start = time.perf_counter()
             plan = BACKENDS[config.backend].build(
-                self._path,
+                self._source(config),
                 config,
                 lambda what: progress(f"building {label}: {what}"),
                 self.store.folder,
@@ -99,7 +159,7 @@ class Builder:
             progress(f"keeping {label}")  # the last moment to cancel
             try:
                 self.store.write(label, made_of, plan, time.perf_counter() - start)
-                self.store.note(label, made_of, model=str(self._path.parent.resolve()))
+                self.store.note(label, made_of, model=self._model)
             except EngineError as error:
                 log.warning("%s", error)
             return plan

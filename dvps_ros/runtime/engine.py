@@ -253,13 +253,15 @@ def candidates(config: EngineConfig) -> list[tuple[str, str]]:
     """
     if config.backend == "auto":
         backends = installed()
-        if not backends:
+        if not any(backend.choices(config) for backend in backends.values()):
             raise EngineError("no inference engine is installed; pip install onnxruntime or openvino")
     else:
         backends = {config.backend: BACKENDS[config.backend]}
         backends[config.backend].version()
     if config.precision == "auto":
         fits = [(name, p) for name, backend in backends.items() for p in backend.choices(config)]
+        if not fits and config.backend != "auto":  # one that "auto" never takes
+            fits = [(config.backend, backends[config.backend].precisions(config)[0])]
     else:
         have = [(name, p) for name, backend in backends.items() for p in backend.precisions(config)]
         fits = [pair for pair in have if pair[1] == config.precision]

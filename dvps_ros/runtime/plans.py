@@ -143,6 +143,10 @@ class PlanStore:
                     time.sleep(POLL_S)
             yield waited
 
+    def record(self, label: str, made_of: Mapping[str, str]) -> Record | None:
+        """What is known of the plan made of exactly this; None where there is none."""
+        return _read_record(self.plan_path(label, made_of))
+
     def records(self) -> dict[Path, Record]:
         """Every plan with a readable record."""
         found = {path: _read_record(path) for path in sorted(self.folder.glob("*.plan"))}

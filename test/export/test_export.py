@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from click.testing import CliRunner
 import dvps_ros.export
 from dvps_ros.cli.export import command
 from dvps_ros.config import EngineConfig, to_dict
-from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.errors import ConfigError, EngineError, InputError
 from dvps_ros.export import export_model, parse_size
 from dvps_ros.export import model as export_module
 from dvps_ros.export.graph import folded
@@ -25,9 +26,11 @@ from dvps_ros.labels import CITYSCAPES
 from dvps_ros.networks import Lite, LiteConfig
 from dvps_ros.runtime import verify
 from dvps_ros.runtime.backends import installed
+from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import check_files, load_manifest
-from dvps_ros.types import CameraModel
+from dvps_ros.runtime.plans import PlanStore
+from dvps_ros.types import CameraModel, Frame
 
 SIZES = [(64, 96), (96, 64)]
 TINY = LiteConfig(embedding=8, width=16, decoder_width=16, fine_width=16, context_width=16, state_width=8)
@@ -129,6 +132,72 @@ def test_bf16_agrees_within_its_tolerance(model: Path) -> None:
     # Random logits are close to each other, so classes would be no measure.
     for name in ("depth_m", "class_logits", "latent", "next_state_features"):
         assert differences[name].value < 0.05, verify.table(list(differences.values()))
+
+
+@pytest.fixture(scope="module")
+def calibrated(model: Path) -> PlanStore:
+    """The store after the graph was calibrated on a moving texture, for every backend that is there."""
+    manifest, store = load_manifest(model), PlanStore(model.parent / "cache" / "engines")
+    builder = Builder(model, manifest, manifest.graphs[0], store)
+    camera = CameraModel.from_fov(96, 64, 75.0)
+    image = toy_frames(64, 96).images[0]
+    frames = [Frame(np.roll(image, 2 * i, 1), i + 1, camera) for i in range(12)]
+    for backend in INT8:
+        builder.calibrate(EngineConfig(backend=backend, precision="int8"), frames, 10, "texture", quiet)
+    return store
+
+
+INT8 = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("nncf") else [])]
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_int8_is_calibrated_once_and_near_the_reference(
+    model: Path, calibrated: PlanStore, backend: str
+) -> None:
+    if backend not in INT8:
+        pytest.skip("nncf is not installed: pip install nncf")
+    golden = verify.load_golden(model / "64x96.golden.npz")
+    with open_engine(model, "64x96", backend, "int8") as engine:
+        for image in golden.images:
+            engine.run(image, golden.intrinsics, engine.output_names)
+        differences = {d.output: d for d in verify.compare(golden.outputs, engine.outputs(), "int8")}
+    table = verify.table(list(differences.values()))
+    for name in ("depth_m", "class_logits", "latent"):  # of random logits the classes are no measure
+        assert 1e-4 < differences[name].value < 0.15, table
+    (record,) = (r for r in calibrated.records().values() if r.label.endswith(f"{backend} int8"))
+    quantised = {r.sha256: r for r in calibrated.records().values() if "quantised" in r.made_of}
+    assert quantised[record.made_of["calibrated"]].notes["frames"] == 10
+
+
+def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanStore) -> None:
+    path = next(p for p, r in calibrated.records().items() if r.label.endswith("int8 qdq"))
+    graph = onnx.load_from_string(path.read_bytes()).graph
+    read_by_convolutions = {name for n in graph.node if n.op_type == "Conv" for name in n.input}
+    quantised = [n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"]
+    assert len(quantised) > 80 and set(quantised) <= read_by_convolutions
+    produced = {n.output[0]: n.op_type for n in graph.node}
+    convolutions = [n for n in graph.node if n.op_type == "Conv"]
+    plain = [n for n in convolutions if produced.get(n.input[0]) != "DequantizeLinear"]
+    assert len(plain) == 4 and len(convolutions) > 40  # classes, instances, motion, depth
+    zeros = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.input[2:]}
+    points = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
+    assert points and not any(z.any() for z in points)  # symmetric, as TensorRT wants it
+
+
+def test_int8_without_calibration_or_with_bad_data_is_a_sentence(model: Path, tmp_path: Path) -> None:
+    config = EngineConfig(model=str(model), size="64x96", backend="onnxruntime", precision="int8", threads=1)
+    with pytest.raises(EngineError, match="not calibrated yet: dvps engine build .* --calibration VIDEO"):
+        Engine.open(model, config, cache_dir=tmp_path)
+    manifest = load_manifest(model)
+    builder = Builder(model, manifest, manifest.graphs[0], PlanStore(tmp_path / "engines"))
+    image = toy_frames(64, 96).images[0]
+    frames = [Frame(image, i + 1, CameraModel.from_fov(96, 64, 75.0)) for i in range(9)]
+    with pytest.raises(InputError, match="expected 8 frames or more, got 5"):
+        builder.calibrate(config, frames[:5], 64, "few", quiet)
+    small = Frame(image[:32, :48].copy(), 20, CameraModel.from_fov(48, 32, 75.0))
+    with pytest.raises(InputError, match="frame 9 is of a camera of 48x32, the first of 96x64: give frames"):
+        builder.calibrate(config, [*frames, small], 64, "mixed", quiet)
+    assert not list((tmp_path / "engines").glob("*int8*plan"))
 
 
 def test_graph_equals_the_network_in_torch(model: Path, network: Lite) -> None:

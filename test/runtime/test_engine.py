@@ -13,11 +13,13 @@ from tiny_model import build, classifier, paint
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError, InputError
-from dvps_ros.runtime.backends import BACKENDS, installed
+from dvps_ros.runtime.backends import BACKENDS, installed, onnxruntime_gpu
 from dvps_ros.runtime.engine import Engine, choose_graph
 from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
+from dvps_ros.runtime.precision import load_graph
 
-CHOICES = [(name, precision) for name, b in installed().items() for precision in b.choices(EngineConfig())]
+AUTOMATIC = [(name, p) for name, b in installed().items() for p in b.choices(EngineConfig())]
+CHOICES = [*AUTOMATIC, *([("pytorch", "fp32")] if "pytorch" in installed() else [])]
 INTRINSICS = np.array([128, 128, 63.5, 31.5], np.float32)
 
 
@@ -142,7 +144,7 @@ def test_refuses_broken_graphs(model, cache):
             Engine.open(model, config(), cache_dir=cache)
         trust(model)
         for choice in CHOICES:
-            with pytest.raises(EngineError, match="cannot load .*64x128.onnx"):
+            with pytest.raises(EngineError, match="cannot (load|read the graph) .*64x128.onnx"):
                 Engine.open(model, config(*choice), cache_dir=cache)
     path.unlink()
     with pytest.raises(EngineError, match="cannot read model file .*64x128.onnx: No such file"):
@@ -199,7 +201,7 @@ def test_auto_measures_once_and_remembers(tiny_model, cache, caplog):
     Engine.open(tiny_model, auto, cache_dir=cache).close()
     assert "engine measured" in caplog.text
     (entry,) = json.loads((cache / "engine_choices.json").read_text()).values()
-    assert sorted(entry["median_ms"]) == sorted(" ".join(c) for c in CHOICES)
+    assert sorted(entry["median_ms"]) == sorted(" ".join(c) for c in AUTOMATIC)
     caplog.clear()
     with Engine.open(tiny_model, auto, cache_dir=cache) as engine:
         assert entry["backend"] in engine.description and entry["precision"] in engine.description
@@ -226,7 +228,7 @@ def make_wrong(monkeypatch, name):
 
 
 def test_auto_leaves_out_what_does_not_verify(tiny_model, cache, caplog, monkeypatch):
-    for name in {name for name, _ in CHOICES} - {"onnxruntime"}:
+    for name in {name for name, _ in AUTOMATIC} - {"onnxruntime"}:
         make_wrong(monkeypatch, name)
     with Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache) as engine:
         assert "onnxruntime" in engine.description
@@ -384,8 +386,11 @@ def test_only_what_is_wanted_is_fetched(tiny_model, cache):
 
 @pytest.mark.parametrize("name", list(BACKENDS))
 def test_a_missing_library_is_named(tiny_model, cache, monkeypatch, name):
-    monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(EngineError, match=f"backend {name}: pip install {name.replace('_', '-')}"):
+    library = {"pytorch": "torch"}.get(name, name)
+    library = "onnxruntime" if name.startswith("onnxruntime") else library
+    monkeypatch.setitem(sys.modules, library, None)
+    who = "onnxruntime" if name.startswith("onnxruntime") else name
+    with pytest.raises(EngineError, match=f"backend {who}: pip install {library.replace('_', '-')}"):
         Engine.open(tiny_model, config(name), cache_dir=cache)
     with Engine.open(tiny_model, config("auto", "fp32"), cache_dir=cache) as engine:
         assert name not in engine.description
@@ -393,6 +398,40 @@ def test_a_missing_library_is_named(tiny_model, cache, monkeypatch, name):
         monkeypatch.setitem(sys.modules, other, None)
     with pytest.raises(EngineError, match="no inference engine is installed"):
         Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache)
+
+
+@pytest.mark.parametrize("name", ["onnxruntime_cuda", "onnxruntime_tensorrt"])
+def test_the_onnxruntime_without_gpu_is_told_from_the_one_with(tiny_model, cache, name):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    provider = onnxruntime_gpu.PROVIDERS[name]
+    if provider in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime-gpu is installed")
+    with pytest.raises(EngineError, match=f"has no {provider}: pip install onnxruntime-gpu"):
+        Engine.open(tiny_model, config(name), cache_dir=cache)
+    with pytest.raises(EngineError, match=f"did not load {provider} and would use the processor"):
+        onnxruntime_gpu._session(provider, whole_graph(tiny_model), tiny_model, {})
+
+
+def whole_graph(tiny_model):
+    return load_graph(tiny_model / "64x128.onnx").SerializeToString()
+
+
+def test_states_bound_to_a_device_go_on_and_are_reset(tiny_model, cache):
+    """The class that the GPU providers use, on ONNX Runtime's own processor memory."""
+    path = tiny_model / "64x128.onnx"
+    session = onnxruntime_gpu._session("CPUExecutionProvider", whole_graph(tiny_model), path, {})
+    manifest = load_manifest(tiny_model)
+    bound = Engine(manifest, manifest.graphs[0], onnxruntime_gpu.BoundSession(session, "cpu", "bound"))
+    with bound, Engine.open(tiny_model, config(), cache_dir=cache) as reference:
+        for x in (32, 40, 24, None, 16):
+            if x is None:
+                bound.reset()
+                reference.reset()
+                continue
+            for engine in (bound, reference):
+                engine.run(paint(64, 128, car_x=x), INTRINSICS, engine.output_names)
+            for name, want in reference.outputs().items():
+                np.testing.assert_allclose(bound.outputs()[name], want, rtol=1e-5, atol=1e-5)
 
 
 def test_a_precision_that_is_not_there(tiny_model, cache):

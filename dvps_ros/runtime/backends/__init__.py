@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dvps_ros.errors import EngineError
-from dvps_ros.runtime.backends import onnxruntime, openvino, tensorrt
+from dvps_ros.runtime.backends import onnxruntime, onnxruntime_gpu, openvino, pytorch, tensorrt
 from dvps_ros.runtime.backends.protocol import Backend, BackendType, Progress
 
 __all__ = ["BACKENDS", "Backend", "BackendType", "Progress", "installed"]
@@ -14,6 +14,9 @@ BACKENDS: dict[str, BackendType] = {
     "openvino": openvino.TYPE,
     "tensorrt": tensorrt.TENSORRT,
     "tensorrt_rtx": tensorrt.TENSORRT_RTX,
+    "onnxruntime_cuda": onnxruntime_gpu.CUDA,
+    "onnxruntime_tensorrt": onnxruntime_gpu.TENSORRT,
+    "pytorch": pytorch.TYPE,
 }
 
 

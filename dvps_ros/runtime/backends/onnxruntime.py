@@ -36,7 +36,7 @@ def device() -> str:
 
 
 def precisions(config: EngineConfig) -> tuple[str, ...]:
-    return ("fp32",)
+    return ("fp32", "int8")
 
 
 def facts(config: EngineConfig) -> dict[str, str]:
@@ -75,8 +75,8 @@ class OnnxRuntime:
         folder = str(path.resolve().parent)
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
         self._session = _session(path, options, plan)
-        self.inputs = {i.name: _spec(i) for i in self._session.get_inputs()}
-        self.outputs = {o.name: _spec(o) for o in self._session.get_outputs()}
+        self.inputs = {i.name: spec(i) for i in self._session.get_inputs()}
+        self.outputs = {o.name: spec(o) for o in self._session.get_outputs()}
         self._states = HostStates(self.outputs)
         self._binding = self._session.io_binding()
         self.description = f"onnxruntime {version()} {config.precision}, {config.threads} threads"
@@ -105,7 +105,8 @@ def _options(config: EngineConfig):
     import onnxruntime
 
     if config.precision not in precisions(config):
-        raise EngineError(f"onnxruntime: expected precision fp32, got {config.precision}")
+        able = " or ".join(precisions(config))
+        raise EngineError(f"onnxruntime: expected precision {able}, got {config.precision}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = config.threads
     options.inter_op_num_threads = 1
@@ -125,7 +126,8 @@ def _session(path: Path, options, model: str | bytes):
         raise EngineError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
 
 
-def _spec(node) -> tuple[np.dtype, tuple[int, ...]]:
+def spec(node) -> tuple[np.dtype, tuple[int, ...]]:
+    """Type and shape of one of a session's inputs or outputs."""
     if node.type not in _NUMPY_TYPES or not all(isinstance(s, int) for s in node.shape):
         raise EngineError(
             f"tensor {node.name}: expected uint8 or float32 of fixed shape, got {node.type} {node.shape}"
@@ -137,4 +139,4 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime)
+TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime, "qdq")

@@ -14,8 +14,10 @@ from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates
 from dvps_ros.runtime.backends.protocol import BackendType, Progress
+from dvps_ros.runtime.openvino_file import read_openvino
 
-_ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+"""Of what is not quantised."""
 
 
 def version() -> str:
@@ -35,7 +37,7 @@ def precisions(config: EngineConfig) -> tuple[str, ...]:
     import openvino
 
     has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("fp32", "bf16") if has_bf16 else ("fp32",)
+    return ("fp32", "bf16", "int8") if has_bf16 else ("fp32", "int8")
 
 
 def facts(config: EngineConfig) -> dict[str, str]:
@@ -58,7 +60,9 @@ def build(path: Path, config: EngineConfig, progress: Progress, folder: Path) ->
     progress("compiling")
     core = openvino.Core()
     try:
-        compiled = core.compile_model(core.read_model(path), "CPU", _options(config))
+        quantised = config.precision == "int8"
+        model = read_openvino(core, path.read_bytes()) if quantised else core.read_model(path)
+        compiled = core.compile_model(model, "CPU", _options(config))
         stream = io.BytesIO()
         compiled.export_model(stream)
     except Exception as error:  # a bare RuntimeError with several lines
@@ -130,4 +134,4 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino)
+TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, "nncf")

@@ -63,6 +63,7 @@ class BackendType:
         facts: what a plan depends on beside graph, weights, precision and version.
         build: (graph file, config, progress, folder for what makes later builds faster) -> the plan.
         load: (plan, graph file, config) -> the engine.
+        quantised: kind of graph that it takes for int8 (``dvps_ros.runtime.calibration``); empty: none.
     """
 
     version: Callable[[], str]
@@ -72,6 +73,7 @@ class BackendType:
     facts: Callable[[EngineConfig], dict[str, str]]
     build: Callable[[Path, EngineConfig, Progress, Path], bytes]
     load: Callable[[bytes, Path, EngineConfig], Backend]
+    quantised: str = ""
 
     def choices(self, config: EngineConfig) -> tuple[str, ...]:
         """Precisions that "auto" measures here."""

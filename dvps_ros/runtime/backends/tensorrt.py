@@ -355,6 +355,7 @@ def _type(name: str) -> BackendType:
         facts=partial(_facts, name),
         build=partial(_build, name),
         load=partial(TensorRt, name),
+        quantised="qdq",
     )
 
 

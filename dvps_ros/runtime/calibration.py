@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs in int8, calibrated on images of the camera that they are for.
+
+Two kinds: ``qdq``, an ONNX graph with explicit QuantizeLinear and DequantizeLinear (TensorRT, ONNX Runtime),
+made by ONNX Runtime's quantiser; and ``nncf``, an OpenVINO graph, made by NNCF. In both only convolutions are
+in int8, without the last ones of the heads: logits, depths and votes are too fine for 256 values.
+A quantised graph holds for one model and size, and for every machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvps_ros.config import EngineConfig
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.runtime import machine
+from dvps_ros.runtime.backends import onnxruntime as reference
+from dvps_ros.runtime.backends.protocol import Progress
+from dvps_ros.runtime.openvino_file import write_openvino
+from dvps_ros.runtime.precision import CONVOLUTIONS, load_graph
+from dvps_ros.runtime.preprocess import Preprocess
+from dvps_ros.types import CameraModel, Frame
+
+LEAST_FRAMES = 8
+"""Fewer images do not show the range of the activations."""
+
+
+def calibration_feeds(
+    frames: Iterable[Frame], path: Path, *, limit: int, progress: Progress
+) -> list[dict[str, np.ndarray]]:
+    """Inputs of the graph for these frames, states included, which the float32 graph computes in their order.
+
+    Args:
+        frames: of one camera; resized to the graph as on the robot.
+        path: the graph.
+        limit: frames that are taken.
+
+    Raises:
+        InputError: too few frames, or a frame of another size than the first.
+        EngineError: the graph cannot be run.
+    """
+    config = EngineConfig(backend="onnxruntime", precision="fp32", threads=machine.cpu_count())
+    engine = reference.OnnxRuntime(reference.build(path, config, progress, path.parent), path, config)
+    _, (_, height, width, _) = engine.inputs["image"]
+    feeds: list[dict[str, np.ndarray]] = []
+    results: dict[str, np.ndarray] = {}
+    fit: Preprocess | None = None
+    for frame in frames:
+        if fit is None:
+            fit = Preprocess(frame.camera, width, height)
+        if frame.camera != fit.source:
+            raise InputError(
+                f"calibration: frame {len(feeds)} is of a camera of {_size(frame.camera)}, the first "
+                f"of {_size(fit.source)}: give frames of one camera"
+            )
+        _, image = fit(frame.image)
+        inputs = {"image": image[None].copy(), "intrinsics": fit.network_camera.vector[None].copy()}
+        states = {n: np.zeros(s, t) for n, (t, s) in engine.inputs.items() if n not in inputs}
+        if feeds:
+            states = {n: results[f"next_{n}"] for n in states}
+        feeds.append(inputs | states)
+        results = {n: np.empty(s, t) for n, (t, s) in engine.outputs.items()}
+        engine.run(inputs, results)
+        progress(f"calibration frame {len(feeds)}")
+        if len(feeds) == limit:
+            break
+    engine.close()
+    if len(feeds) < LEAST_FRAMES:
+        raise InputError(f"calibration: expected {LEAST_FRAMES} frames or more, got {len(feeds)}")
+    return feeds
+
+
+def _size(camera: CameraModel) -> str:
+    return f"{camera.width}x{camera.height}"
+
+
+def quantised_onnx(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
+    """The graph with Q/DQ pairs: symmetric, per channel for weights, per tensor for activations.
+
+    Raises:
+        EngineError: ``onnx`` or ``onnxruntime`` is missing, or the graph cannot be read.
+    """
+    reference.version()
+    from onnxruntime.quantization import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        QuantFormat,
+        QuantType,
+        quantize_static,
+    )
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._feeds: Iterator[dict[str, np.ndarray]] = iter(feeds)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self._feeds, None)
+
+    model = load_graph(path)
+    _float32_weights(model)
+    progress("measuring the range of every activation")
+    with tempfile.TemporaryDirectory(prefix="dvps-") as folder, _quiet():
+        target = Path(folder) / "quantised.onnx"
+        quantize_static(
+            model,
+            str(target),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=sorted(CONVOLUTIONS),
+            nodes_to_exclude=_heads(model),
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+            calibrate_method=CalibrationMethod.MinMax,
+            extra_options={
+                "ActivationSymmetric": True,
+                "WeightSymmetric": True,
+                "QuantizeBias": False,
+                "OpTypesToExcludeOutputQuantization": sorted(CONVOLUTIONS),
+            },
+        )
+        return target.read_bytes()
+
+
+def quantised_openvino(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
+    """The graph as NNCF quantises it for a processor; see ``openvino_file``.
+
+    Raises:
+        EngineError: ``nncf`` or ``openvino`` is missing, or the graph cannot be read.
+    """
+    try:
+        import nncf
+        import openvino
+        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+    except ImportError as error:
+        raise EngineError(f"int8 for openvino: pip install nncf ({error})") from error
+    try:
+        model = openvino.Core().read_model(path)
+    except RuntimeError as error:
+        raise EngineError(f"openvino cannot read {path}: {str(error).splitlines()[-1]}") from error
+    progress("measuring the range of every activation")
+    kinds = {op.get_type_name() for op in model.get_ordered_ops()}
+    others = sorted(kinds - {"Convolution", "GroupConvolution"})
+    ignored = nncf.IgnoredScope(names=_openvino_heads(model), types=others, validate=False)
+    # The whole range, not a typical one: centres of objects are rare peaks.
+    whole = RangeEstimatorParametersSet.MINMAX
+    advanced = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole)
+    with _quiet():
+        nncf.set_log_level(logging.ERROR)
+        quantised = nncf.quantize(
+            model,
+            nncf.Dataset(feeds),
+            subset_size=len(feeds),
+            preset=nncf.QuantizationPreset.MIXED,
+            target_device=nncf.TargetDevice.CPU,
+            ignored_scope=ignored,
+            advanced_parameters=advanced,
+        )
+    return write_openvino(quantised)
+
+
+QUANTISERS = {"qdq": quantised_onnx, "nncf": quantised_openvino}
+"""Kind of quantised graph -> (graph file, feeds, progress) -> its bytes."""
+
+
+def _float32_weights(model: Any) -> None:
+    """Weights that lie as float16 behind a Cast become float32 constants: the quantiser looks for those."""
+    from onnx import TensorProto, numpy_helper
+
+    half = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT16}
+    nodes = []
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in half:
+            tensor = half[node.input[0]]
+            values = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(values, node.output[0]))
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _heads(model: Any) -> list[str]:
+    """Names of the convolutions that no other one reads from."""
+    read: set[str] = set()
+    heads = []
+    for node in reversed(model.graph.node):
+        feeds_one = any(name in read for name in node.output)
+        if node.op_type in CONVOLUTIONS and not feeds_one:
+            heads.append(node.name)
+        if node.op_type in CONVOLUTIONS or feeds_one:
+            read |= set(node.input)
+    return heads
+
+
+def _openvino_heads(model: Any) -> list[str]:
+    read: set[str] = set()
+    heads = []
+    for op in reversed(model.get_ordered_ops()):
+        name, convolves = op.get_friendly_name(), op.get_type_name().endswith("Convolution")
+        if convolves and name not in read:
+            heads.append(name)
+        if convolves or name in read:
+            read |= {i.get_source_output().get_node().get_friendly_name() for i in op.inputs()}
+    return heads
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences advice that the quantisers log about pre-processing."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
