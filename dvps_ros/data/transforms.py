@@ -180,6 +180,8 @@ def recolor(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0)
     saturation = float(np.clip(1 + rng.normal(0, 0.3) * strength, 0, 2))
     sigma = rng.uniform(0.3, 1.5) * strength if rng.random() < 0.25 else 0.0
     noise = rng.uniform(2, 10) * strength if rng.random() < 0.35 else 0.0
+    # OpenCV's own noise is fast, and repeatable once its generator is set.
+    cv2.setRNGSeed(int(rng.integers(2**31)))
     out = np.empty_like(images)
     for t, image in enumerate(images):
         changed = cv2.LUT(image, table)

@@ -101,6 +101,8 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         strategy="ddp" if recipe.devices > 1 else "auto",
         sync_batchnorm=recipe.devices > 1,
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
+        # "warn": torch names the operators that have no deterministic form on a GPU, and goes on.
+        deterministic="warn" if recipe.deterministic else None,
         max_steps=recipe.schedule.steps,
         max_epochs=-1,
         val_check_interval=recipe.validate_every if held_out else None,

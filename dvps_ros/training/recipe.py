@@ -62,6 +62,9 @@ class Recipe:
     out: str = option("out/train", "Folder of checkpoints, logs and pictures.")
     seed: int = option(1, "Seed of weights, order and augmentation.", low=0)
     precision: str = option("bf16", "Arithmetic of the forward pass.", choices=("bf16", "fp32"))
+    deterministic: bool = option(
+        False, "The same recipe gives the same weights, bit for bit on a CPU; needs schedule.minutes = 0."
+    )
     devices: int = option(1, "Devices of a distributed training.", low=1)
     checkpoint_minutes: float = option(5.0, "Time between checkpoints, minutes.", low=0.01)
     validate_every: int = option(500, "Steps between validations.", low=1)
@@ -88,4 +91,9 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     data = recipe.data
     if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
+    if recipe.deterministic and recipe.schedule.minutes:
+        raise ConfigError(
+            "deterministic: the learning rate must not follow the clock; "
+            "set schedule.minutes=0 and schedule.steps"
+        )
     return recipe

@@ -145,6 +145,8 @@ def test_recipe_changes_and_refusals(tmp_path):
         read_recipe(path, ["nonsense"])
     with pytest.raises(ConfigError, match="at least one clip"):
         read_recipe(path, ["data.synthetic=0", "data.synthetic_stills=0"])
+    with pytest.raises(ConfigError, match="must not follow the clock"):
+        read_recipe(path, ["deterministic=true"])
     path.write_text("scedule: {minutes: 3}\n")
     with pytest.raises(ConfigError, match="unknown keys scedule.minutes"):
         read_recipe(path)
@@ -288,6 +290,15 @@ def test_the_same_call_goes_on_where_it_stopped(cache, tmp_path):
     again = run(recipe_for(cache, tmp_path, **{"schedule.steps": 3}))
     raw = read_checkpoint(again)
     assert raw["global_step"] == 3 and raw["dvps"]["minutes"] > 0
+
+
+def test_a_deterministic_run_gives_the_same_weights_again(cache, tmp_path):
+    runs = [
+        read_checkpoint(run(recipe_for(cache, tmp_path / name, deterministic=True, **{"schedule.steps": 3})))
+        for name in ("a", "b")
+    ]
+    assert all(torch.equal(v, runs[1]["state_dict"][k]) for k, v in runs[0]["state_dict"].items())
+    torch.use_deterministic_algorithms(False)
 
 
 def test_start_from_takes_the_weights_of_another_run(trained, cache, tmp_path):
