@@ -146,6 +146,14 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     "--size", callback=parse_size, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
 )
 @click.option(
+    "--camera-height",
+    "camera_height_m",
+    type=click.FloatRange(0.0, 5.0),
+    default=0.0,
+    show_default=True,
+    help="Of the camera over the road, metres; 0 draws it from the seed.",
+)
+@click.option(
     "--fov", "fov_deg", type=float, default=80.0, show_default=True, help="Horizontal view, degrees."
 )
 @click.option(
@@ -195,6 +203,7 @@ def command(
     frames: int,
     sequences: int,
     size: tuple[int, int],
+    camera_height_m: float,
     fov_deg: float,
     rate_hz: float,
     layout: str,
@@ -222,7 +231,10 @@ def command(
         require("rosbags")
     camera = CameraModel.from_fov(size[1], size[0], fov_deg)
     configs = [
-        WorldConfig(seed=seed + k, style=style, weather=weather, effects=not clean) for k in range(sequences)
+        WorldConfig(
+            seed=seed + k, style=style, weather=weather, camera_height_m=camera_height_m, effects=not clean
+        )
+        for k in range(sequences)
     ]
     World(configs[0])  # a wrong style or weather is said before any process is started
     cores = len(os.sched_getaffinity(0))

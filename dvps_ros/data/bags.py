@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from contextlib import closing
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,9 @@ class BagSource:
         self.camera = camera_for(f"bag {self.name}", width, height, camera=camera, fov_deg=fov_deg)
 
     def _open(self) -> closing[Any]:
+        return closing(self._reader())
+
+    def _reader(self) -> Any:
         try:
             from rosbags.highlevel import AnyReader
             from rosbags.typesys import Stores, get_typestore
@@ -83,7 +88,14 @@ class BagSource:
             reader.open()
         except Exception as error:
             raise InputError(f"cannot read bag {self._path}: {error}") from error
-        return closing(reader)
+        return reader
+
+    @cached_property
+    def _truth_reader(self) -> Any:
+        """Open as long as this source is: truth is asked for frame by frame, in any order."""
+        reader = self._reader()
+        weakref.finalize(self, reader.close)
+        return reader
 
     def _first_image(self, reader: Any) -> np.ndarray:
         for message, _ in self._messages(reader, self.topic):
@@ -148,10 +160,10 @@ class BagSource:
             return None
         topics = {f"{TRUTH}/{name}": field for field, (name, _, _) in _TRUTH_MAPS.items()}
         messages: dict[str, Any] = {}
-        with self._open() as reader:
-            wanted = [c for c in reader.connections if c.topic in topics or c.topic == self.topic]
-            for connection, _, raw in reader.messages(wanted, start=stamp_ns, stop=stamp_ns + 1):
-                messages[connection.topic] = reader.deserialize(raw, connection.msgtype)
+        reader = self._truth_reader
+        wanted = [c for c in reader.connections if c.topic in topics or c.topic == self.topic]
+        for connection, _, raw in reader.messages(wanted, start=stamp_ns, stop=stamp_ns + 1):
+            messages[connection.topic] = reader.deserialize(raw, connection.msgtype)
         if set(messages) != {*topics, self.topic}:
             return None
         maps = {

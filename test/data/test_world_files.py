@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from dvps_ros.cli.world import command
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.world import World, WorldConfig
-from dvps_ros.data.world.files import TRUTH_COLUMNS, from_project
+from dvps_ros.data.world.files import TRUTH_COLUMNS, ahead, from_project, write_sequence
+from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel
 
@@ -58,6 +59,73 @@ def test_written_sequences_read_back(tmp_path, clip, name):
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_two_sequences_at_a_time_are_the_same_files(tmp_path):
+    arguments = ["--seed", "4", "--frames", "1", "--size", "64x128", "--sequences", "2"]
+    for jobs in ("1", "2"):
+        out = ["--jobs", jobs, "--out", str(tmp_path / jobs)]
+        assert CliRunner().invoke(command, [*arguments, *out], catch_exceptions=False).exit_code == 0
+    trees = [
+        {
+            p.relative_to(tmp_path / jobs): p.read_bytes()
+            for p in (tmp_path / jobs).rglob("*")
+            if p.suffix == ".png"
+        }
+        for jobs in ("1", "2")
+    ]
+    assert len(trees[0]) >= 6 and trees[0] == trees[1]
+    tables = [(tmp_path / jobs / "truth/train/000005.csv").read_bytes() for jobs in ("1", "2")]
+    assert tables[0] == tables[1]
+
+
+def test_an_existing_sequence_is_refused_before_anything_is_rendered(tmp_path):
+    (tmp_path / "truth/train/000008").mkdir(parents=True)
+    arguments = [
+        "--seed",
+        "7",
+        "--sequences",
+        "2",
+        "--frames",
+        "1",
+        "--size",
+        "64x128",
+        "--out",
+        str(tmp_path),
+    ]
+    result = CliRunner().invoke(command, arguments)
+    assert isinstance(result.exception, ConfigError)
+    assert "000008 exists already: remove it, or choose another --out or --seed" in str(result.exception)
+    assert not (tmp_path / "video_sequence").exists()
+
+
+def test_a_full_disk_is_a_sentence(tmp_path, clip, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(
+        InputError, match="000001, which is left unfinished.*No space left.*choose another --out"
+    ):
+        write_sequence(
+            [clip], LAYOUTS["kitti-step"], tmp_path, split="train", sequence="000001", rate_hz=10.0,
+            base_from_camera=np.eye(4),
+        )  # fmt: skip
+    assert not (tmp_path / "truth/train/000001.csv").exists()
+
+
+def test_rendering_ahead_keeps_order_and_passes_errors_on():
+    def numbers():
+        yield from range(5)
+        raise InputError("the end of the world")
+
+    with ahead(numbers(), 2) as items:
+        assert [next(items) for _ in range(5)] == list(range(5))
+        with pytest.raises(InputError, match="end of the world"):
+            next(items)
+    endless = iter(int, 1)
+    with ahead(endless, 2) as items:  # and it ends when nobody takes any more
+        assert next(items) == 0
+
+
 def test_classes_find_their_place_in_semantic_kitti():
     table = from_project(LAYOUTS["semkitti-dvps"])
     space = LAYOUTS["semkitti-dvps"].space
@@ -66,6 +134,25 @@ def test_classes_find_their_place_in_semantic_kitti():
     assert table[CITYSCAPES.id_of("sky")] == 255
 
 
-def test_a_wrong_size_is_refused(tmp_path):
-    result = CliRunner().invoke(command, ["--size", "wide", "--out", str(tmp_path)])
-    assert result.exit_code == 2 and "512x1024" in result.output
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "wide"], "expected HEIGHTxWIDTH such as 512x1024, got wide"),
+        (["--size", "8x1024"], "expected 16 to 8192 pixels each way, got 8x1024"),
+        (["--size", "100000x100000"], "expected 16 to 8192 pixels"),
+        (["--layout", "nuscenes"], "'cityscapes-dvps', 'semkitti-dvps', 'kitti-step', 'mcap'"),
+        (["--frames", "0"], "0 is not in the range"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, arguments, words):
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 2 and words in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--style", "moon"], "expected a style of auto, residential"), (["--fov", "190"], "0 to 180 degrees")],
+)
+def test_wrong_values_are_refused(tmp_path, arguments, words):
+    result = CliRunner().invoke(command, [*arguments, "--out", str(tmp_path)])
+    assert result.exit_code == 1 and words in str(result.exception)

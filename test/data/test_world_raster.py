@@ -141,7 +141,7 @@ def test_shadow_map_holds_the_greatest_height():
         models.lorry("box")[0],
         models.bus("city")[0],
         models.tram("tram")[0],
-        models.bicycle(),
+        models.bicycle().whole,
         models.limb("torso"),
     ],
 )

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """``dvps world --layout mcap``: what the bag's topics hold is what was rendered, to the bit."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.geometry.depth import unproject
 from dvps_ros.geometry.pose import inverse
 from dvps_ros.labels import CITYSCAPES, decode_panoptic
-from dvps_ros.ros.bag import read_bag
+from dvps_ros.ros.bag import DiskFull, read_bag
 from dvps_ros.ros.recorded import read_frames
 from dvps_ros.ros.world_bag import IMAGE, NODE
 from dvps_ros.types import CameraModel, Motion
@@ -242,6 +244,13 @@ def test_an_existing_bag_is_refused_and_left_alone(bag):
     result = CliRunner().invoke(command, [*ARGUMENTS, "--out", str(bag.parent)])
     assert result.exit_code == 1 and "exists already: remove it, or choose" in str(result.exception)
     assert (bag / "metadata.yaml").read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1 << 20))
+    result = CliRunner().invoke(command, [*ARGUMENTS, "--out", str(tmp_path)])
+    assert isinstance(result.exception, DiskFull) and "only 1 MiB are free" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_needs_no_ros():

@@ -30,16 +30,17 @@ class Agent:
         during: Span = ALWAYS,
         along: Callable[[float], float] | None = None,
         speed: float = 0.0,
+        d: float = 0.0,
     ):
         """
         Args:
             motion: time -> world from each part.
             moving: it moves over ground between these times.
             during: it is there between these times.
-            along: time -> s, for vehicles that others follow, at about ``speed``.
+            along: time -> s, for who has others behind, at about ``speed``; ``d`` beside the middle line.
         """
         self.parts, self.moving, self.length, self.during = parts, moving, length, during
-        self.along, self.speed = along, speed
+        self.along, self.speed, self.d = along, speed, d
         self.arrays = part_arrays(parts)
         self._motion = motion
         self._known: dict[float, list[np.ndarray]] = {}

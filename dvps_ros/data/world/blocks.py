@@ -859,18 +859,20 @@ class Block:
             )
         if rng.random() < 0.5:
             kind = pick(rng, {"car": 6, "van": 1, "bus": 0.3, "truck": 0.5})
-            mesh, length, materials = scene.vehicle(kind, rng)
-            part = Part(scene.pool.add(mesh), materials, scene._instance())
+            vehicle, materials = scene.vehicle(kind, rng)
+            parts, poses = scene.on_wheels(vehicle, materials)
             pace = rng.uniform(2.5, 8.0)
             begin = (middle - EGO_START_M - 25.0) / max(scene.speed, 2.0) - rng.uniform(0.0, 5.0)
             route = scene.route
 
             def motion(t: float) -> list[np.ndarray]:
-                d = e + side * (6.0 + pace * (t - begin))
-                return [route.pose(middle + side * lane, d, 0.0, side * math.pi / 2)]
+                way = 6.0 + pace * (t - begin)
+                pose = route.pose(middle + side * lane, e + side * way, 0.0, side * math.pi / 2)
+                return poses(pose, way)
 
+            length = vehicle.size[0]
             self.agents.append(
-                Agent([part], motion, ALWAYS, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
+                Agent(parts, motion, ALWAYS, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
             )
 
     def along_branch(self, kind: str) -> None:
@@ -961,18 +963,19 @@ class Block:
         begin = arrival - rng.uniform(1.0, 4.0)
         first, last = branch.mouth + 2.0, branch.fork.end - 5.0
         for _ in range(int(rng.integers(1, 4))):
-            mesh, length, materials = scene.vehicle(
-                pick(rng, {"car": 8, "van": 1.3, "truck": 1, "bus": 0.4}), rng
-            )
-            part = Part(scene.pool.add(mesh), materials, scene._instance())
+            kind = pick(rng, {"car": 8, "van": 1.3, "truck": 1, "bus": 0.4})
+            vehicle, materials = scene.vehicle(kind, rng)
+            parts, poses = scene.on_wheels(vehicle, materials)
+            length = vehicle.size[0]
             begin -= (length + rng.uniform(8.0, 30.0)) / pace
 
-            def motion(t: float, begin: float = begin) -> list[np.ndarray]:
+            def motion(t: float, begin: float = begin, poses=poses) -> list[np.ndarray]:
                 s = first + pace * (t - begin)
-                return [route.pose(s, branch.beside(s, lane), 0.0, branch.yaw(s), upright=False)]
+                pose = route.pose(s, branch.beside(s, lane), 0.0, branch.yaw(s), upright=False)
+                return poses(pose, float(branch.arc(s)))
 
             self.agents.append(
-                Agent([part], motion, ALWAYS, length, during=(begin, begin + (last - first) / pace))
+                Agent(parts, motion, ALWAYS, length, during=(begin, begin + (last - first) / pace))
             )
 
     def rail(self, side: int, front: float, far) -> None:
@@ -991,8 +994,8 @@ class Block:
         pose[:3, 3] = origin
         self.parts.append(Part(scene.pool.add(merge(rails, two_sided=True)), (steel,), 0, pose))
         if rng.random() < 0.75:
-            mesh, _, materials = scene.vehicle("rail", rng)
-            self.put(mesh, materials, self.s0 + 20, d, up, instance=scene._instance(), upright=False)
+            vehicle, materials = scene.vehicle("rail", rng)
+            self.put(vehicle.whole, materials, self.s0 + 20, d, up, instance=scene._instance(), upright=False)
         if rng.random() < 0.6:
             self.barrier(side, front + side * 0.4, self.s0, self.s0 + BLOCK_M, "mesh", scene.section.kerb)
         for k in (5.0, 25.0):
@@ -1003,8 +1006,10 @@ class Block:
         kind = pick(rng, {"car": 10, "van": 1.3, "truck": 0.15})
         if not street and self.meets_branch(s, d, 5.0, 2.0, yaw):
             return
-        mesh, _, materials = scene.vehicle(kind, rng)
-        self.put(mesh, materials, s, d, up, yaw, instance=scene._instance(), upright=False, street=street)
+        vehicle, materials = scene.vehicle(kind, rng)
+        self.put(
+            vehicle.whole, materials, s, d, up, yaw, instance=scene._instance(), upright=False, street=street
+        )
 
     def parking(self, side: int) -> None:
         scene, rng = self.scene, self.rng
@@ -1160,7 +1165,13 @@ class Block:
         paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
         parts = scene.vehicle_materials(paint, c, glazed=False)
         self.put(
-            models.bicycle(), parts, s, d, up, math.pi / 2 + rng.normal() * 0.15, instance=scene._instance()
+            models.bicycle().whole,
+            parts,
+            s,
+            d,
+            up,
+            math.pi / 2 + rng.normal() * 0.15,
+            instance=scene._instance(),
         )
 
     def parked_motorcycle(self, s: float, d: float, up: float) -> None:
@@ -1169,7 +1180,7 @@ class Block:
         paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.5)
         parts = scene.vehicle_materials(paint, c, glazed=False)
         self.put(
-            models.motorcycle("scooter" if rng.random() < 0.5 else "road"),
+            models.motorcycle("scooter" if rng.random() < 0.5 else "road").whole,
             parts,
             s,
             d,

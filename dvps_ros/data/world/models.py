@@ -8,10 +8,24 @@ their middle over the origin and look along +x.
 from __future__ import annotations
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
-from dvps_ros.data.world.mesh import Mesh, ball, box, creased, disc, grid, merge, tube, turn_x, turn_y, turn_z
+from dvps_ros.data.world.mesh import (
+    Mesh,
+    ball,
+    box,
+    creased,
+    disc,
+    facets,
+    grid,
+    merge,
+    tube,
+    turn_x,
+    turn_y,
+    turn_z,
+)
 
 # Slots of vehicles.
 PAINT, GLASS, TRIM, TYRE, RIM, FRONT_LIGHT, REAR_LIGHT, PLATE = range(8)
@@ -22,13 +36,60 @@ SKIN, SHIRT, TROUSERS, HAIR, SHOES = range(5)
 WHEEL_ARCH = 1.16
 
 
-def _wheel(x: float, y: float, radius: float, width: float, sides: int = 16) -> Mesh:
-    """Tyre and rim; y is where its outer face lies."""
-    side = np.sign(y)
-    tyre = disc(radius, TYRE, sides=sides, width=width).moved((x, y - side * width / 2, radius))
-    rim = disc(0.64 * radius, RIM, sides=sides).moved((x, y + side * 0.004, radius))
-    hub = disc(0.14 * radius, TRIM, sides=6).moved((x, y + side * 0.008, radius))
-    return merge([tyre, rim, hub])
+class Wheel(NamedTuple):
+    """A wheel whose axle is the y axis of its mesh, and where on the vehicle that is."""
+
+    mesh: Mesh
+    x: float
+    y: float
+    radius: float
+
+
+class Vehicle(NamedTuple):
+    """A vehicle's mesh, whole and without the wheels that turn."""
+
+    whole: Mesh
+    size: tuple[float, float, float]
+    """Length, width, height."""
+    body: Mesh
+    wheels: tuple[Wheel, ...]
+
+
+def _vehicle(parts: list[Mesh], wheels: list[Wheel], size: tuple[float, float, float]) -> Vehicle:
+    body = merge(parts)
+    fixed = [w.mesh.moved((w.x, w.y, w.radius)) for w in wheels]
+    return Vehicle(merge([body, *fixed]), size, body, tuple(wheels))
+
+
+def rolling(wheels: tuple[Wheel, ...], pose: np.ndarray, way_m: float) -> list[np.ndarray]:
+    """Poses of a vehicle's body and wheels, for its own pose and the way it has gone."""
+    poses = [pose]
+    for wheel in wheels:
+        c, s = np.cos(way_m / wheel.radius), np.sin(way_m / wheel.radius)
+        turned = np.array(
+            [[c, 0.0, s, wheel.x], [0.0, 1.0, 0.0, wheel.y], [-s, 0.0, c, wheel.radius], [0.0, 0.0, 0.0, 1.0]]
+        )
+        poses.append(pose @ turned)
+    return poses
+
+
+@cache
+def _wheel(radius: float, width: float, side: int, sides: int = 16) -> Mesh:
+    """Tyre, rim and its holes, and hub; the outer face lies at y = 0 and looks to ``side``."""
+    tyre = disc(radius, TYRE, sides=sides, width=width).moved((0.0, -side * width / 2, 0.0))
+    rim = disc(0.64 * radius, RIM, sides=sides).moved((0.0, side * 0.004, 0.0))
+    hub = disc(0.14 * radius, TRIM, sides=6).moved((0.0, side * 0.008, 0.0))
+    # Five dark openings between the spokes show that it turns.
+    at = np.arange(5) * (2 * np.pi / 5)
+    corners = []
+    for r, lean in ((0.24, -0.28), (0.56, -0.34), (0.56, 0.34), (0.24, 0.28)):
+        corners.append(radius * r * np.stack([np.cos(at + lean), 0 * at, np.sin(at + lean)], 1))
+    holes = np.stack(corners[::-side], 1) + [0.0, side * 0.006, 0.0]
+    return merge([tyre, rim, facets(holes, TRIM), hub])
+
+
+def _four_wheels(axles: tuple[float, ...], y: float, radius: float, width: float) -> list[Wheel]:
+    return [Wheel(_wheel(radius, width, side), x, side * y, radius) for x in axles for side in (1, -1)]
 
 
 def _hull(stations: list[tuple], width: float, height: float, length: float, clearance: float) -> Mesh:
@@ -66,8 +127,8 @@ def _hull(stations: list[tuple], width: float, height: float, length: float, cle
     front = np.repeat(points[:1].mean(1, keepdims=True), points.shape[1], axis=1)
     rear = np.repeat(points[-1:].mean(1, keepdims=True), points.shape[1], axis=1)
     points = np.concatenate([front, points, rear])
-    nose = [TRIM if i in (0, 11, 12) else PAINT for i in range(13)]
-    all_slots = np.array([nose, *slots[:-1], nose])
+    ends = [PAINT] * 13  # a fan around the middle of each end
+    all_slots = np.array([ends, *slots[:-1], ends])
     # Stations run from front to rear; the ring goes over the top from left to right and back below.
     shell = grid(points, all_slots, crease_deg=38.0)
     under = box((0.9 * length, 0.8 * width, 0.1), (0, 0, clearance + 0.06), TRIM)
@@ -220,8 +281,8 @@ CARS = tuple(_BODIES)
 
 
 @cache
-def car(body: str) -> tuple[Mesh, tuple[float, float, float]]:
-    """A car's mesh and its size (length, width, height)."""
+def car(body: str) -> Vehicle:
+    """A car."""
     length, width, height, clearance, front, rear, radius, stations = _BODIES[body]
     parts = [_hull(stations, width, height, length, clearance)]
     for x in (front * length, rear * length):
@@ -230,7 +291,8 @@ def car(body: str) -> tuple[Mesh, tuple[float, float, float]]:
             arch = disc(radius * WHEEL_ARCH, TRIM, sides=16, width=0.05).moved(
                 (x, y - side * 0.018, radius * 1.02)
             )
-            parts += [arch, _wheel(x, y + side * 0.008, radius, 0.21)]
+            parts.append(arch)
+    wheels = _four_wheels((front * length, rear * length), 0.5 * width + 0.02, radius, 0.21)
     belt = stations[2][2] * height
     tail = 0.62 * height if body not in ("van", "minibus") else 0.42 * height
     for side in (1, -1):
@@ -259,17 +321,20 @@ def car(body: str) -> tuple[Mesh, tuple[float, float, float]]:
                 PAINT,
             )
         )
+    parts.append(
+        box((0.04, 0.62 * width, 0.06 * height), (-0.497 * length, 0, clearance + 0.07 * height), TRIM)
+    )
     parts.append(box((0.04, 0.44 * width, 0.085 * height), (0.497 * length, 0, 0.34 * height), TRIM))
     parts.append(box((0.04, 0.50, 0.11), (0.505 * length, 0, 0.24 * height), PLATE))
     parts.append(box((0.04, 0.50, 0.11), (-0.505 * length, 0, 0.33 * height), PLATE))
     if body == "van":
         parts.append(box((0.02, 0.70 * width, 0.30 * height), (-0.497 * length, 0, 0.74 * height), GLASS))
         parts.append(box((0.02, 0.03, 0.80 * height), (-0.503 * length, 0, 0.52 * height), TRIM))
-    return merge(parts), (length, width, height)
+    return _vehicle(parts, wheels, (length, width, height))
 
 
 @cache
-def lorry(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
+def lorry(kind: str) -> Vehicle:
     """A truck: cab (slot PAINT) and load (slot PLATE); kind is box, tanker, flatbed or semi."""
     length = {"box": 7.6, "tanker": 8.5, "flatbed": 7.5, "semi": 14.5}[kind]
     cab_l, w, cab_h = 2.1, 2.45, 2.75 if kind != "semi" else 3.4
@@ -302,20 +367,14 @@ def lorry(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
     axles = [x_front - 0.75, -length / 2 + 1.3, -length / 2 + 2.5] + (
         [x_front - 3.3] if kind == "semi" else []
     )
-    for x in axles:
-        for side in (1, -1):
-            parts.append(_wheel(x, side * 1.25, 0.48, 0.35))
     for side in (1, -1):
         parts.append(box((0.06, 0.35, 0.18), (x_front + 0.0, side * 0.9, 0.75), FRONT_LIGHT))
         parts.append(box((0.06, 0.32, 0.16), (-length / 2, side * 1.0, 0.85), REAR_LIGHT))
         parts.append(box((0.1, 0.2, 0.5), (x_front - 0.25, side * 1.38, 2.0), TRIM))
         parts.append(box((length * 0.35, 0.04, 0.4), (-0.2, side * 1.2, 0.7), TRIM))
     parts.append(box((0.05, 1.9, 0.12), (-length / 2 - 0.03, 0, 0.55), TRIM))
-    return merge(parts), (
-        length,
-        2.5,
-        cab_h if kind == "flatbed" else 1.05 + (2.85 if kind == "semi" else 2.5),
-    )
+    height = cab_h if kind == "flatbed" else 1.05 + (2.85 if kind == "semi" else 2.5)
+    return _vehicle(parts, _four_wheels(tuple(axles), 1.25, 0.48, 0.35), (length, 2.5, height))
 
 
 def _coach(length: float, width: float, height: float, *, taper: float, clearance: float) -> Mesh:
@@ -343,7 +402,7 @@ def _coach(length: float, width: float, height: float, *, taper: float, clearanc
 
 
 @cache
-def bus(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
+def bus(kind: str) -> Vehicle:
     """A city bus or coach. PAINT is a livery with a window band drawn by the shader."""
     length, height = {"city": (12.0, 3.0), "coach": (12.5, 3.6), "double": (10.8, 4.3)}[kind]
     parts = [_coach(length, 2.52, height, taper=0.06, clearance=0.3)]
@@ -351,20 +410,20 @@ def bus(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
     parts.append(box((0.03, 2.2, top - 1.05), (length / 2 - 0.002, 0, (top + 1.05) / 2), GLASS))
     parts.append(box((0.04, 1.6, 0.28), (length / 2, 0, 0.90 * height), TRIM))
     parts.append(box((0.03, 1.9, 0.85), (-length / 2 + 0.002, 0, 0.7 * height), GLASS))
-    for x in (length * 0.28, -length * 0.24):
+    axles = (length * 0.28, -length * 0.24)
+    for x in axles:
         for side in (1, -1):
             parts.append(disc(0.58, TRIM, width=0.06).moved((x, side * 1.255, 0.52)))
-            parts.append(_wheel(x, side * 1.295, 0.48, 0.3))
     for side in (1, -1):
         parts.append(box((0.04, 0.4, 0.2), (length / 2, side * 0.95, 0.72), FRONT_LIGHT))
         parts.append(box((0.04, 0.22, 0.45), (-length / 2, side * 1.1, 1.1), REAR_LIGHT))
         parts.append(box((0.12, 0.22, 0.55), (length / 2 - 0.02, side * 1.42, 2.1), TRIM))
     parts.append(box((0.03, 0.5, 0.12), (-length / 2 - 0.01, 0, 0.8), PLATE))
-    return merge(parts), (length, 2.52, height)
+    return _vehicle(parts, _four_wheels(axles, 1.295, 0.48, 0.3), (length, 2.52, height))
 
 
 @cache
-def tram(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
+def tram(kind: str) -> Vehicle:
     """One train unit: tram (street, three sections) or rail (a longer and taller railway car)."""
     section, width, height, count = {"tram": (9.0, 2.4, 3.4, 3), "rail": (18.0, 2.9, 3.9, 2)}[kind]
     length = count * section + (count - 1) * 0.5
@@ -385,7 +444,7 @@ def tram(kind: str) -> tuple[Mesh, tuple[float, float, float]]:
         )
         for side in (1, -1):
             parts.append(box((0.05, 0.3, 0.2), (end * length / 2, side * width * 0.36, 0.95), FRONT_LIGHT))
-    return merge(parts), (length, width, height)
+    return _vehicle(parts, [], (length, width, height))
 
 
 # People are nine rigid parts, each with its joint at the origin and hanging down (torso: standing up).
@@ -498,32 +557,31 @@ def body_pose(
 
 
 @cache
-def bicycle() -> Mesh:
-    """Two thin wheels, a diamond frame, bar and saddle."""
-    parts = []
+def bicycle() -> Vehicle:
+    """Two thin wheels with spokes, a diamond frame, bar and saddle."""
     angle = np.linspace(0, 2 * np.pi, 19)
-    for x in (0.52, -0.52):
-        ring = np.array(
-            [
-                [(x + r * np.cos(a), y, 0.34 + r * np.sin(a)) for a in angle]
-                for r, y in (
-                    (0.335, 0.024),
-                    (0.345, 0.0),
-                    (0.335, -0.024),
-                    (0.312, -0.012),
-                    (0.312, 0.012),
-                    (0.335, 0.024),
-                )
-            ]
-        )
-        parts.append(grid(ring[::-1], TYRE, crease_deg=60.0))
-        for k in range(5):
-            a = k * np.pi / 5
-            d = np.array([np.cos(a), 0, np.sin(a)]) * 0.315
-            parts.append(
-                tube([np.array([x, 0, 0.34]) - d, np.array([x, 0, 0.34]) + d], [0.004, 0.004], 3, RIM)
+    ring = np.array(
+        [
+            [(r * np.cos(a), y, r * np.sin(a)) for a in angle]
+            for r, y in (
+                (0.335, 0.024),
+                (0.345, 0.0),
+                (0.335, -0.024),
+                (0.312, -0.012),
+                (0.312, 0.012),
+                (0.335, 0.024),
             )
-        parts.append(disc(0.03, RIM, sides=6, width=0.08).moved((x, 0, 0.34)))
+        ]
+    )
+    wheel = [grid(ring[::-1], TYRE, crease_deg=60.0)]
+    for k in range(5):
+        a = k * np.pi / 5
+        d = np.array([np.cos(a), 0, np.sin(a)]) * 0.315
+        wheel.append(tube([-d, d], [0.004, 0.004], 3, RIM))
+    wheel.append(disc(0.03, RIM, sides=6, width=0.08))
+    mesh = merge(wheel)
+    wheels = [Wheel(mesh, x, 0.0, 0.34) for x in (0.52, -0.52)]
+    parts = []
     crank, seat, head = (-0.08, 0, 0.30), (-0.22, 0, 0.80), (0.36, 0, 0.78)
     for a, b, r in [
         (crank, seat, 0.018),
@@ -548,18 +606,17 @@ def bicycle() -> Mesh:
     parts.append(disc(0.10, TRIM, sides=8, width=0.03).moved((-0.08, -0.03, 0.30)))
     parts.append(box((0.06, 0.07, 0.07), (0.44, 0, 0.88), FRONT_LIGHT))
     parts.append(box((0.03, 0.06, 0.06), (-0.60, 0, 0.70), REAR_LIGHT))
-    return merge(parts)
+    return _vehicle(parts, wheels, (1.7, 0.56, 1.02))
 
 
 @cache
-def motorcycle(kind: str) -> Mesh:
+def motorcycle(kind: str) -> Vehicle:
     """A motorcycle (kind road) or scooter."""
     scooter = kind == "scooter"
     r, x = (0.24, 0.62) if scooter else (0.31, 0.70)
+    wheel = merge([_wheel(r, 0.12, 1, 14), disc(0.6 * r, RIM, sides=12).moved((0.0, -0.124, 0.0))])
+    wheels = [Wheel(wheel, sx, 0.06, r) for sx in (x, -x)]
     parts = []
-    for sx in (x, -x):
-        parts.append(_wheel(sx, 0.06, r, 0.12, 14))
-        parts.append(disc(0.6 * r, RIM, sides=12).moved((sx, -0.064, r)))
     if scooter:
         parts += [
             tube(
@@ -594,7 +651,7 @@ def motorcycle(kind: str) -> Mesh:
     parts.append(ball(FRONT_LIGHT, detail=0).moved((0.62, 0, 0.9), scale=(0.06, 0.09, 0.09)))
     parts.append(box((0.04, 0.16, 0.07), (-0.95, 0, 0.82 if not scooter else 0.6), REAR_LIGHT))
     parts.append(box((0.03, 0.18, 0.14), (-0.93, 0, 0.6), PLATE))
-    return merge(parts)
+    return _vehicle(parts, wheels, (2.0, 0.72, 1.2))
 
 
 def _leaves(

@@ -8,6 +8,8 @@ number when the ego vehicle comes near.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -40,9 +42,13 @@ from dvps_ros.data.world.materials import (
     hue,
     pick,
 )
-from dvps_ros.data.world.mesh import Mesh
 from dvps_ros.data.world.route import EGO_START_M, STYLES, CrossSection, Route, Style, draw_section
 from dvps_ros.labels import VOID
+
+SWING_FROM_M, SWUNG_M = 14.0, 3.0
+"""Ahead of a rider a vehicle begins to swing out, and has done so."""
+ROOM_FOR_RIDER_M = 0.7
+"""Between a vehicle's side and a rider's middle."""
 
 
 class Scene:
@@ -319,23 +325,54 @@ class Scene:
         if kind in ("person", "pair", "standing"):
             return self._walkers(along, d, yaw, kind, rng, lane.speed)
         if kind in ("bicycle", "motorcycle", "wheeled"):
-            return self._two_wheeler(along, d, yaw, "bicycle" if kind == "wheeled" else kind, rng, moving)
+            kind = "bicycle" if kind == "wheeled" else kind
+            return self._two_wheeler(lane, along, d, yaw, kind, rng, moving)
         if kind == "tram":
             d = lane.d
-        mesh, length, materials = self.vehicle(kind, rng)
-        part = Part(self.pool.add(mesh), materials, self._instance())
+        vehicle, materials = self.vehicle(kind, rng)
+        parts, poses = self.on_wheels(vehicle, materials)
         if kind in ("truck", "bus", "tram") and lane.ego and start < EGO_START_M + 18.0:
             start += 12.0
 
-        def motion(t: float) -> list[np.ndarray]:
-            return [self.route.pose(along(t), d, 0.0, yaw, upright=False)]
+        beside = self._leaving_room(lane, along, d, vehicle)
 
-        return Agent([part], motion, moving, length, along=along, speed=lane.speed)
+        def motion(t: float) -> list[np.ndarray]:
+            s = along(t)
+            return poses(self.route.pose(s, beside(t, s), 0.0, yaw, upright=False), lane.direction * s)
+
+        return Agent(parts, motion, moving, vehicle.size[0], along=along, speed=lane.speed)
+
+    def _leaving_room(
+        self, lane: Lane, along: Callable[[float], float], d: float, vehicle: models.Vehicle
+    ) -> Callable[[float, float], float]:
+        """(time, s) -> d of a vehicle: it swings out for the riders at the road's edge that it passes."""
+        edge_lane = {self.section.lanes_right - 1: 40, 20 + self.section.lanes_left: 41}.get(lane.key)
+        riders = next((r for r in self.lanes if r.key == edge_lane), None)
+        if riders is None:
+            return lambda t, s: d
+        length, width, _ = vehicle.size
+
+        def beside(t: float, s: float) -> float:
+            base = riders.direction * riders.speed * t
+            reach = SWING_FROM_M + 0.5 * length
+            first, last = (math.floor((s + k * reach - base) / riders.gap) for k in (-1, 1))
+            swing = 0.0
+            for number in range(first - 1, last + 1):
+                rider = self.agent(riders, number)
+                if rider is None or rider.along is None:
+                    continue
+                ahead = abs(rider.along(t) - s) - 0.5 * length
+                k = min(max((SWING_FROM_M - ahead) / (SWING_FROM_M - SWUNG_M), 0.0), 1.0)
+                room = 0.5 * width + ROOM_FOR_RIDER_M - abs(rider.d - d)
+                swing = max(swing, room * k * k * (3 - 2 * k))
+            return d + lane.direction * swing
+
+        return beside
 
     # -- vehicles ----------------------------------------------------------------------------------
 
-    def vehicle(self, kind: str, rng: np.random.Generator) -> tuple[Mesh, float, tuple[int, ...]]:
-        """Mesh, length and materials of a car, van, truck, bus or tram."""
+    def vehicle(self, kind: str, rng: np.random.Generator) -> tuple[models.Vehicle, tuple[int, ...]]:
+        """A car, van, truck, bus, tram or rail car, and its materials."""
         add = self.materials.add
         paint = car_color(rng)
         if kind in ("car", "van"):
@@ -346,7 +383,8 @@ class Scene:
             )
             if kind == "van" and rng.random() < 0.55:
                 paint = grey(rng.uniform(0.55, 0.85), 0.03, rng)
-            mesh, (length, _, height) = models.car(body)
+            vehicle = models.car(body)
+            length, _, height = vehicle.size
             seams = (
                 0.20 * length,
                 0.0 * length - 0.1,
@@ -357,14 +395,10 @@ class Scene:
                 shade.PAINT, CAR, paint, params=(rng.uniform(0, 0.7), *seams), gloss=rng.uniform(0.35, 0.75)
             )
             c = CAR
-            return (
-                mesh,
-                length,
-                self.vehicle_materials(skin, c),
-            )
+            return vehicle, self.vehicle_materials(skin, c)
         if kind == "truck":
             body = pick(rng, {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5})
-            mesh, (length, _, height) = models.lorry(body)
+            vehicle = models.lorry(body)
             c = TRUCK
             skin = add(shade.PAINT, c, paint, params=(rng.uniform(0.2, 0.9), 90, 91, 92, 93), gloss=0.4)
             cover = (
@@ -376,20 +410,7 @@ class Scene:
             load = add(
                 shade.BUS, c, cover, band, (0.0, 0.0, 1.0, rng.uniform(1.0, 2.0), 0.0, 0.0, 0.0), gloss=0.08
             )
-            return (
-                mesh,
-                length,
-                (
-                    skin,
-                    self._glass[c],
-                    self._trim[c],
-                    self._tyre[c],
-                    self._rim[c],
-                    self._front[c],
-                    self._rear[c],
-                    load,
-                ),
-            )
+            return vehicle, (*self.vehicle_materials(skin, c)[:7], load)
         c = BUS if kind == "bus" else TRAIN
         livery = (
             hue(rng, rng.uniform(0.4, 0.95), rng.uniform(0.15, 0.6))
@@ -403,12 +424,14 @@ class Scene:
         )
         if kind == "bus":
             body = pick(rng, {"city": 5, "coach": 2, "double": 1})
-            mesh, (length, _, height) = models.bus(body)
+            vehicle = models.bus(body)
+            length, _, height = vehicle.size
             low, high = (1.05, 0.80 * height) if body != "double" else (1.05, 0.42 * height)
             second = (0.58 * height, 0.82 * height) if body == "double" else (0.0, 0.0)
         else:
             body = "rail" if kind == "rail" else "tram"
-            mesh, (length, _, height) = models.tram(body)
+            vehicle = models.tram(body)
+            length, _, height = vehicle.size
             low, high, second = 0.42 * height, 0.76 * height, (0.0, 0.0)
         skin = add(
             shade.BUS,
@@ -418,11 +441,16 @@ class Scene:
             (low, high, rng.uniform(1.2, 1.8), rng.uniform(0.6, low), *second, 0.485 * length),
             gloss=0.3,
         )
-        return (
-            mesh,
-            length,
-            self.vehicle_materials(skin, c),
-        )
+        return vehicle, self.vehicle_materials(skin, c)
+
+    def on_wheels(
+        self, vehicle: models.Vehicle, materials: tuple[int, ...]
+    ) -> tuple[list[Part], Callable[[np.ndarray, float], list[np.ndarray]]]:
+        """Parts of a vehicle that drives; and (its pose, the metres it has gone) -> their poses."""
+        instance = self._instance()
+        meshes = (vehicle.body, *(w.mesh for w in vehicle.wheels))
+        parts = [Part(self.pool.add(mesh), materials, instance) for mesh in meshes]
+        return parts, partial(models.rolling, vehicle.wheels)
 
     # -- people and two-wheelers ----------------------------------------------------------------------------
 
@@ -548,18 +576,25 @@ class Scene:
         return Agent(parts, motion, (crossed[0], crossed[1]), 0.6)
 
     def _two_wheeler(
-        self, along, d: float, yaw: float, kind: str, rng: np.random.Generator, moving: Span
+        self,
+        lane: Lane,
+        along: Callable[[float], float],
+        d: float,
+        yaw: float,
+        kind: str,
+        rng: np.random.Generator,
+        moving: Span,
     ) -> Agent:
         c = BICYCLE if kind == "bicycle" else MOTORCYCLE
         height = rng.normal(1.72, 0.08)
         if kind == "bicycle":
-            mesh, scooter = models.bicycle(), False
+            vehicle, scooter = models.bicycle(), False
         else:
             scooter = rng.random() < 0.5
-            mesh = models.motorcycle("scooter" if scooter else "road")
+            vehicle = models.motorcycle("scooter" if scooter else "road")
         paint = self.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
         bike = self.vehicle_materials(paint, c, glazed=False)
-        parts = [Part(self.pool.add(mesh), bike, self._instance())]
+        parts, poses = self.on_wheels(vehicle, bike)
         helmet = kind == "motorcycle" or rng.random() < 0.3
         parts += self._body(
             RIDER, "helmet" if helmet else pick(rng, {"plain": 3, "bag": 1}), rng, self._instance()
@@ -592,9 +627,11 @@ class Scene:
                     0.4,
                 )
                 limbs = models.body_pose(height, hip, lean, joints, 0.12)
-            return [base] + [base @ p for p in limbs]
+            return poses(base, lane.direction * s) + [base @ p for p in limbs]
 
-        return Agent(parts, motion, moving, 1.8)
+        # Vehicles swing out for who rides at the road's edge; they do not follow him.
+        followed = along if lane.key in (40, 41) else None
+        return Agent(parts, motion, moving, 1.8, along=followed, speed=lane.speed, d=d)
 
     # -- blocks ------------------------------------------------------------------------------------
 
