@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``dvps engine``: build, list, verify and remove the engines of this machine."""
+"""``dvps engine``: build, list, verify, profile and remove the engines of this machine."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -47,7 +48,7 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group()
 def command() -> None:
-    """Build, list, verify and remove the engines of this machine.
+    """Build, list, verify, profile and remove the engines of this machine.
 
     \b
     dvps engine build                                  # what "auto" may choose here, all sizes
@@ -56,6 +57,7 @@ def command() -> None:
     dvps engine build --backend tensorrt_rtx --precision fp16 --target sm_89   # for one, on any machine
     dvps engine list
     dvps engine verify
+    dvps engine profile --backend openvino --precision bf16 --size 384x768
     dvps engine clean                                  # what this machine cannot use any more
     """
 
@@ -149,6 +151,76 @@ def verify(sizes: tuple[str, ...], **values: Any) -> None:
                 progress.done(f"{builder.label(config)}: REFUSED: {error}")
     if failed:
         raise click.exceptions.Exit(1)
+
+
+@command.command()
+@engine_options
+@click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Runs that are timed.")
+@click.option("--peak-gflops", type=float, help="Peak of the machine, 1e9 operations/s; default: measured.")
+@click.option("--peak-gbps", type=float, help="Peak of its memory, 1e9 bytes/s; default: measured.")
+@click.option(
+    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/profile"), show_default=True,
+    help="Folder for a JSON and a PNG of each engine.",
+)  # fmt: skip
+def profile(
+    runs: int,
+    peak_gflops: float | None,
+    peak_gbps: float | None,
+    out: Path,
+    sizes: tuple[str, ...],
+    **values: Any,
+) -> None:
+    """Time every layer of engines, and place them under the machine's roofline."""
+    from dvps_ros.cli.results import machine_facts, write_report
+    from dvps_ros.runtime import profile as profiling
+    from dvps_ros.viz.roofline import draw_profile
+
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        click.echo(f"other work is running (load {load:.1f}): times and peaks will be wrong")
+    for builder, config in _jobs(sizes, values):
+        label = builder.label(config)
+        peak = profiling.measured_peak(config)
+        peak = profiling.Peak(
+            peak_gflops * 1e9 if peak_gflops else peak.flop_s, peak_gbps * 1e9 if peak_gbps else peak.bytes_s
+        )
+        with _Console() as progress:
+            found = profiling.profile_engine(builder, config, runs, progress)
+        total_ms = sum(layer.ms for layer in found.layers)
+        lines = [f"{'layer':<56}{'kind':<28}{'ms':>8}{'share':>7}"]
+        for layer in found.layers[:25]:
+            share = layer.ms / total_ms
+            lines.append(f"{layer.name[-54:]:<56}{layer.kind[:26]:<28}{layer.ms:>8.3f}{share:>7.1%}")
+        flop_s = found.cost.flop / found.latency_ms * 1e3
+        bytes_s = found.cost.bytes / found.latency_ms * 1e3
+        roof = min(peak.flop_s, found.cost.flop / found.cost.bytes * peak.bytes_s)
+        lines.append(
+            f"{len(found.layers)} layers, {total_ms:.2f} ms; without profiling {found.latency_ms:.2f} ms"
+        )
+        lines.append(
+            f"{flop_s / 1e9:.0f} of {peak.flop_s / 1e9:.0f} GFLOP/s ({flop_s / peak.flop_s:.0%}), "
+            f"{bytes_s / 1e9:.1f} of {peak.bytes_s / 1e9:.1f} GB/s ({bytes_s / peak.bytes_s:.0%}), "
+            f"{flop_s / roof:.0%} of the roof"
+        )
+        click.echo("\n".join([label, *lines]))
+        out.mkdir(parents=True, exist_ok=True)
+        file = out / f"{label.replace(' ', '-')}.png"
+        points = [(label, found.cost.flop / found.cost.bytes, flop_s)]
+        bars = [(layer.name, layer.ms) for layer in found.layers]
+        draw_profile(file, label, bars, points, peak.flop_s, peak.bytes_s)
+        report = {
+            "command": ["dvps", *sys.argv[1:]],
+            "machine": machine_facts(),
+            "engine": label,
+            "latency_ms": found.latency_ms,
+            "flop": found.cost.flop,
+            "bytes": found.cost.bytes,
+            "peak_flop_s": peak.flop_s,
+            "peak_bytes_s": peak.bytes_s,
+            "layers": [vars(layer) for layer in found.layers],
+        }
+        write_report(file.with_suffix(".json"), report)
+        click.echo(f"written to {file} and .json")
 
 
 @command.command()

@@ -19,7 +19,7 @@ COMMANDS = {
     "world": "Render synthetic driving sequences with exact truth.",
     "train": "Train a network from a recipe.",
     "export": "Write a trained network as a model folder that the engines load.",
-    "engine": "Build, list, verify and remove the engines of this machine.",
+    "engine": "Build, list, verify, profile and remove the engines of this machine.",
     "eval": "Score predictions against ground truth.",
     "bench": "Measure stages and engines on this machine.",
     "doctor": "Check this machine and installation, and say what to do.",

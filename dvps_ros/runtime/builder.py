@@ -39,7 +39,8 @@ class Builder:
         if manifest.fusion != "graph":
             raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
         check_files(model_dir, manifest, graph)
-        self._path = model_dir / graph.file
+        self.path = model_dir / graph.file
+        self.golden = model_dir / graph.golden
         self._model = str(model_dir.resolve())
         self._manifest, self._graph, self.store = manifest, graph, store
 
@@ -84,8 +85,8 @@ class Builder:
         """
         label, made_of = self._quantised(config)
         start = time.perf_counter()
-        feeds = calibration.calibration_feeds(frames, self._path, limit=limit, progress=progress)
-        content = calibration.QUANTISERS[made_of["quantised"]](self._path, feeds, progress)
+        feeds = calibration.calibration_feeds(frames, self.path, limit=limit, progress=progress)
+        content = calibration.QUANTISERS[made_of["quantised"]](self.path, feeds, progress)
         self.store.write(label, made_of, content, time.perf_counter() - start)
         self.store.note(label, made_of, frames=len(feeds), source=source, model=self._model)
 
@@ -111,9 +112,9 @@ class Builder:
             )
         return record
 
-    def _source(self, config: EngineConfig) -> Path:
-        """The graph that is compiled."""
-        return self.store.plan_path(*self._quantised(config)) if config.precision == "int8" else self._path
+    def source(self, config: EngineConfig) -> Path:
+        """The graph that is compiled for this precision."""
+        return self.store.plan_path(*self._quantised(config)) if config.precision == "int8" else self.path
 
     def open(self, config: EngineConfig, progress: Progress) -> Backend:
         """The engine, from the plan that is kept or else a new one.
@@ -126,10 +127,10 @@ class Builder:
         plan = self.kept(config)
         if plan is not None:
             try:
-                return kind.load(plan, self._path, config)
+                return kind.load(plan, self.path, config)
             except EngineError as error:
                 log.warning("%s; building it again", error)
-        return kind.load(self.build(config, progress), self._path, config)
+        return kind.load(self.build(config, progress), self.path, config)
 
     def kept(self, config: EngineConfig) -> bytes | None:
         """The plan that an earlier start built, if it is there and whole."""
@@ -151,7 +152,7 @@ class Builder:
             log.info("building the engine %s", label)
             start = time.perf_counter()
             plan = BACKENDS[config.backend].build(
-                self._source(config),
+                self.source(config),
                 config,
                 lambda what: progress(f"building {label}: {what}"),
                 self.store.folder,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates
-from dvps_ros.runtime.backends.protocol import BackendType, Progress
+from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
 
 _NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
@@ -139,4 +140,23 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime, "qdq")
+def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[LayerTime]:
+    """By the library's own trace of each node."""
+    options = _options(config)
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
+        options.profile_file_prefix = f"{folder}/trace"
+        session = _session(path, options, str(path))
+        states = {i.name: np.zeros(*spec(i)[::-1]) for i in session.get_inputs() if i.name not in feeds}
+        for _ in range(runs + 1):
+            session.run(None, {**feeds, **states})
+        events = json.loads(Path(session.end_profiling()).read_text())
+    times: dict[tuple[str, str], list[float]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            key = event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
+            times.setdefault(key, []).append(event["dur"] * 1e-3)
+    return [LayerTime(*key, sum(ms[1:]) / runs) for key, ms in times.items()]
+
+
+TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime, "qdq", profile)

@@ -13,7 +13,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates
-from dvps_ros.runtime.backends.protocol import BackendType, Progress
+from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.openvino_file import read_openvino
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -51,23 +51,26 @@ def build(path: Path, config: EngineConfig, progress: Progress, folder: Path) ->
     Raises:
         EngineError: the processor lacks the precision, or the file is no graph that the library takes.
     """
+    progress("compiling")
+    stream = io.BytesIO()
+    _compiled(path, config, {}).export_model(stream)
+    return stream.getvalue()
+
+
+def _compiled(path: Path, config: EngineConfig, more: dict):
     version()
     import openvino
 
     if config.precision not in precisions(config):
         able = " or ".join(precisions(config))
         raise EngineError(f"openvino: this processor computes in {able}, not in {config.precision}")
-    progress("compiling")
     core = openvino.Core()
     try:
         quantised = config.precision == "int8"
         model = read_openvino(core, path.read_bytes()) if quantised else core.read_model(path)
-        compiled = core.compile_model(model, "CPU", _options(config))
-        stream = io.BytesIO()
-        compiled.export_model(stream)
+        return core.compile_model(model, "CPU", _options(config) | more)
     except Exception as error:  # a bare RuntimeError with several lines
         raise EngineError(f"openvino cannot load {path}: {_last_line(error)}") from error
-    return stream.getvalue()
 
 
 class OpenVino:
@@ -134,4 +137,19 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, "nncf")
+def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[LayerTime]:
+    """By the library's performance counters; layers that were fused away are left out."""
+    compiled = _compiled(path, config, {"PERF_COUNT": True})
+    request = compiled.create_infer_request()
+    states = {p.any_name: np.zeros(*_spec(p)[::-1]) for p in compiled.inputs if p.any_name not in feeds}
+    times: dict[tuple[str, str], float] = {}
+    for run in range(runs + 1):
+        request.infer({**feeds, **states})
+        for layer in request.profiling_info if run else ():
+            if layer.status == layer.EXECUTED:
+                key = layer.node_name, f"{layer.node_type} {layer.exec_type}"
+                times[key] = times.get(key, 0.0) + layer.real_time.total_seconds() * 1e3 / runs
+    return [LayerTime(*key, ms) for key, ms in times.items()]
+
+
+TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, "nncf", profile)

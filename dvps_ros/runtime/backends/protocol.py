@@ -11,7 +11,10 @@ from typing import Protocol
 import numpy as np
 
 from dvps_ros.config import EngineConfig
+from dvps_ros.errors import EngineError
 
+Feeds = Mapping[str, np.ndarray]
+"""Inputs by name, states left out."""
 Progress = Callable[[str], None]
 """Told what a build is doing, often; may raise to cancel it."""
 
@@ -52,6 +55,21 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True)
+class LayerTime:
+    """One layer of a compiled graph, as its library names it."""
+
+    name: str
+    kind: str
+    ms: float
+    """Mean of several runs."""
+
+
+def no_profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[LayerTime]:
+    """Of a backend whose library tells no times of layers."""
+    raise EngineError(f"{config.backend} tells no times of layers: profile openvino, onnxruntime or tensorrt")
+
+
+@dataclass(frozen=True)
 class BackendType:
     """How one kind of engine is built and loaded. ``config`` has backend, precision and threads resolved.
 
@@ -64,6 +82,7 @@ class BackendType:
         build: (graph file, config, progress, folder for what makes later builds faster) -> the plan.
         load: (plan, graph file, config) -> the engine.
         quantised: kind of graph that it takes for int8 (``dvps_ros.runtime.calibration``); empty: none.
+        profile: (graph file, config, inputs, runs) -> mean times of the layers.
     """
 
     version: Callable[[], str]
@@ -74,6 +93,7 @@ class BackendType:
     build: Callable[[Path, EngineConfig, Progress, Path], bytes]
     load: Callable[[bytes, Path, EngineConfig], Backend]
     quantised: str = ""
+    profile: Callable[[Path, EngineConfig, Feeds, int], list[LayerTime]] = no_profile
 
     def choices(self, config: EngineConfig) -> tuple[str, ...]:
         """Precisions that "auto" measures here."""

@@ -23,7 +23,7 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError
 from dvps_ros.runtime import precision as graphs
-from dvps_ros.runtime.backends.protocol import BackendType, Progress
+from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.device_memory import Device, open_device
 from dvps_ros.runtime.device_run import DeviceRun
 from dvps_ros.runtime.machine import keep
@@ -176,6 +176,7 @@ def _network_flags(trt: Any) -> int:
 def _builder_config(trt: Any, name: str, builder: Any, config: EngineConfig) -> Any:
     settings = builder.create_builder_config()
     flag = trt.BuilderFlag
+    settings.profiling_verbosity = trt.ProfilingVerbosity.LAYER_NAMES_ONLY
     if config.workspace_mib:
         settings.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, config.workspace_mib << 20)
     if config.precision != "tf32":  # the library's default is to round float32 to it
@@ -277,8 +278,11 @@ class TensorRt:
         EngineError: no GPU, or the library refuses the plan (of another GPU or version).
     """
 
-    def __init__(self, name: str, plan: bytes, path: Path, config: EngineConfig) -> None:
+    def __init__(
+        self, name: str, plan: bytes, path: Path, config: EngineConfig, *, capture: bool = True
+    ) -> None:
         trt = _library(name)
+        self._capture = capture
         self._device: Device | None = open_device()
         try:
             with self._device.current():
@@ -314,13 +318,17 @@ class TensorRt:
         is_input = {n: self._engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT for n in names}
         self.inputs = {n: spec for n, spec in specs.items() if is_input[n]}
         self.outputs = {n: spec for n, spec in specs.items() if not is_input[n]}
-        self._run = DeviceRun(self._device, self.inputs, self.outputs, self._enqueue)
+        self._run = DeviceRun(self._device, self.inputs, self.outputs, self._enqueue, capture=self._capture)
 
     def _enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
         for name, address in addresses.items():
             self._context.set_tensor_address(name, address)
         if not self._context.execute_async_v3(stream):
             raise DeviceError(self._logger.last)
+
+    def attach(self, profiler: Any) -> None:
+        """Report the time of every layer of every further run to an ``IProfiler``."""
+        self._context.profiler = profiler
 
     def submit(self, feeds: Mapping[str, np.ndarray], wanted: frozenset[str]) -> None:
         """Begin a frame; a second one may begin before the first is collected (:class:`DeviceRun`)."""
@@ -346,6 +354,31 @@ class TensorRt:
         device.close()
 
 
+def _profile(name: str, path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[LayerTime]:
+    """By the library's profiler, without a CUDA graph. RTX fuses most of a network into one layer."""
+    trt = _library(name)
+
+    class Profiler(trt.IProfiler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.ms: dict[str, float] = {}
+
+        def report_layer_time(self, layer: str, ms: float) -> None:
+            self.ms[layer] = self.ms.get(layer, 0.0) + ms
+
+    plan = _build(name, path, config, lambda what: None, path.parent)
+    engine = TensorRt(name, plan, path, config, capture=False)
+    try:
+        engine.run(feeds, {})
+        profiler = Profiler()
+        engine.attach(profiler)
+        for _ in range(runs):
+            engine.run(feeds, {})
+        return [LayerTime(layer, "", ms / runs) for layer, ms in profiler.ms.items()]
+    finally:
+        engine.close()
+
+
 def _type(name: str) -> BackendType:
     return BackendType(
         version=partial(_version, name),
@@ -356,6 +389,7 @@ def _type(name: str) -> BackendType:
         build=partial(_build, name),
         load=partial(TensorRt, name),
         quantised="qdq",
+        profile=partial(_profile, name),
     )
 
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A picture of an engine's profile: the longest layers, and where the engine stands under its roofline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+LONGEST = 25
+
+
+def draw_profile(
+    path: Path,
+    title: str,
+    layers: Sequence[tuple[str, float]],
+    points: Sequence[tuple[str, float, float]],
+    peak_flop_s: float,
+    peak_bytes_s: float,
+) -> None:
+    """Write a PNG.
+
+    Args:
+        layers: (name, milliseconds), the longest first.
+        points: (name, operations a byte, operations a second).
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(14, 7), layout="constrained")
+    bars, roof = figure.subplots(1, 2)
+    figure.suptitle(title)
+    shown = list(layers[:LONGEST])[::-1]
+    bars.barh([name[-48:] for name, _ in shown], [ms for _, ms in shown], color="#4878a8")
+    bars.set_xlabel("milliseconds")
+    bars.set_title(f"longest layers ({len(shown)} of {len(layers)})")
+    bars.tick_params(axis="y", labelsize=7)
+    ridge = peak_flop_s / peak_bytes_s
+    low = min([ridge / 30, *(x / 2 for _, x, _ in points)])
+    high = max([ridge * 30, *(x * 2 for _, x, _ in points)])
+    roof.loglog([low, ridge, high], [low * peak_bytes_s, peak_flop_s, peak_flop_s], "k-")
+    for name, intensity, achieved in points:
+        roof.plot(intensity, achieved, "o", color="#c44e52")
+        roof.annotate(f"{name}: {achieved / peak_flop_s:.0%} of peak", (intensity, achieved), (-8, -14),
+                      textcoords="offset points", fontsize=8, ha="right")  # fmt: skip
+    roof.set_xlabel("operations a byte")
+    roof.set_ylabel("operations a second")
+    roof.set_title(f"roofline: {peak_flop_s / 1e9:.0f} GFLOP/s, {peak_bytes_s / 1e9:.1f} GB/s")
+    roof.grid(True, which="both", alpha=0.2)
+    figure.savefig(path, dpi=100)
