@@ -129,6 +129,30 @@ def test_nothing_is_built_on_the_branch(seed, style):
     assert checked > 10
 
 
+@pytest.mark.parametrize(("seed", "style"), [TURN_LEFT_STRAIGHT, LEAVES_LEFT])
+def test_one_comes_along_the_branch_and_waits_beside_our_road(seed, style):
+    world = world_of(seed, style)
+    branch = first_branch(world)
+    route, x = world.scene.route, world.scene.section
+    (waiting,) = (a for a in world.scene.block(int(branch.mouth // 40)).agents if a.during[1] == math.inf)
+    begin, stopped = waiting.moving
+    at = np.array([waiting.poses(t)[0] for t in np.linspace(begin, stopped + 5.0, 400)])
+    speed = np.linalg.norm(np.diff(at[:, :3, 3], axis=0), axis=1) / ((stopped + 5.0 - begin) / 399)
+    assert speed[:50].min() > 4.0 and speed[-50:].max() == 0.0  # it drives, and then stands
+    assert np.abs(np.diff(speed)).max() < 0.5  # and does not stop at once
+    assert waiting.is_moving(stopped - 0.1) and not waiting.is_moving(stopped + 0.1)
+    # It looks the way that it came, and stands on the branch, clear of our road.
+    heading = np.diff(at[:2, :2, 3], axis=0)[0]
+    assert heading @ at[0, :2, 0] > 0.99 * np.linalg.norm(heading)
+    s = np.arange(branch.fork.s, branch.fork.s + 100.0, 0.05)
+    edge = x.left_edge if branch.side > 0 else x.right_edge
+    to_our_edge = np.linalg.norm(route.points(s, edge)[:, :2] - at[-1, :2, 3], axis=1).min()
+    to_middle = np.linalg.norm(
+        route.points(s, branch.side * branch.q(s))[:, :2] - at[-1, :2, 3], axis=1
+    ).min()
+    assert to_our_edge > 1.2 and to_middle < branch.half - 0.8
+
+
 def test_a_median_keeps_leavers_on_their_side_and_density_0_has_no_fork():
     style = STYLES["highway"]
     assert {f.side for seed in range(8) for f in Forks(style, seed, 1.0, right_only=True).near(0, 4000)} == {

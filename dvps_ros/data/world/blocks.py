@@ -939,6 +939,8 @@ class Block:
             self._nose()
         if self.s0 <= branch.mouth < end:
             self._leavers()
+            if not branch.one_way:
+                self._waiting()
 
     def _nose(self) -> None:
         """A direction sign on two poles where the land between the carriageways begins."""
@@ -977,6 +979,29 @@ class Block:
             self.agents.append(
                 Agent(parts, motion, ALWAYS, length, during=(begin, begin + (last - first) / pace))
             )
+
+    def _waiting(self) -> None:
+        """A vehicle that comes along the branch, brakes, and waits where it meets our road."""
+        scene, rng, branch = self.scene, self.rng, self.branch
+        vehicle, materials = scene.vehicle(pick(rng, {"car": 8, "van": 1.3, "truck": 0.7}), rng)
+        parts, poses = scene.on_wheels(vehicle, materials)
+        stop = branch.nose + 2.0 + 0.5 * vehicle.size[0]
+        far = min(branch.fork.end - 5.0, stop + 110.0)
+        pace, lane = rng.uniform(5.0, 9.0), 0.5 * scene.section.lane_width
+        # Braking at 2 m/s^2 takes pace / 2 seconds and pace^2 / 4 metres.
+        cruise_s, brake_s = (far - stop - pace**2 / 4) / pace, pace / 2
+        arrival = (branch.fork.s - EGO_START_M) / max(scene.speed, 2.0)
+        begin = arrival - rng.uniform(-2.0, 5.0) - cruise_s - brake_s
+
+        def motion(t: float) -> list[np.ndarray]:
+            braking = min(max(t - begin - cruise_s, 0.0), brake_s)
+            s = far - pace * min(t - begin, cruise_s) - pace * braking + braking**2
+            yaw = branch.yaw(s) + math.pi
+            pose = scene.route.pose(s, branch.beside(s, lane), 0.0, yaw, upright=False)
+            return poses(pose, -float(branch.arc(s)))
+
+        span = begin, begin + cruise_s + brake_s
+        self.agents.append(Agent(parts, motion, span, vehicle.size[0], during=(begin, math.inf)))
 
     def rail(self, side: int, front: float, far) -> None:
         """A railway beside the road, with a train on it now and then."""
