@@ -272,7 +272,7 @@ def write_all(todo: list[Sequence], jobs: int, on_frames: Callable[[int], object
         pending = {pool.submit(_work, sequence) for sequence in todo}
         try:
             while pending:
-                finished, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
+                finished, pending = wait(pending, timeout=0.1, return_when=FIRST_EXCEPTION)
                 if (count := done.value) > shown:
                     on_frames(count - shown)
                     shown = count
