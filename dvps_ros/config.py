@@ -247,6 +247,29 @@ class MapConfig:
 
 
 @dataclass(frozen=True)
+class SteeringConfig:
+    """From latent tokens to a steering command."""
+
+    model: str = option("steering", "Steering head: a name under models/ or a folder with a manifest.json.")
+    backend: str = option(
+        "auto",
+        "Inference engine; auto takes the first that is installed.",
+        choices=("auto", "openvino", "onnxruntime"),
+    )
+    threads: int = option(1, "Processor threads of the head's engine.", low=1, high=256)
+    wheelbase_m: float = option(2.71, "Wheelbase of the vehicle, metres.", low=0.05, high=20.0)
+    max_angle_rad: float = option(
+        0.6, "Largest tyre angle that is commanded, either side, rad.", low=0.0, high=1.5
+    )
+    max_rate_rad_s: float = option(0.6, "Fastest change of the tyre angle, rad/s.", low=0.001, high=20.0)
+    min_confidence: float = option(0.3, "A command of lower confidence is not valid.", low=0.0, high=1.0)
+    min_frames: int = option(3, "Frames that the window must hold before a command is valid.", low=1, high=64)
+    gap_s: float = option(
+        0.5, "A longer time between two frames empties the window, seconds.", low=0.01, high=60.0
+    )
+
+
+@dataclass(frozen=True)
 class PipelineConfig:
     """All that the perception of one camera can be told."""
 

@@ -200,7 +200,8 @@ def _remedy(kind: BackendType) -> str:
 
 def check_models(only: str | None) -> Iterator[Finding]:
     """Files and golden frames of each model, on each engine."""
-    from dvps_ros.runtime.manifest import find_model, list_models, load_manifest, model_places
+    from dvps_ros.runtime.manifest import find_model, list_models, load_manifest, model_kind, model_places
+    from dvps_ros.runtime.steering import KIND
 
     if only is None:
         models = list(list_models().values())
@@ -215,12 +216,42 @@ def check_models(only: str | None) -> Iterator[Finding]:
             return
     for folder in models:
         try:
+            if model_kind(folder) == KIND:
+                yield _check_head(folder)
+                continue
             manifest = load_manifest(folder)
         except EngineError as error:
             yield Finding(str(error), "copy or export the model again", True)
             continue
         for graph in manifest.graphs:
             yield from _check_graph(folder, manifest.name, graph.size)
+
+
+def _check_head(folder: Path) -> Finding:
+    """A steering head and the perception model that it belongs to.
+
+    Raises:
+        EngineError: the head cannot be used.
+    """
+    from dvps_ros.config import SteeringConfig
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+    from dvps_ros.runtime.steering import SteeringEngine
+
+    engine = SteeringEngine.open(SteeringConfig(model=str(folder)))
+    engine.close()
+    made_for = engine.manifest.perception
+    try:
+        found = load_manifest(find_model(made_for.name)).weights.sha256
+    except EngineError as error:
+        return Finding(
+            f"steering head {engine.manifest.name}: its perception model: {error}", "copy that model"
+        )
+    if found != made_for.weights_sha256:
+        return Finding(
+            f"steering head {engine.manifest.name} was trained on other weights of {made_for.name}",
+            f"dvps train config/train/steering.yaml on {made_for.name}, then dvps export steering",
+        )
+    return Finding(f"steering head {engine.manifest.name}: golden window fits on {engine.description}")
 
 
 def _check_graph(folder: Path, name: str, size: str) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,33 +108,33 @@ class Manifest:
 
     def __post_init__(self) -> None:
         _check_contract(self.contract)
-        _expect("stride", self.stride, self.stride == 4, "4")
-        _expect("segment_slots", self.segment_slots, 0 < self.segment_slots < 255, "1 to 254")
+        expect_value("stride", self.stride, self.stride == 4, "4")
+        expect_value("segment_slots", self.segment_slots, 0 < self.segment_slots < 255, "1 to 254")
         columns = self.segment_columns
-        _expect("segment_columns", columns, columns == SEGMENT_COLUMNS, str(SEGMENT_COLUMNS))
-        _expect("fusion", self.fusion, self.fusion in ("graph", "host"), "graph or host")
-        _expect("embedding_size", self.embedding_size, self.embedding_size > 0, "a positive number")
-        _expect(
+        expect_value("segment_columns", columns, columns == SEGMENT_COLUMNS, str(SEGMENT_COLUMNS))
+        expect_value("fusion", self.fusion, self.fusion in ("graph", "host"), "graph or host")
+        expect_value("embedding_size", self.embedding_size, self.embedding_size > 0, "a positive number")
+        expect_value(
             "latent_shape",
             self.latent_shape,
             len(self.latent_shape) == 2 and min(self.latent_shape) > 0,
             "two positive sizes",
         )
-        _expect(
+        expect_value(
             "sky_class",
             self.sky_class,
             self.sky_class is None or 0 <= self.sky_class < len(self.label_space),
             f"null or a class id below {len(self.label_space)}",
         )
-        _expect("graphs", self.graphs, len(self.graphs) > 0, "at least one graph")
+        expect_value("graphs", self.graphs, len(self.graphs) > 0, "at least one graph")
         sizes = [g.size for g in self.graphs]
-        _expect("graph sizes", sizes, len(set(sizes)) == len(sizes), "sizes that differ")
+        expect_value("graph sizes", sizes, len(set(sizes)) == len(sizes), "sizes that differ")
         for g in self.graphs:
             fits = g.height > 0 and g.width > 0 and g.height % self.stride == 0 and g.width % self.stride == 0
-            _expect(f"size of {g.file}", g.size, fits, f"positive multiples of {self.stride}")
+            expect_value(f"size of {g.file}", g.size, fits, f"positive multiples of {self.stride}")
         for file in (self.weights.file, *(f for g in self.graphs for f in (g.file, g.golden))):
             plain = bool(file) and Path(file).name == file
-            _expect("file name", file, plain, "a plain name inside the model folder")
+            expect_value("file name", file, plain, "a plain name inside the model folder")
 
     def graph_of(self, size: str) -> GraphFile:
         """The graph of an input size ``HxW``.
@@ -153,7 +154,7 @@ def _check_contract(version: Any) -> None:
         raise ValueError(f"contract version: expected {CONTRACT}, got {version!r}; export the model again")
 
 
-def _expect(what: str, value: Any, fits: bool, expected: str) -> None:
+def expect_value(what: str, value: Any, fits: bool, expected: str) -> None:
     if not fits:
         raise ValueError(f"{what}: expected {expected}, got {value!r}")
 
@@ -166,26 +167,37 @@ def load_manifest(model_dir: str | Path) -> Manifest:
             or values of a wrong type or range.
     """
     path = Path(model_dir) / MANIFEST
-    try:
-        data = json.loads(path.read_text())
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}; is this a model folder?") from error
-    except ValueError as error:
-        raise EngineError(f"{path} is not JSON ({error}); export or download the model again") from error
+    data = read_json(path)
+    if isinstance(data, dict) and "kind" in data:
+        raise EngineError(f"{path}: expected a perception model, got one of kind {data['kind']!r}")
     try:
         return _manifest_from(data)
     except (ValueError, TypeError, ConfigError) as error:
         raise EngineError(f"{path}: {error}") from error
 
 
+def read_json(path: Path) -> Any:
+    """What a manifest file holds.
+
+    Raises:
+        EngineError: it is missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise EngineError(f"cannot read {path}: {error.strerror}; is this a model folder?") from error
+    except ValueError as error:
+        raise EngineError(f"{path} is not JSON ({error}); export or download the model again") from error
+
+
 def _manifest_from(data: Any) -> Manifest:
     if isinstance(data, dict):  # said before all else: other versions have other keys
         _check_contract(data.get("contract"))
-    values = _record(Manifest, data, "manifest")
+    values = checked_record(Manifest, data, "manifest")
     values["label_space"] = LabelSpace.from_dict(values["label_space"])
-    values["weights"] = WeightsFile(**_record(WeightsFile, values["weights"], "weights"))
-    values["graphs"] = tuple(GraphFile(**_record(GraphFile, g, "graphs")) for g in values["graphs"])
-    state = (_record(StateTensor, s, "state") for s in values["state"])
+    values["weights"] = WeightsFile(**checked_record(WeightsFile, values["weights"], "weights"))
+    values["graphs"] = tuple(GraphFile(**checked_record(GraphFile, g, "graphs")) for g in values["graphs"])
+    state = (checked_record(StateTensor, s, "state") for s in values["state"])
     values["state"] = tuple(StateTensor(s["name"], tuple(s["shape"])) for s in state)
     values["latent_shape"] = tuple(values["latent_shape"])
     values["segment_columns"] = tuple(values["segment_columns"])
@@ -195,14 +207,16 @@ def _manifest_from(data: Any) -> Manifest:
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
+    "float": (int, float),
     "int | None": (int, type(None)),
     "dict[str, Any]": (dict,),
     "LabelSpace": (dict,),
     "WeightsFile": (dict,),
+    "TokenSource": (dict,),
 }
 
 
-def _record(cls: type, data: Any, where: str) -> dict[str, Any]:
+def checked_record(cls: type, data: Any, where: str) -> dict[str, Any]:
     """The JSON object's values, once its keys are exactly the fields of ``cls`` and their JSON types fit."""
     if not isinstance(data, dict):
         raise ValueError(f"{where}: expected an object, got {type(data).__name__}")
@@ -225,7 +239,11 @@ def write_manifest(manifest: Manifest, model_dir: str | Path) -> Path:
     data["weights"] = dataclasses.asdict(manifest.weights)
     data["graphs"] = [dataclasses.asdict(g) for g in manifest.graphs]
     data["state"] = [dataclasses.asdict(s) for s in manifest.state]
-    path = Path(model_dir) / MANIFEST
+    return write_json(data, Path(model_dir) / MANIFEST)
+
+
+def write_json(data: dict[str, Any], path: Path) -> Path:
+    """Write a manifest file whole or not at all."""
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n")
     os.replace(part, path)
@@ -247,12 +265,24 @@ def check_files(model_dir: str | Path, manifest: Manifest, graph: GraphFile) -> 
     Raises:
         EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
     """
-    for file, sha256 in (
-        (graph.file, graph.sha256),
-        (manifest.weights.file, manifest.weights.sha256),
-        (graph.golden, graph.golden_sha256),
-    ):
-        path = Path(model_dir) / file
+    check_hashes(
+        Path(model_dir),
+        {
+            graph.file: graph.sha256,
+            manifest.weights.file: manifest.weights.sha256,
+            graph.golden: graph.golden_sha256,
+        },
+    )
+
+
+def check_hashes(model_dir: Path, hashes: Mapping[str, str]) -> None:
+    """Prove that files are those of the manifest, by name and SHA-256.
+
+    Raises:
+        EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
+    """
+    for file, sha256 in hashes.items():
+        path = model_dir / file
         try:
             found = hash_file(path)
         except OSError as error:
@@ -282,6 +312,16 @@ def list_models() -> dict[str, Path]:
         for manifest in sorted(place.glob(f"*/{MANIFEST}")):
             found.setdefault(manifest.parent.name, manifest.parent)
     return found
+
+
+def model_kind(model_dir: str | Path) -> str:
+    """``perception``, or what the manifest of a model folder says.
+
+    Raises:
+        EngineError: there is no manifest, or it is not JSON.
+    """
+    data = read_json(Path(model_dir) / MANIFEST)
+    return str(data.get("kind", "perception")) if isinstance(data, dict) else "perception"
 
 
 def find_model(name_or_path: str | Path) -> Path:

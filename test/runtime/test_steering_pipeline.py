@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Window by time stamp, limits and refusals of the steering pipeline, with a head of known answers."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dvps_ros.config import SteeringConfig
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.runtime import steering as st
+from dvps_ros.runtime.manifest import load_manifest
+from dvps_ros.runtime.window import NO_FRAME_S, TokenWindow, window_slots
+
+MS = 1_000_000
+WEIGHTS = "a" * 64
+MANIFEST = st.SteeringManifest(
+    name="known",
+    version="1",
+    network="steering",
+    perception=st.TokenSource("lite", WEIGHTS),
+    frames=4,
+    period_s=0.1,
+    latent_shape=(2, 3),
+    tolerance_per_m=0.01,
+    graph="steering.onnx",
+    graph_sha256="1" * 64,
+    golden="steering.golden.npz",
+    golden_sha256="2" * 64,
+    licence="Apache-2.0",
+    training={"steps": 1},
+)
+
+
+class KnownHead:
+    """Curvature is the first number of the newest frame, deviation the second."""
+
+    manifest = MANIFEST
+    description = "known"
+    closed = False
+
+    def run(self, latent, age_s):
+        self.fed = latent.copy(), age_s.copy()
+        return float(latent[0, 0, 0, 0]), float(latent[0, 0, 0, 1])
+
+    def close(self):
+        self.closed = True
+
+
+def tokens(curvature, deviation=0.001):
+    frame = np.zeros((2, 3), np.float32)
+    frame[0, :2] = curvature, deviation
+    return frame
+
+
+def pipeline(**changes):
+    config = replace(SteeringConfig(min_frames=1, wheelbase_m=2.0, max_rate_rad_s=100.0), **changes)
+    return st.SteeringPipeline(KnownHead(), config)
+
+
+def slots_by_search(stamps_ns, frames, period_s):
+    """The definition, slot by slot."""
+    age = [(stamps_ns[-1] - s) * 1e-9 for s in stamps_ns]
+    index = [len(age) - 1]
+    for k in range(1, frames):
+        near = [i for i, a in enumerate(age) if -0.5 <= a / period_s - k < 0.5]
+        index.append(min(near, key=lambda i: abs(age[i] / period_s - k), default=-1))
+    return index, [NO_FRAME_S if i < 0 else age[i] for i in index]
+
+
+@pytest.mark.parametrize("rate_hz", (4.0, 9.7, 10.0, 30.0, 61.0))
+def test_slots_hold_the_nearest_frames(rate_hz):
+    rng = np.random.default_rng(int(rate_hz))
+    times = np.cumsum(rng.uniform(0.7, 1.3, 120) / rate_hz)
+    stamps = np.round(times[rng.random(120) > 0.2] * 1e9).astype(np.int64)
+    index, age_s = window_slots(stamps, 8, 0.1)
+    want_index, want_age = slots_by_search(stamps, 8, 0.1)
+    assert index.tolist() == want_index
+    np.testing.assert_allclose(age_s, want_age, atol=1e-6)
+
+
+def test_a_lost_frame_leaves_a_hole():
+    index, age_s = window_slots(np.array([0, 100, 300]) * MS, 4, 0.1)
+    assert index.tolist() == [2, -1, 1, 0]
+    np.testing.assert_allclose(age_s, [0, NO_FRAME_S, 0.2, 0.3], atol=1e-6)
+
+
+def test_the_window_hands_out_newest_first():
+    window = TokenWindow(3, 0.1, (2, 3), gap_s=0.5)
+    for i in range(5):
+        assert window.add(i * 100 * MS, tokens(i)) is None
+    latent, age_s = window.slots()
+    assert latent.shape == (1, 3, 2, 3) and latent.dtype == np.float32
+    assert latent[0, :, 0, 0].tolist() == [4, 3, 2]
+    np.testing.assert_allclose(age_s, [[0, 0.1, 0.2]], atol=1e-6)
+
+
+def test_gaps_and_jumps_empty_the_window():
+    window = TokenWindow(4, 0.1, (2, 3), gap_s=0.5)
+    window.add(1000 * MS, tokens(1))
+    assert window.add(1500 * MS, tokens(2)) is None
+    assert window.add(2100 * MS, tokens(3)) == "gap of 0.60 s"
+    assert (window.slots()[1] >= 0).sum() == 1
+    assert window.add(1900 * MS, tokens(4)) == "time jumped backwards"
+    assert window.slots()[0][0, 0, 0, 0] == 4
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((3, 3), np.float32), r"expected \[2, 3\], got \[3, 3\]"),
+        (np.full((2, 3), np.nan, np.float32), "finite"),
+        (np.full((2, 3), np.inf, np.float32), "finite"),
+    ],
+)
+def test_bad_tokens_leave_the_window_as_it_was(bad, message):
+    window = TokenWindow(4, 0.1, (2, 3), gap_s=0.5)
+    window.add(0, tokens(1))
+    with pytest.raises(InputError, match=message):
+        window.add(100 * MS, bad)
+    with pytest.raises(InputError, match="that of the frame before"):
+        window.add(0, tokens(2))
+    assert window.add(200 * MS, tokens(3)) is None
+    assert window.slots()[0][0, :, 0, 0].tolist() == [3, 0, 1, 0]
+
+
+def test_the_window_keeps_its_own_copy():
+    window, frame = TokenWindow(4, 0.1, (2, 3), gap_s=0.5), tokens(1)
+    window.add(0, frame)
+    frame[:] = 9
+    assert window.slots()[0][0, 0, 0, 0] == 1
+
+
+def test_curvature_becomes_a_tyre_angle():
+    result = pipeline().process(0, tokens(0.1, deviation=0.01), WEIGHTS)
+    assert result.valid and result.curvature_per_m == pytest.approx(0.1)
+    assert result.tyre_angle_rad == pytest.approx(math.atan(0.2))  # wheelbase 2 m
+    assert result.confidence == pytest.approx(0.6827, abs=1e-3)  # within one deviation
+
+
+def test_angle_and_rate_are_limited():
+    steering = pipeline(max_angle_rad=0.2, max_rate_rad_s=0.5)
+    first = steering.process(0, tokens(1.0))
+    assert first.tyre_angle_rad == pytest.approx(0.2)
+    assert first.curvature_per_m == pytest.approx(math.tan(0.2) / 2)
+    for i, want in enumerate((0.15, 0.10, 0.05, 0.0, -0.05), start=1):
+        assert steering.process(i * 100 * MS, tokens(-1.0)).tyre_angle_rad == pytest.approx(want)
+    # A gap resets: the wheels may be anywhere by now.
+    after = steering.process(3000 * MS, tokens(-1.0))
+    assert after.reset == "gap of 2.50 s" and after.tyre_angle_rad == pytest.approx(-0.2)
+
+
+def test_not_valid_until_there_are_frames_and_confidence():
+    steering = pipeline(min_frames=2, min_confidence=0.5)
+    first = steering.process(0, tokens(0.01))
+    assert not first.valid and "holds 1 of at least 2 frames" in first.reason
+    assert math.isnan(first.tyre_angle_rad) and math.isnan(first.curvature_per_m)
+    assert steering.process(100 * MS, tokens(0.01)).valid
+    unsure = steering.process(200 * MS, tokens(0.01, deviation=1.0))
+    assert not unsure.valid and "confidence 0.01 is below 0.50" in unsure.reason
+
+
+def test_tokens_of_another_model_are_refused():
+    steering = pipeline()
+    with pytest.raises(InputError, match="expected those of lite with weights aaaaaaaaaaaa, got weights b"):
+        steering.process(0, tokens(0.0), "b" * 64)
+    assert steering.process(0, tokens(0.0), "").valid  # a source that does not say is taken at its word
+    with pytest.raises(EngineError, match="min_frames"):
+        pipeline(min_frames=5)
+
+
+def test_manifest_round_trip_and_refusals(tmp_path):
+    path = st.write_steering_manifest(MANIFEST, tmp_path)
+    assert st.load_steering_manifest(tmp_path) == MANIFEST
+    with pytest.raises(EngineError, match="expected a perception model, got one of kind 'steering'"):
+        load_manifest(tmp_path)
+    data = json.loads(path.read_text())
+    for change, message in (
+        ({"kind": "perception"}, "expected a steering head"),
+        ({"contract": 2}, "contract version: expected 1"),
+        ({"frames": 0}, "frames"),
+        ({"colour": 1}, r"unknown keys \['colour'\]"),
+        ({"latent_shape": [1]}, "latent_shape"),
+        ({"perception": {"name": "x"}}, r"missing keys \['weights_sha256'\]"),
+        ({"graph": "../x.onnx"}, "plain name"),
+        ({"tolerance_per_m": "wide"}, "manifest.tolerance_per_m: expected"),
+    ):
+        path.write_text(json.dumps({**data, **change}))
+        with pytest.raises(EngineError, match=message):
+            st.load_steering_manifest(tmp_path)
