@@ -24,6 +24,7 @@ SAME_TIER = {
     ("viz", "geometry"),
     ("export", "runtime"),
     ("training", "export"),
+    ("training", "runtime"),
     ("cli", "ros"),
 }
 """(importer, imported) pairs allowed within a tier, beside a part's own modules and the first tier."""
@@ -54,6 +55,8 @@ ROS_MODULES = {
     "rosgraph_msgs",
     "rcl_interfaces",
     "lifecycle_msgs",
+    "nav_msgs",
+    "ackermann_msgs",
 }
 ON_DEMAND = {
     "tensorrt",

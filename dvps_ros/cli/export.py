@@ -20,9 +20,8 @@ import click
     "--size",
     "sizes",
     multiple=True,
-    required=True,
     metavar="HxW",
-    help="Input size; may be repeated, best first.",
+    help="Input size; may be repeated, best first. Not for the steering head.",
 )
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="The model folder."
@@ -35,13 +34,6 @@ import click
     show_default=True,
     help="Least centre probability of a segment.",
 )
-@click.option(
-    "--opset",
-    type=click.IntRange(18, 23),
-    default=20,
-    show_default=True,
-    help="Version of the ONNX operators; lower for older runtimes.",
-)
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 def command(
     network: str,
@@ -51,13 +43,14 @@ def command(
     out: Path,
     version: str,
     min_score: float,
-    opset: int,
     licence: str,
 ) -> None:
     """Write NETWORK (such as "lite") as a model folder that the engines load.
 
     \b
     dvps export lite --checkpoint runs/lite/best.ckpt --size 384x768 --size 512x1024 --out models/lite
+
+    dvps export steering --checkpoint out/train/steering/last.ckpt --out models/steering
 
     The folder is named after the model: its last part becomes the name in the manifest. Every graph is
     proved in ONNX Runtime against torch before anything is written.
@@ -67,8 +60,13 @@ def command(
     from dvps_ros.networks import NETWORKS
     from dvps_ros.panoptic.fuse import FusionConfig
 
+    if network == "steering":
+        _export_steering(checkpoint, sizes, out, version, licence)
+        return
     if network not in NETWORKS:
-        raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}")
+        raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}, steering")
+    if not sizes:
+        raise ConfigError("give at least one --size HxW")
     if (checkpoint is None) != random_weights:
         raise ConfigError("give either --checkpoint FILE or --random")
     wanted = [parse_size(size) for size in sizes]
@@ -101,6 +99,27 @@ def command(
         licence=licence,
         training=training,
         fusion=FusionConfig(min_score=min_score),
-        opset=opset,
     )
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
+
+
+def _export_steering(
+    checkpoint: Path | None, sizes: tuple[str, ...], out: Path, version: str, licence: str
+) -> None:
+    from dvps_ros.errors import ConfigError
+    from dvps_ros.export import export_steering
+    from dvps_ros.training.steering import load_head
+
+    if checkpoint is None or sizes:
+        raise ConfigError("a steering head is exported from a --checkpoint, and has no --size")
+    loaded = load_head(checkpoint)
+    manifest = export_steering(
+        loaded.network,
+        out,
+        golden_window=loaded.golden_window,
+        version=version,
+        licence=licence,
+        perception=loaded.meta["perception"],
+        training={k: v for k, v in loaded.meta.items() if k not in ("network", "perception")},
+    )
+    click.echo(f"{out}: {manifest.name} {manifest.version}, for the tokens of {manifest.perception.name}")

@@ -30,6 +30,9 @@ def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]
 
     Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` makes a model of last.ckpt.
     """
+    if _network(recipe) == "steering":
+        _train_steering(recipe, render, validate, changes)
+        return
     from dvps_ros.training.recipe import read_recipe
 
     run = read_recipe(recipe, changes)
@@ -49,3 +52,27 @@ def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]
         return
     checkpoint = training.fit(run, CITYSCAPES, partial(training_parts, run.data), held_out_sets(run))
     click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")
+
+
+def _network(recipe: Path) -> str:
+    """The network that a recipe says it is for; what else is wrong with the file its own reader tells."""
+    import yaml
+
+    try:
+        data = yaml.safe_load(recipe.read_text())
+    except (OSError, yaml.YAMLError):
+        return ""
+    return str(data.get("network", "")) if isinstance(data, dict) else ""
+
+
+def _train_steering(recipe: Path, only_render: bool, only_validate: bool, changes: tuple[str, ...]) -> None:
+    from dvps_ros.training import steering
+
+    run = steering.read_steering_recipe(recipe, changes)
+    if only_validate:
+        steering.validate_steering(run)
+        return
+    steering.render(run)
+    if not only_render:
+        checkpoint = steering.fit_steering(run)
+        click.echo(f"weights: {checkpoint}\nnext:    dvps export steering --checkpoint {checkpoint}")

@@ -55,26 +55,26 @@ class WeightsWriter:
         tensor.ClearField("raw_data")
 
 
-def trace(graph: DeployedGraph, height: int, width: int, *, opset: int = OPSET) -> onnx.ModelProto:
-    """The graph at one input size, constants folded, weights inside."""
+def trace(graph: DeployedGraph, height: int, width: int) -> onnx.ModelProto:
+    """The graph at one input size, weights inside."""
     inputs = (
         torch.zeros(1, height, width, 3, dtype=torch.uint8),
         torch.tensor([[width, width, (width - 1) / 2, (height - 1) / 2]], dtype=torch.float32),
         *(torch.zeros(s.sizes(height, width)) for s in graph.state),
     )
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             graph,
             inputs,
             input_names=graph.input_names,
             output_names=graph.output_names,
             dynamo=True,
-            opset_version=opset,
+            opset_version=OPSET,
             verbose=False,
         )
     assert program is not None  # it is None only for the exporter's legacy mode
     model = program.model_proto
-    _strip(model)
+    strip(model)
     _store_convolutions_as_float16(model)
     onnx.checker.check_model(model)
     return model
@@ -91,7 +91,7 @@ def save(model: onnx.ModelProto, path: Path, weights: WeightsWriter) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences what the exporter and its libraries tell about themselves."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
@@ -106,7 +106,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _strip(model: onnx.ModelProto) -> None:
+def strip(model: onnx.ModelProto) -> None:
     """Remove what tells of the machine that exported: stack traces and their like."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]

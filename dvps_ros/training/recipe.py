@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
@@ -13,6 +14,8 @@ from dvps_ros.config import flatten, from_flat, from_yaml, group, option, to_dic
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
 from dvps_ros.losses.total import LossConfig
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -81,13 +84,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     Raises:
         ConfigError: unreadable file, unknown key, bad value, or a batch without clips.
     """
-    values = flatten(to_dict(from_yaml(Recipe, path)))
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise ConfigError(f"expected KEY=VALUE, got {change!r}")
-        values[key] = yaml.safe_load(text)
-    recipe = from_flat(Recipe, values)
+    recipe = read_changed(Recipe, path, changes)
     data = recipe.data
     if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
@@ -97,3 +94,18 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             "set schedule.minutes=0 and schedule.steps"
         )
     return recipe
+
+
+def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
+    """Read a configuration file, then apply changes written ``key=value`` (value in YAML).
+
+    Raises:
+        ConfigError: unreadable file, unknown key or bad value.
+    """
+    values = flatten(to_dict(from_yaml(cls, path)))
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise ConfigError(f"expected KEY=VALUE, got {change!r}")
+        values[key] = yaml.safe_load(text)
+    return from_flat(cls, values)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dvps_ros.errors import ConfigError
+from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
+
+SMALL = SteeringConfig(frames=3, tokens=4, channels=6, width=16, heads=4)
+
+
+@pytest.fixture
+def head() -> SteeringHead:
+    torch.manual_seed(0)
+    return SteeringHead(SMALL).eval()
+
+
+def test_values_and_gradients(head):
+    latent, age_s = torch.randn(5, 3, 4, 6, requires_grad=True), torch.tensor([[0.0, 0.1, 0.2]] * 5)
+    curvature, deviation = head(latent, age_s)
+    assert curvature.shape == deviation.shape == (5,)
+    assert (deviation > 0).all() and curvature.std() > 0
+    curvature.sum().backward()
+    assert (latent.grad.abs().sum((0, 3)) > 0).all()  # every token of every frame counts
+
+
+def test_absent_frames_count_for_nothing(head):
+    latent = torch.randn(2, 3, 4, 6)
+    age_s = torch.tensor([[0.0, NO_FRAME_S, 0.2]] * 2)
+    other = latent.clone()
+    other[:, 1] = 100 * torch.randn(2, 4, 6)
+    torch.testing.assert_close(head(latent, age_s), head(other, age_s), rtol=0, atol=0)
+    # And only those: leaving a slot out is the same as a window without it.
+    short = SteeringHead(SteeringConfig(frames=2, tokens=4, channels=6, width=16, heads=4)).eval()
+    short.load_state_dict(head.state_dict())
+    torch.testing.assert_close(short(latent[:, [0, 2]], age_s[:, [0, 2]]), head(latent, age_s))
+
+
+def test_it_knows_place_and_age(head):
+    latent, age_s = torch.randn(1, 3, 4, 6), torch.tensor([[0.0, 0.1, 0.2]])
+    assert not torch.allclose(head(latent, age_s)[0], head(latent.flip(2), age_s)[0])
+    assert not torch.allclose(head(latent, age_s)[0], head(latent, 2 * age_s)[0])
+    # The order of the slots is nothing, their age is all.
+    torch.testing.assert_close(head(latent.flip(1), age_s.flip(1)), head(latent, age_s))
+
+
+def test_standardise(head):
+    tokens = 3 + 2 * torch.randn(500, 4, 6)
+    head.standardise(tokens)
+    scaled = (tokens - head.mean) / head.spread
+    assert scaled.mean().abs() < 1e-4 and scaled.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_refuses_heads_that_do_not_share_the_width():
+    with pytest.raises(ConfigError, match="multiple of 3 heads"):
+        SteeringHead(SteeringConfig(width=16, heads=3))

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Windows, losses and training of the steering head on tracks whose answer is known."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dvps_ros.errors import CheckpointError, ConfigError
+from dvps_ros.networks.steering import SteeringConfig
+from dvps_ros.training import steering as st
+from dvps_ros.training.latents import Track
+
+HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
+RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2)
+
+
+def track(name: str, seed: int, frames: int = 120) -> Track:
+    """Curvature is 0.02 times one number of one token of the newest frame."""
+    rng = np.random.default_rng(seed)
+    latent = rng.normal(size=(frames, 6, 8)).astype(np.float16)
+    angle = np.arctan(2.71 * 0.02 * latent[:, 4, 2].astype(np.float32))
+    stamps = np.arange(frames, dtype=np.int64) * 100_000_000
+    return Track(name, latent, stamps, angle.astype(np.float32), np.full(frames, 10.0, np.float32))
+
+
+def test_windows_follow_their_track_and_stop_at_gaps():
+    first, second = track("a", 0, 6), track("b", 1, 6)
+    second.stamps_ns[3:] += 2_000_000_000
+    second.steering_rad[1] = math.nan
+    windows = st.Windows.of([first, second], HEAD, 2.71)
+    assert len(windows) == 11  # an unknown angle is no window
+    assert windows.index[5].tolist() == [5, 4, 3, 2]
+    assert windows.index[6].tolist() == [6, -1, -1, -1]  # nothing of the track before
+    assert windows.index[8].tolist() == [9, -1, -1, -1]  # nor of before the gap
+    np.testing.assert_allclose(windows.age_s[5], [0, 0.1, 0.2, 0.3], atol=1e-6)
+    np.testing.assert_allclose(
+        windows.curvature[:6], 0.02 * first.latent[:, 4, 2].astype(np.float32), rtol=1e-5
+    )
+    assert windows.lookahead_m[0] == pytest.approx(10.0)
+    latent, age_s = windows.inputs(np.array([5, 6]), np.array([[0, 2], [0, 2]]))
+    np.testing.assert_array_equal(latent[0, 1].numpy(), first.latent[3])
+    assert latent[1, 1].abs().max() == 0 and age_s[1].tolist() == [0, -1]
+
+
+def test_loss_by_hand():
+    """Errors 1 and 2 units; weights e^(0.5 x 0) and e^(0.5 x 2), the second counts four times as its driver
+    looks twice as far."""
+    truth, guess = torch.tensor([0.0, 0.04]), torch.tensor([0.02, 0.0])
+    squared, surprise = st.steering_losses(
+        guess, torch.tensor([0.02, 0.04]), truth, torch.tensor([10.0, 20.0]), 0.02, 0.5
+    )
+    w = 4 * math.e
+    assert squared.item() == pytest.approx((1 + w * 4) / (1 + w), rel=1e-5)
+    assert surprise.item() == pytest.approx((0.5 + 0 + 0.5 + math.log(2)) / 2, rel=1e-5)
+
+
+def test_training_learns_what_there_is_to_learn(tmp_path, monkeypatch):
+    tracks = [track("a", 0), track("b", 1), track("c", 2)], {st.WORLD: [track("d", 3)]}
+    monkeypatch.setattr(st, "load_tracks", lambda recipe: tracks)
+    recipe = replace(RECIPE, out=str(tmp_path))
+    checkpoint = st.fit_steering(recipe)
+    figures = json.loads((tmp_path / "figures.json").read_text())[st.WORLD]
+    assert figures["head"]["mse_rad2"] < 0.2 * figures["zero"]["mse_rad2"]
+    assert figures["head"]["correlation"] > 0.9
+    assert figures["zero"]["mse_rad2"] == pytest.approx(
+        float(np.mean(tracks[1][st.WORLD][0].steering_rad ** 2))
+    )
+    loaded = st.load_head(checkpoint)
+    assert loaded.network.config == HEAD and loaded.meta["perception"]["name"] == "lite"
+    latent, age_s = loaded.golden_window
+    assert latent.shape == (1, 4, 6, 8) and (age_s >= 0).all()
+    again = st.score(loaded.network, tracks[1][st.WORLD], 2.71)
+    assert again["head"]["mse_rad2"] == pytest.approx(figures["head"]["mse_rad2"], rel=1e-4)
+
+
+def test_baselines_look_back_by_time():
+    log = track("a", 0, 12)
+    for ago_s, steps in ((1e-9, 1), (0.25, 3), (0.5, 5), (1.0, 10)):
+        want = log.steering_rad[np.maximum(np.arange(12) - steps, 0)]
+        np.testing.assert_array_equal(st._angles_ago(log, ago_s), want)
+
+
+def test_refusals(tmp_path):
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("network: steering\ndata:\n  drives: 0\n")
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        st.read_steering_recipe(recipe)
+    recipe.write_text("network: steering\nwheels: 3\n")
+    with pytest.raises(ConfigError, match="unknown keys wheels"):
+        st.read_steering_recipe(recipe)
+    assert st.read_steering_recipe(_empty(recipe), ["steps=7"]).steps == 7
+    other = tmp_path / "other.ckpt"
+    torch.save({"state_dict": {}, "dvps": {"network": "lite"}}, other)
+    with pytest.raises(CheckpointError, match="expected a steering head, got 'lite'"):
+        st.load_head(other)
+
+
+def _empty(path):
+    path.write_text("network: steering\n")
+    return path
