@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "Write a trained network as a model folder that the engines load.",
     "engine": "Build, list, verify, profile and remove the engines of this machine.",
     "eval": "Score predictions against ground truth.",
+    "drive": "Let the steering head drive the synthetic world, closed loop.",
     "bench": "Measure stages and engines on this machine.",
     "doctor": "Check this machine and installation, and say what to do.",
 }

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps drive``: the steering head drives the synthetic world, closed loop."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from dvps_ros.training.closed_loop import RoadDrive
+
+
+@click.command()
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=2_000_000,
+    show_default=True,
+    help="First road; seeds from 1000000 on are never trained on.",
+)
+@click.option("--roads", type=click.IntRange(min=1), default=10, show_default=True, help="How many roads.")
+@click.option(
+    "--minutes",
+    type=click.FloatRange(min=0.01),
+    default=10.0,
+    show_default=True,
+    help="Time on all roads together, in equal parts.",
+)
+@click.option("--rate", "rate_hz", type=click.FloatRange(1, 60), default=10.0, show_default=True, help="Hz.")
+@click.option(
+    "--latency-ms",
+    type=click.FloatRange(min=40),
+    default=100.0,
+    show_default=True,
+    help="From the camera's time stamp to the wheels.",
+)
+@click.option(
+    "--drop", type=click.FloatRange(0, 0.95), default=0.0, show_default=True, help="Share of lost frames."
+)
+@click.option("--perception", default="lite", show_default=True, help="Perception model: name or folder.")
+@click.option("--head", default="steering", show_default=True, help="Steering head: name or folder.")
+@click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the perception engine; 0: all.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("out/drive"),
+    show_default=True,
+    help="Folder of report.json, drives.svg and drive.mp4.",
+)
+def command(
+    seed: int,
+    roads: int,
+    minutes: float,
+    rate_hz: float,
+    latency_ms: float,
+    drop: float,
+    perception: str,
+    head: str,
+    threads: int,
+    out: Path,
+) -> None:
+    """Let the steering head drive roads that it has never seen, and say how well it keeps the lane.
+
+    \b
+    dvps drive --minutes 10 --latency-ms 100
+    dvps drive --seed 2000042 --roads 1 --minutes 1 --latency-ms 200 --drop 0.2
+
+    The command moves the ego vehicle through its bicycle model. A road ends when the middle of the rear axle
+    crosses the lane's edge.
+    """
+    from dataclasses import asdict
+
+    from tqdm import tqdm
+
+    from dvps_ros.cli import results
+    from dvps_ros.config import EngineConfig, SteeringConfig
+    from dvps_ros.runtime.engine import Engine
+    from dvps_ros.runtime.steering import SteeringPipeline
+    from dvps_ros.training.closed_loop import Conditions, drive_road, overall
+    from dvps_ros.training.drives import steering_world, street_seeds
+    from dvps_ros.viz.files import video_file
+
+    results.require("matplotlib")
+    width, height = 512, 256
+    conditions = Conditions(rate_hz, latency_ms / 1e3, drop, 60 * minutes / roads)
+    steering = SteeringPipeline.open(SteeringConfig(model=head))
+    config = EngineConfig(model=perception, threads=threads)
+    engine = Engine.open(perception, config, camera_size=(width, height))
+    out.mkdir(parents=True, exist_ok=True)
+    drives: list[RoadDrive] = []
+    try:
+        with video_file(out / "drive.mp4", width, height, rate_hz) as video:
+            for road in tqdm(street_seeds(seed, roads), desc="driving", unit="road"):
+                world, camera = steering_world(road, width, height)
+                drives.append(
+                    drive_road(
+                        world, camera, engine, steering, conditions, shown=lambda image, t: video.write(image)
+                    )
+                )
+                tqdm.write(_line(drives[-1].summary()))
+    finally:
+        steering.close()
+        engine.close()
+    total = overall(drives)
+    results.write_report(
+        out / "report.json",
+        {
+            "command": ["dvps", *sys.argv[1:]],
+            "commit": results.commit(),
+            "perception": engine.description,
+            "head": steering.head.description,
+            "conditions": asdict(conditions),
+            "overall": total,
+            "roads": [d.summary() for d in drives],
+        },
+    )
+    (out / "drives.svg").write_bytes(_plot(drives))
+    click.echo("\n".join(f"{name:<20} {value}" for name, value in total.items()))
+    click.echo(f"written to {out}")
+
+
+def _line(road: dict[str, Any]) -> str:
+    left = road["left_lane_at_s"]
+    end = "stayed in its lane" if left is None else f"LEFT ITS LANE at {left:.1f} s"
+    return (
+        f"{road['seed']:>8} {road['style']:<12}{road['seconds']:>6.1f} s {road['metres']:>7.1f} m, "
+        f"lateral mean {road['lateral_mean_m']} m, 95 % {road['lateral_p95_m']} m: {end}"
+    )
+
+
+def _plot(drives: list[RoadDrive]) -> bytes:
+    """Distance from the lane's middle over time, one line a road, as SVG."""
+    import io
+
+    from dvps_ros.viz.page import plot_axes
+
+    figure, axes = plot_axes(10, 4)
+    for drive in drives:
+        line = axes.plot(drive.t_s, drive.lateral_m, lw=1, label=f"{drive.seed} {drive.style}")[0]
+        if drive.left_lane_at_s is not None:
+            axes.plot(drive.t_s[-1], drive.lateral_m[-1], "x", color=line.get_color())
+    edge = min(0.5 * d.lane_width_m for d in drives)
+    for y in (-edge, edge):
+        axes.axhline(y, color="0.6", ls="--", lw=1)
+    axes.set_xlabel("s")
+    axes.set_ylabel("m left of the lane's middle (dashed: edge of the narrowest lane)")
+    axes.legend(fontsize=6, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg")
+    return buffer.getvalue()
