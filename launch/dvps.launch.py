@@ -20,6 +20,11 @@ ARGUMENTS = {
     "params_file": (PathJoinSubstitution([SHARE, "config", "dvps.yaml"]), "Parameter file."),
     "use_sim_time": ("false", "Take time from /clock."),
     "autostart": ("true", "Configure and activate the node at once."),
+    "steering": ("false", "Start the steering node on the tokens of the perception."),
+    "steering_params_file": (
+        PathJoinSubstitution([SHARE, "config", "steering.yaml"]),
+        "Parameter file of the steering node: wheelbase and limits of the vehicle.",
+    ),
     "rviz": ("false", "Start RViz with all outputs."),
     "record": ("", "Write the outputs to this bag folder; empty: do not record."),
     "log_level": ("info", "Log level of the nodes."),
@@ -71,6 +76,26 @@ def start_nodes(context: LaunchContext) -> list[Node]:
             arguments=log,
         )
     ]
+    if is_true(use["steering"]):
+        nodes.append(
+            LifecycleNode(
+                package="dvps_ros",
+                executable="dvps_steering",
+                name="steering",
+                namespace=use["namespace"],
+                output="screen",
+                parameters=[
+                    use["steering_params_file"],
+                    {
+                        **use_sim_time,
+                        "autostart": is_true(use["autostart"]),
+                        "perception_node": use["name"],
+                    },
+                ],
+                remappings=[("~/input/latent", f"{use['name']}/output/latent")],
+                arguments=log,
+            )
+        )
     if use["record"]:
         nodes.append(
             Node(

@@ -234,10 +234,25 @@ def scale_to_message(scale: ScaleEstimate, header: Header) -> dvps_msg.ScaleEsti
     )
 
 
-def latent_to_message(latent: np.ndarray, header: Header) -> dvps_msg.LatentTokens:
-    """Latent tokens, float32 [T,C]."""
+def latent_to_message(latent: np.ndarray, header: Header, weights: str) -> dvps_msg.LatentTokens:
+    """Latent tokens, float32 [T,C], of the network with these weights (SHA-256)."""
     tokens, channels = latent.shape
-    return _fill(dvps_msg.LatentTokens(header=header, tokens=tokens, channels=channels), latent, np.float32)
+    message = dvps_msg.LatentTokens(header=header, weights=weights, tokens=tokens, channels=channels)
+    return _fill(message, latent, np.float32)
+
+
+def message_to_latent(message: dvps_msg.LatentTokens) -> np.ndarray:
+    """float32 [T,C].
+
+    Raises:
+        InputError: the data is not tokens x channels long.
+    """
+    data = np.asarray(message.data, np.float32)
+    if data.size != message.tokens * message.channels:
+        raise InputError(
+            f"latent tokens: expected {message.tokens} x {message.channels} numbers, got {data.size}"
+        )
+    return data.reshape(message.tokens, message.channels)
 
 
 def instances_to_markers(

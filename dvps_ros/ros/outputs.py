@@ -26,6 +26,8 @@ class View:
     header: Header
     space: LabelSpace
     order: PanopticOrder
+    weights: str
+    """SHA-256 of the network's weights."""
 
     @property
     def maps(self) -> PanopticDepth:
@@ -59,7 +61,9 @@ def _points(v: View) -> PointCloud2:
 
 
 def _latent(v: View) -> dvps_msg.LatentTokens | None:
-    return None if v.result.latent is None else convert.latent_to_message(v.result.latent, v.header)
+    if v.result.latent is None:
+        return None
+    return convert.latent_to_message(v.result.latent, v.header, v.weights)
 
 
 OUTPUTS: dict[str, Output] = {

@@ -303,9 +303,13 @@ def test_scale_out() -> None:
 
 def test_latent_out() -> None:
     latent = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
-    message = sent(convert.latent_to_message(latent, HEADER))
-    assert (message.header, message.tokens, message.channels) == (HEADER, 2, 3)
+    message = sent(convert.latent_to_message(latent, HEADER, "abc"))
+    assert (message.header, message.weights, message.tokens, message.channels) == (HEADER, "abc", 2, 3)
     np.testing.assert_array_equal(np.array(message.data, np.float32), latent.reshape(-1))
+    np.testing.assert_array_equal(convert.message_to_latent(message), latent)
+    message.tokens = 3
+    with pytest.raises(InputError, match="expected 3 x 3 numbers, got 6"):
+        convert.message_to_latent(message)
 
 
 def test_markers() -> None:

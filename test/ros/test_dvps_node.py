@@ -160,7 +160,7 @@ def test_every_output_by_value(graph: Graph) -> None:
     assert bytes(received["points"].data) == cloud_of(maps, image).tobytes()
     assert [(t.track_id, t.class_id) for t in received["instances"].instances] == [(7, CAR)]
     assert received["scale"].camera_height == pytest.approx(1.65)
-    assert list(received["latent"].data) == [0, 1, 2, 3, 4, 5]
+    assert list(received["latent"].data) == [0, 1, 2, 3, 4, 5] and received["latent"].weights == "5eed"
     assert received["camera_info"].k[0] == CAMERA.fx
     assert [c.name for c in labels[0].classes] == list(CITYSCAPES.names)
 

@@ -378,7 +378,8 @@ class DvpsNode(LifecycleNode):
         self._scale = result.scale
         self._tell_resets(pipeline.resets, frame)
         order = PanopticOrder(self.config.panoptic_order)
-        view = View(result, message.header, pipeline.label_space, order)
+        weights = pipeline.engine.manifest.weights.sha256
+        view = View(result, message.header, pipeline.label_space, order, weights)
         for topic in self._table:
             if topic in watched:
                 output = self._table[topic].build(view)

@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steering node: latent tokens in; a stamped steering command out, or word that there is none.
+
+A thin adapter: message in, ``SteeringPipeline.process``, messages out. The head takes about a millisecond,
+so all happens in the executor's thread. A command is never published twice: when tokens stop, messages that
+say "not valid" take its place.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.task import Future
+from std_msgs.msg import Header
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.config import SteeringConfig, option
+from dvps_ros.errors import DvpsError, EngineError, InputError
+from dvps_ros.ros import convert, params, qos
+from dvps_ros.ros.health import Health, status
+from dvps_ros.ros.process import run
+from dvps_ros.ros.steering_outputs import STEERING_OUTPUTS, optional_outputs
+from dvps_ros.ros.worker import Throttle
+from dvps_ros.runtime.steering import SteeringPipeline, SteeringResult
+
+WATCH_PERIOD_S = 0.05
+OTHER_CLOCK_S = 10.0
+"""An age beyond this, or below zero, is no age: stamp and clock are of different days."""
+
+
+@dataclass(frozen=True)
+class NodeConfig(SteeringConfig):
+    """The parameters of the node: those of head and limits, and how it is wired into ROS."""
+
+    autostart: bool = option(
+        True, "Configure and activate at once; false leaves that to a lifecycle manager."
+    )
+    base_frame: str = option(
+        "base_link", "Frame of commands and path: at the rear axle, x forward, y left, z up."
+    )
+    max_age_s: float = option(
+        0.4, "A command from an image older than this is not valid, seconds.", low=0.01, high=10.0
+    )
+    watchdog_s: float = option(
+        0.4, "Silence of the tokens after which the command is not valid, seconds.", low=0.05, high=60.0
+    )
+    perception_node: str = option(
+        "dvps",
+        "Perception node whose /diagnostics must be sound for a command to be valid; empty: none is asked.",
+    )
+    diagnostics_after_s: float = option(
+        3.0, "Silence of those diagnostics that counts as unsound, seconds.", low=0.1, high=60.0
+    )
+    path_length_m: float = option(20.0, "Length of the predicted path, metres.", low=1.0, high=200.0)
+    ackermann_speed_mps: float = option(
+        0.0,
+        "Speed written into AckermannDriveStamped, m/s: this node steers only.",
+        low=-50.0,
+        high=50.0,
+    )
+
+
+OpenSteering = Callable[[SteeringConfig], SteeringPipeline]
+
+
+class SteeringNode(LifecycleNode):
+    """Lifecycle node of the steering command of one vehicle (topics: docs/steering.md).
+
+    Args:
+        open_pipeline: the tests put a head of known answers here.
+
+    Raises:
+        ConfigError: a parameter that does not exist or does not suit.
+    """
+
+    def __init__(self, *, open_pipeline: OpenSteering = SteeringPipeline.open, **kwargs: Any) -> None:
+        super().__init__("steering", automatically_declare_parameters_from_overrides=True, **kwargs)
+        self.done: Future = Future()
+        self.health = Health()
+        self._open = open_pipeline
+        self._throttle = Throttle(period_s=5.0)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._configured = self._active = False
+        params.declare(self, NodeConfig, locked=lambda: self._configured)
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.output())
+        self.create_timer(1.0, self._report, clock=self._steady)
+        self.create_timer(WATCH_PERIOD_S, self._watch, clock=self._steady)
+
+    # Life
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Read parameters, load the head, advertise every topic."""
+        try:
+            self.config = params.read(self, NodeConfig)
+            self._pipeline = self._open(self.config)
+        except DvpsError as error:
+            self._failure = str(error)
+            if not self.get_parameter("autostart").value:  # else it ends the process, which tells it
+                self.get_logger().error(self._failure)
+            return TransitionCallbackReturn.FAILURE
+        self._configured = True
+        self._silent = True
+        self._tokens_at_s: float | None = None
+        self._sound_at_s: float | None = None
+        self._unsound = ""
+        self._invalid = "no tokens yet"
+        self._last_stamp = Header().stamp
+        self._table = STEERING_OUTPUTS | optional_outputs()
+        self._outputs = {t: self._publisher(o.type, t) for t, o in self._table.items()}
+        self._tokens = self._subscription(
+            dvps_msg.LatentTokens, "~/input/latent", self._on_tokens, qos.sensor()
+        )
+        self._subscriptions_in = [self._tokens]
+        if self.config.perception_node:
+            self._perception = self._full_name(self.config.perception_node)
+            self._subscriptions_in.append(
+                self._subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
+            )
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start to publish commands, from an empty window."""
+        outcome = super().on_activate(state)
+        self._pipeline.forget()
+        self._active = True
+        self.get_logger().info(
+            f"active: tokens from {self._tokens.topic_name}, {self._pipeline.head.description}"
+        )
+        return outcome
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Publish that there is no command any more, then stop."""
+        self._refuse_command("the node was deactivated")
+        self._active = False
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the head."""
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the head and end the process."""
+        self._release()
+        if not self.done.done():
+            self.done.set_result(None)
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        """Close the head, leave ROS."""
+        self._release()
+        super().destroy_node()
+
+    def start(self) -> None:
+        """Configure and activate, if the node is set to start by itself.
+
+        Raises:
+            EngineError: it could not be configured.
+        """
+        if not self.get_parameter("autostart").value:
+            return
+        success = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() is not success or self.trigger_activate() is not success:
+            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
+
+    def _release(self) -> None:
+        if not self._configured:
+            return
+        self._active = self._configured = False
+        self._pipeline.close()
+        for publisher in self._outputs.values():
+            self.destroy_lifecycle_publisher(publisher)
+        for subscription in self._subscriptions_in:
+            self.destroy_subscription(subscription)
+
+    def _full_name(self, name: str) -> str:
+        namespace = self.get_namespace().rstrip("/")
+        return name if name.startswith("/") else f"{namespace}/{name}"
+
+    def _publisher(self, kind: type, topic: str) -> Any:
+        return self.create_lifecycle_publisher(
+            kind,
+            topic,
+            qos.output(),
+            qos_overriding_options=qos.overridable(),
+            event_callbacks=qos.publisher_events(self.resolve_topic_name(topic), self._tell),
+        )
+
+    def _subscription(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> Any:
+        return self.create_subscription(
+            kind,
+            topic,
+            callback,
+            profile,
+            qos_overriding_options=qos.overridable(),
+            event_callbacks=qos.subscription_events(self.resolve_topic_name(topic), self._tell),
+        )
+
+    # Tokens
+
+    def _on_tokens(self, message: dvps_msg.LatentTokens) -> None:
+        if not self._active:
+            return
+        began_s = time.monotonic()
+        self.health.received()
+        stamp_ns = convert.stamp_to_ns(message.header.stamp)
+        try:
+            tokens = convert.message_to_latent(message)
+            result = self._pipeline.process(stamp_ns, tokens, message.weights)
+        except InputError as error:
+            self.health.refused("tokens", str(error))
+            self._warn("tokens", f"tokens at {stamp_ns * 1e-9:.3f} s left out: {error}")
+            return
+        except EngineError as error:
+            self.health.refused("head", str(error))
+            self._warn("head", str(error))
+            self._refuse_command(str(error))
+            return
+        if result.reset:
+            self._resets(result.reset)
+        self._tokens_at_s, self._silent = began_s, False
+        self._last_stamp = message.header.stamp
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns
+        self._publish(self._judged(result, age_ns * 1e-9), age_ns)
+        believable = 0 <= age_ns * 1e-9 < OTHER_CLOCK_S
+        self.health.processed(
+            work_ms=(time.monotonic() - began_s) * 1e3, latency_ms=age_ns * 1e-6 if believable else None
+        )
+
+    def _judged(self, result: SteeringResult, age_s: float) -> SteeringResult:
+        """The result, not valid where the node knows better than the head."""
+        reason = result.reason
+        if not 0 <= age_s < OTHER_CLOCK_S:
+            reason = (
+                f"the image's stamp is {age_s:.1f} s old: stamps and the node's clock differ; "
+                "for a bag play it with --clock and set use_sim_time"
+            )
+        elif age_s > self.config.max_age_s:
+            reason = f"the image is {age_s:.2f} s old"
+        elif unsound := self._perception_trouble():
+            reason = unsound
+        if not reason:
+            return result
+        if result.valid:
+            # What follows is not a continuation of a command that nobody got.
+            self._pipeline.forget_command()
+        return replace(result, tyre_angle_rad=math.nan, curvature_per_m=math.nan, reason=reason)
+
+    def _resets(self, reason: str) -> None:
+        self.health.count("resets")
+        self._tell(f"{reason}: the window of frames starts anew")
+
+    def _publish(self, result: SteeringResult, age_ns: int) -> None:
+        if result.reason and result.reason != self._invalid:
+            self.health.trouble(result.reason)
+            self._warn("invalid", f"no valid command: {result.reason}")
+        self._invalid = result.reason
+        stamp = convert.ns_to_stamp(result.stamp_ns)
+        header = Header(stamp=stamp, frame_id=self.config.base_frame)
+        for topic, output in self._table.items():
+            message = output.build(result, header, age_ns, self.config)
+            if message is not None:
+                self._outputs[topic].publish(message)
+
+    def _refuse_command(self, reason: str) -> None:
+        """Publish that there is no command; the window starts anew."""
+        self._pipeline.forget()
+        stamp_ns = convert.stamp_to_ns(self._last_stamp)
+        age_ns = self.get_clock().now().nanoseconds - stamp_ns if stamp_ns else 0
+        self._publish(SteeringResult(stamp_ns, math.nan, math.nan, 0.0, reason), age_ns)
+
+    # Watchdog
+
+    def _watch(self) -> None:
+        if not self._active:
+            return
+        now_s = time.monotonic()
+        if self._tokens_at_s is None or now_s - self._tokens_at_s <= self.config.watchdog_s:
+            return
+        if not self._silent:
+            self._silent = True
+            self.health.count("watchdog")
+        quiet_s = now_s - self._tokens_at_s
+        self._refuse_command(f"no tokens for more than {self.config.watchdog_s:g} s")
+        if quiet_s > 5 and self._throttle.ready("silence"):
+            self.get_logger().warning(f"no tokens for {quiet_s:.0f} s on {self._tokens.topic_name}")
+
+    def _on_diagnostics(self, array: DiagnosticArray) -> None:
+        lines = [s for s in array.status if s.name.startswith(f"{self._perception}: ")]
+        if not lines:
+            return
+        self._sound_at_s = time.monotonic()
+        # A line that is stale speaks of a part that is not running; only its scale may be missing.
+        bad = [
+            s
+            for s in lines
+            if s.level == DiagnosticStatus.ERROR
+            or (s.level == DiagnosticStatus.STALE and not s.name.endswith(": scale"))
+        ]
+        self._unsound = "; ".join(f"{s.name}: {s.message}" for s in bad)
+
+    def _perception_trouble(self) -> str:
+        if not self.config.perception_node:
+            return ""
+        if self._unsound:
+            return f"perception is not sound: {self._unsound}"
+        limit_s = self.config.diagnostics_after_s
+        if self._sound_at_s is None or time.monotonic() - self._sound_at_s > limit_s:
+            return (
+                f"no diagnostics of {self._perception} for {limit_s:g} s; "
+                "set perception_node to the perception node's name, or to nothing"
+            )
+        return ""
+
+    # Diagnostics
+
+    def _tell(self, sentence: str) -> None:
+        self.health.trouble(sentence)
+        self._warn(sentence, sentence)
+
+    def _warn(self, key: str, sentence: str) -> None:
+        if self._throttle.ready(key):
+            self.get_logger().warning(sentence)
+
+    def _report(self) -> None:
+        """Publish /diagnostics."""
+        array = DiagnosticArray(status=[self._status(f"{self.get_fully_qualified_name()}: command")])
+        array.header.stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(array)
+
+    def _status(self, name: str) -> DiagnosticStatus:
+        if not self._configured:
+            return status(name, DiagnosticStatus.STALE, "not configured", {})
+        values = self.health.summary() | {
+            "resets": str(self.health.counts["resets"]),
+            "watchdog": str(self.health.counts["watchdog"]),
+            "tokens_topic": self._tokens.topic_name,
+            "head": self._pipeline.head.description,
+        }
+        if not self._active:
+            return status(name, DiagnosticStatus.OK, "inactive", values)
+        if self._invalid:
+            return status(name, DiagnosticStatus.WARN, f"no valid command: {self._invalid}", values)
+        trouble = self.health.recent_trouble()
+        if trouble:
+            return status(name, DiagnosticStatus.WARN, trouble, values)
+        return status(name, DiagnosticStatus.OK, "commands are valid", values)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Entry point ``dvps_steering``."""
+
+    def make_node() -> SteeringNode:
+        node = SteeringNode()
+        node.start()
+        return node
+
+    return run(make_node, args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,274 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The steering node over real ROS topics, with a head whose answers are known."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.qos import QoSProfile
+from ros_graph import Graph, parameters
+from std_msgs.msg import Header
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.errors import ConfigError
+from dvps_ros.ros import convert
+from dvps_ros.ros.nodes.steering import SteeringNode
+from dvps_ros.ros.steering_outputs import arc_points
+from dvps_ros.runtime.steering import SteeringManifest, SteeringPipeline, TokenSource
+
+WEIGHTS = "a" * 64
+MANIFEST = SteeringManifest(
+    name="known",
+    version="1",
+    network="steering",
+    perception=TokenSource("lite", WEIGHTS),
+    frames=4,
+    period_s=0.1,
+    latent_shape=(2, 3),
+    tolerance_per_m=0.01,
+    graph="steering.onnx",
+    graph_sha256="1" * 64,
+    golden="steering.golden.npz",
+    golden_sha256="2" * 64,
+    licence="Apache-2.0",
+    training={},
+)
+
+
+class KnownHead:
+    """Curvature is the first number of the newest frame, deviation the second."""
+
+    manifest = MANIFEST
+    description = "known"
+    closed = False
+
+    def run(self, latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
+        self.fed = latent.copy(), age_s.copy()
+        return float(latent[0, 0, 0, 0]), float(latent[0, 0, 0, 1])
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Rig:
+    """The node with a perception in front of it whose every word the test decides."""
+
+    def __init__(self, graph: Graph, **values: Any) -> None:
+        self.graph, self.head = graph, KnownHead()
+        defaults = {"min_frames": 1, "wheelbase_m": 2.0, "max_rate_rad_s": 20.0, "perception_node": ""}
+        # Tests on a loaded machine: only those of the age and the watchdog set them short.
+        defaults |= {"max_age_s": 5.0, "watchdog_s": 5.0, "gap_s": 5.0}
+        self.node: SteeringNode = graph.add(
+            SteeringNode(
+                open_pipeline=lambda config: SteeringPipeline(self.head, config),
+                namespace=graph.namespace,
+                parameter_overrides=parameters(**{**defaults, **values}),
+            )
+        )
+        self.node.start()
+        base = f"{graph.namespace}/steering"
+        self.tokens = graph.node.create_publisher(dvps_msg.LatentTokens, f"{base}/input/latent", 10)
+        self.commands = graph.listen(dvps_msg.SteeringCommand, f"{base}/output/command", QoSProfile(depth=50))
+        self.base = base
+        output = self.node._outputs["~/output/command"]
+        graph.wait(lambda: self.tokens.get_subscription_count() == 1, "the subscription")
+        graph.wait(lambda: output.get_subscription_count() == 1, "the listener")
+        self.first_ns = graph.node.get_clock().now().nanoseconds - 2 * 10**9
+
+    def send(
+        self, curvature: float, *, deviation: float = 0.001, at_ns: int | None = None, **changes: Any
+    ) -> int:
+        """Tokens of an image taken just now."""
+        stamp_ns = self.graph.node.get_clock().now().nanoseconds if at_ns is None else at_ns
+        frame = np.zeros((2, 3), np.float32)
+        frame[0, :2] = curvature, deviation
+        header = Header(stamp=convert.ns_to_stamp(stamp_ns), frame_id="camera")
+        message = convert.latent_to_message(
+            changes.get("latent", frame), header, changes.get("weights", WEIGHTS)
+        )
+        self.tokens.publish(message)
+        return stamp_ns
+
+    def command(self, count: int) -> dvps_msg.SteeringCommand:
+        """The command number ``count``, from 1."""
+        self.graph.wait(lambda: len(self.commands) >= count, f"command {count}")
+        return self.commands[count - 1]
+
+    def status(self) -> DiagnosticStatus:
+        return self.node._status("command")
+
+    def values(self) -> dict[str, str]:
+        return {v.key: v.value for v in self.status().values}
+
+
+def test_a_command_with_its_stamp_age_and_values(graph: Graph) -> None:
+    rig = Rig(graph)
+    stamp_ns = rig.send(0.1, deviation=0.01)
+    command = rig.command(1)
+    assert command.valid and command.header.frame_id == "base_link"
+    assert convert.stamp_to_ns(command.header.stamp) == stamp_ns
+    assert command.curvature == pytest.approx(0.1)
+    assert command.tyre_angle == pytest.approx(math.atan(0.2))  # wheelbase 2 m
+    assert command.confidence == pytest.approx(0.6827, abs=1e-3)
+    age_ns = command.age.sec * 10**9 + command.age.nanosec
+    assert 0 < age_ns <= graph.node.get_clock().now().nanoseconds - stamp_ns
+    assert rig.status().level == DiagnosticStatus.OK
+
+
+def test_the_window_is_kept_by_stamp(graph: Graph) -> None:
+    rig = Rig(graph)
+    first = rig.first_ns
+    for i in (0, 1, 3):  # the third frame is lost on the way
+        rig.send(0.01 * i, at_ns=first + i * 100_000_000)
+        rig.command(1 + min(i, 2))
+    latent, age_s = rig.head.fed
+    np.testing.assert_allclose(age_s, [[0, -1, 0.2, 0.3]], atol=1e-6)
+    np.testing.assert_allclose(latent[0, :, 0, 0], [0.03, 0, 0.01, 0], atol=1e-6)
+
+
+def test_gap_and_jump_back_reset_the_window_and_say_so(graph: Graph) -> None:
+    rig = Rig(graph, gap_s=0.5, min_frames=2)
+    first = rig.first_ns
+    for i, (offset_s, valid) in enumerate(((0.0, False), (0.1, True), (0.9, False), (1.0, True)), start=1):
+        rig.send(0.0, at_ns=first + round(offset_s * 1e9))
+        assert rig.command(i).valid is valid, offset_s
+    rig.send(0.0, at_ns=first - 2_000_000_000)  # a bag that was started again
+    assert not rig.command(5).valid
+    assert rig.node.health.counts["resets"] == 2 and rig.values()["resets"] == "2"
+    assert "time jumped backwards" in rig.status().message or "holds 1" in rig.status().message
+
+
+def test_the_watchdog_ends_a_command_when_tokens_stop(graph: Graph) -> None:
+    rig = Rig(graph, watchdog_s=0.3)
+    stamp_ns = rig.send(0.1)
+    assert rig.command(1).valid
+    graph.wait(lambda: not rig.commands[-1].valid, "the watchdog", timeout_s=5.0)
+    ended = rig.commands[-1]
+    assert math.isnan(ended.tyre_angle) and math.isnan(ended.curvature) and ended.confidence == 0.0
+    assert convert.stamp_to_ns(ended.header.stamp) == stamp_ns and ended.age.nanosec >= 300_000_000 % 10**9
+    assert sum(c.valid for c in rig.commands) == 1  # the old command never comes again
+    assert "no tokens for more than 0.3 s" in rig.status().message
+    assert rig.status().level == DiagnosticStatus.WARN and rig.values()["watchdog"] == "1"
+    rig.send(0.05)
+    graph.wait(lambda: rig.commands[-1].valid, "a new command")
+    assert rig.commands[-1].curvature == pytest.approx(0.05)
+
+
+def test_the_rate_is_limited_between_commands(graph: Graph) -> None:
+    rig = Rig(graph, max_rate_rad_s=0.5, max_angle_rad=0.2)
+    first = rig.first_ns
+    wanted = (1.0, -1.0, -1.0)
+    for i, curvature in enumerate(wanted):
+        rig.send(curvature, at_ns=first + i * 100_000_000)
+        rig.command(i + 1)
+    assert [c.tyre_angle for c in rig.commands] == pytest.approx([0.2, 0.15, 0.10], abs=1e-6)
+
+
+def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
+    rig = Rig(graph)
+    bad = np.full((2, 3), np.nan, np.float32)
+    rig.send(0.0, latent=bad)
+    rig.send(0.0, latent=np.zeros((3, 3), np.float32))
+    rig.send(0.0, weights="b" * 64)
+    graph.wait(lambda: rig.node.health.refusals["tokens"] == 3, "three refusals")
+    assert rig.commands == []
+    assert "other" in rig.status().message or "weights" in (rig.node.health.recent_trouble() or "")
+    repeated = rig.send(0.1)
+    assert rig.command(1).valid
+    rig.send(0.2, at_ns=repeated)
+    graph.wait(lambda: rig.node.health.refusals["tokens"] == 4, "the repeated stamp")
+    assert len(rig.commands) == 1
+
+
+@pytest.mark.parametrize(
+    ("late_s", "reason"), [(1.0, "old"), (1e6, "stamps and the node's clock differ"), (-5.0, "differ")]
+)
+def test_old_images_and_other_clocks_give_no_command(graph: Graph, late_s: float, reason: str) -> None:
+    rig = Rig(graph, max_age_s=0.5)
+    rig.send(0.1, at_ns=graph.node.get_clock().now().nanoseconds - round(late_s * 1e9))
+    command = rig.command(1)
+    assert not command.valid and math.isnan(command.tyre_angle)
+    assert reason in rig.status().message
+
+
+def test_unsound_perception_gives_no_command(graph: Graph) -> None:
+    rig = Rig(graph, perception_node="eyes", diagnostics_after_s=1.0)
+    speak = graph.node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+    graph.wait(lambda: speak.get_subscription_count() >= 1, "the diagnostics subscription")
+    rig.send(0.1)
+    assert not rig.command(1).valid and "no diagnostics of" in rig.status().message
+
+    def say(level: bytes, part: str = "engine") -> None:
+        name = f"{graph.namespace}/eyes: {part}"
+        heard = rig.node._sound_at_s
+        speak.publish(DiagnosticArray(status=[DiagnosticStatus(name=name, level=level, message="lost")]))
+        graph.wait(lambda: rig.node._sound_at_s != heard, "the diagnostics")
+
+    for level, part, valid in (
+        (DiagnosticStatus.OK, "engine", True),
+        (DiagnosticStatus.ERROR, "engine", False),
+        (DiagnosticStatus.WARN, "input", True),
+        (DiagnosticStatus.STALE, "scale", True),
+        (DiagnosticStatus.STALE, "engine", False),
+    ):
+        say(level, part)
+        count = len(rig.commands)
+        rig.send(0.1)
+        assert rig.command(count + 1).valid is valid, (level, part)
+    say(DiagnosticStatus.OK)
+    time.sleep(1.1)
+    count = len(rig.commands)
+    rig.send(0.1)
+    assert not rig.command(count + 1).valid
+
+
+def test_deactivation_ends_the_command_and_activation_begins_anew(graph: Graph) -> None:
+    rig = Rig(graph, min_frames=2)
+    for i in range(2):
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        rig.command(i + 1)
+    assert rig.commands[1].valid
+    rig.node.trigger_deactivate()
+    assert not rig.command(3).valid
+    rig.send(0.1)
+    graph.spin(0.2)
+    assert len(rig.commands) == 3
+    rig.node.trigger_activate()
+    rig.send(0.1)
+    assert not rig.command(4).valid  # one frame: nothing is left of the window before
+    rig.node.trigger_deactivate()
+    rig.node.trigger_cleanup()
+    assert rig.head.closed and rig.status().message == "not configured"
+
+
+def test_the_path_is_the_arc_of_the_command(graph: Graph) -> None:
+    nav = pytest.importorskip("nav_msgs.msg")
+    rig = Rig(graph, path_length_m=10.0)
+    paths = graph.listen(nav.Path, f"{rig.base}/output/path")
+    graph.wait(lambda: rig.node._outputs["~/output/path"].get_subscription_count() == 1, "the listener")
+    rig.send(0.1)
+    graph.wait(lambda: paths, "the path")
+    path = paths[0]
+    assert path.header.frame_id == "base_link" and len(path.poses) == 21
+    end = path.poses[-1].pose
+    # A circle of 10 m around (0, 10), to the left.
+    assert end.position.x == pytest.approx(10 * math.sin(1.0), abs=1e-6)
+    assert end.position.y == pytest.approx(10 * (1 - math.cos(1.0)), abs=1e-6)
+    assert 2 * math.atan2(end.orientation.z, end.orientation.w) == pytest.approx(1.0)
+    rig.send(0.1, deviation=10.0)
+    graph.wait(lambda: len(paths) == 2, "the second path")
+    assert list(paths[1].poses) == []
+
+
+def test_a_straight_path_is_straight() -> None:
+    assert arc_points(0.0, 1.0) == [(0.0, 0.0, 0.0), (0.5, 0.0, 0.0), (1.0, 0.0, 0.0)]
+
+
+def test_unknown_parameters_are_refused(graph: Graph) -> None:
+    with pytest.raises(ConfigError, match="unknown parameters wheel_base"):
+        SteeringNode(namespace=graph.namespace, parameter_overrides=parameters(wheel_base=2.0))
