@@ -12,7 +12,9 @@ from typing import Any
 import click
 
 from dvps_ros.cli.eval_bench import eval_command
+from dvps_ros.cli.graph_bench import graph_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
+from dvps_ros.cli.peers_bench import peers_command
 from dvps_ros.cli.world_bench import world_command
 
 
@@ -61,6 +63,8 @@ def command(
     dvps bench --camera 640x480 --camera 1920x1080 --json bench.json
     dvps bench --model lite --backend openvino --no-engines
     dvps bench eval
+    dvps bench peers
+    dvps bench graph
     dvps bench world
     """
     if ctx.invoked_subcommand is not None:
@@ -94,6 +98,8 @@ def command(
 
 
 command.add_command(eval_command)
+command.add_command(peers_command)
+command.add_command(graph_command)
 command.add_command(world_command)
 
 
@@ -113,30 +119,24 @@ def _table(spreads: dict[str, Any]) -> str:
 
 def _stages(config: Any, size: tuple[int, int], frames: int) -> tuple[str, dict[str, list[float]]]:
     """Engine description and the milliseconds of each stage of each frame, "host" and "total" at the end."""
-    import cv2
-    import numpy as np
     from tqdm import tqdm
 
-    from dvps_ros.runtime.manifest import find_model
+    from dvps_ros.cli.moving import moving_frames
     from dvps_ros.runtime.pipeline import DvpsPipeline
-    from dvps_ros.runtime.verify import load_golden
-    from dvps_ros.types import CameraModel, Frame
+    from dvps_ros.types import CameraModel
 
     camera = CameraModel.from_fov(*size, 80.0)
     times: dict[str, list[float]] = {}
     with DvpsPipeline.open(config, camera) as pipeline:
-        engine = pipeline.engine
-        golden = load_golden(find_model(config.engine.model) / engine.graph.golden)
-        picture = cv2.resize(golden.images[1], size, interpolation=cv2.INTER_LINEAR)
+        pictures = moving_frames(pipeline, config, camera)
         warm_up = 5
         for i in tqdm(range(frames + warm_up), desc=f"{size[0]}x{size[1]}", leave=False):
-            image = np.roll(picture, 4 * i, axis=1)
-            stages = pipeline.process(Frame(image, (i + 1) * 50_000_000, camera)).stages_ms
+            stages = pipeline.process(next(pictures)).stages_ms
             total = sum(stages.values())
             if i >= warm_up:
                 for name, ms in {**stages, "host": total - stages["engine"], "total": total}.items():
                     times.setdefault(name, []).append(ms)
-        return engine.description, times
+        return pipeline.engine.description, times
 
 
 def _engines(model: str, threads: int, rounds: int) -> dict[str, dict[str, list[float]]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from dvps_ros.cli.load import peak_rss_mib
 from dvps_ros.errors import ConfigError, DvpsError
 
 PATIENCE_S = {signal.SIGINT: 15.0, signal.SIGTERM: 5.0, signal.SIGKILL: 5.0}
@@ -51,9 +52,7 @@ class Child:
     def sample(self) -> None:
         """Note the peak of its resident memory so far."""
         try:
-            for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    self.peak_rss_mib = max(self.peak_rss_mib, int(line.split()[1]) / 1024)
+            self.peak_rss_mib = max(self.peak_rss_mib, peak_rss_mib(self.process.pid))
         except OSError:
             pass  # it has just ended
 

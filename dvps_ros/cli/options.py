@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,15 @@ def given_camera(camera_file: Path | None) -> CameraModel | None:
     from dvps_ros.data.calibration import load_camera
 
     return load_camera(camera_file) if camera_file is not None else None
+
+
+def parse_size(size: str) -> tuple[int, int]:
+    """(height, width) of an option ``--size HxW``.
+
+    Raises:
+        click.BadParameter: it is written otherwise.
+    """
+    match = re.fullmatch(r"([1-9]\d{1,3})x([1-9]\d{1,3})", size)
+    if not match:
+        raise click.BadParameter(f"expected HxW such as 512x1024, got {size}", param_hint="--size")
+    return int(match[1]), int(match[2])

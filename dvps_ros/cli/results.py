@@ -161,15 +161,17 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def require(*modules: str) -> None:
-    """Refuse to begin without these optional modules.
+def require(*modules: str, extra: str = "demo") -> None:
+    """Refuse to begin without these optional modules, which the package's extra ``extra`` brings.
 
     Raises:
         ConfigError: naming those that are missing, and how to install them.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"this needs {', '.join(missing)}: install the extra, pip install 'dvps_ros[demo]'")
+        raise ConfigError(
+            f"this needs {', '.join(missing)}: install the extra, pip install 'dvps_ros[{extra}]'"
+        )
 
 
 def input_facts(source: FrameSource, spec: str) -> dict[str, Any]:

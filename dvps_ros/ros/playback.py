@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A camera made of memory, and a listener that notes when the outputs of a frame are there.
+
+Images are serialised once; what is sent is those bytes with a new stamp. Outputs are received serialised and
+only their stamp is read. So neither costs the graph under test more than the transport itself.
+"""
+
+from __future__ import annotations
+
+import itertools
+import struct
+import threading
+import time
+from collections.abc import Sequence
+from functools import partial
+from types import TracebackType
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.serialization import serialize_message
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
+
+from dvps_ros import msg as dvps_msg
+from dvps_ros.errors import ConfigError
+from dvps_ros.ros import convert, qos
+from dvps_ros.ros.outputs import OUTPUTS, vision_outputs
+from dvps_ros.types import Frame
+
+_HEADER = 4
+"""Bytes before a serialised message (XCDR1): byte order and options."""
+QUIET_S = 1.5
+"""Without any output after the last image: what is missing now is lost."""
+
+
+def stamped(serialised: bytes, stamp_ns: int) -> bytes:
+    """A serialised message that begins with its header, under another stamp."""
+    stamp = struct.pack(_order(serialised) + "iI", *divmod(stamp_ns, 10**9))
+    return serialised[:_HEADER] + stamp + serialised[_HEADER + 8 :]
+
+
+def stamp_of(kind: type, serialised: bytes) -> int:
+    """The stamp of a serialised message, nanoseconds; of a MarkerArray that of its first marker."""
+    # There the header comes after the number of markers.
+    offset = _HEADER + (4 if kind is MarkerArray else 0)
+    seconds, nanoseconds = struct.unpack_from(_order(serialised) + "iI", serialised, offset)
+    return int(seconds) * 10**9 + int(nanoseconds)
+
+
+def _order(serialised: bytes) -> str:
+    return "<" if serialised[1] & 1 else ">"
+
+
+def frame_topics() -> dict[str, type]:
+    """Short name (``depth``, ``debug/overlay``) -> type of every topic that is published for each frame."""
+    table = vision_outputs() | OUTPUTS
+    return {t.removeprefix("~/").removeprefix("output/"): output.type for t, output in table.items()}
+
+
+def _full_name(node: str, short: str) -> str:
+    return f"{node}/{short}" if short.startswith("debug/") else f"{node}/output/{short}"
+
+
+class Playback:
+    """Plays frames at given rates and notes when all chosen outputs of each came back; a context manager.
+
+    Environment variables of the middleware must be set before it is entered.
+
+    Args:
+        frames: to play, over and over, forwards and backwards, so that nothing ever jumps.
+        topics: short names of the outputs that are subscribed to; a frame is received with the last of them.
+        node: name of the perception node.
+        image, camera_info: topics that it takes.
+
+    Raises:
+        ConfigError: an unknown output.
+    """
+
+    def __init__(
+        self,
+        frames: Sequence[Frame],
+        topics: Sequence[str],
+        *,
+        node: str,
+        image: str,
+        camera_info: str,
+        domain: int,
+    ) -> None:
+        known = frame_topics()
+        unknown = [t for t in topics if t not in known]
+        if unknown or not topics:
+            raise ConfigError(
+                f"topics: expected some of {', '.join(known)}, got {', '.join(unknown) or 'none'}"
+            )
+        self.ready = False
+        """Whether the engine is open: the label space has come."""
+        header = Header(frame_id=frames[0].frame_id)
+        self._images = [serialize_message(convert.rgb_to_image(f.image, header)) for f in frames]
+        self._order = itertools.cycle([*range(len(frames)), *range(len(frames) - 2, 0, -1)])
+        self._info = serialize_message(convert.camera_to_info(frames[0].camera, header))
+        self._types = {t: known[t] for t in topics}
+        self._node_name, self._image, self._camera_info, self._domain = node, image, camera_info, domain
+        self._arrived: dict[int, dict[str, int]] = {}
+        """Stamp of a frame of this run -> topic -> when it came, nanoseconds of the wall clock."""
+        self._outputs_in = 0
+
+    def __enter__(self) -> Playback:
+        self._context = rclpy.Context()
+        self._context.init(domain_id=self._domain)
+        self._node = rclpy.create_node("dvps_playback", context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._images_out = self._node.create_publisher(Image, self._image, qos.output())
+        self._infos_out = self._node.create_publisher(CameraInfo, self._camera_info, qos.output())
+        self._node.create_subscription(
+            dvps_msg.LabelSpace, f"{self._node_name}/output/labels", self._on_labels, qos.latched()
+        )
+        for topic in self._types:
+            self._node.create_subscription(
+                self._types[topic],
+                _full_name(self._node_name, topic),
+                partial(self._on_output, topic),
+                qos.output(),
+                raw=True,
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._executor.shutdown()
+        self._node.destroy_node()
+        self._context.try_shutdown()
+
+    def announce(self, seconds: float) -> None:
+        """Tell the node of the camera, for which its engine opens, and take in what comes meanwhile."""
+        if self._images_out.get_subscription_count() > 0:
+            self._infos_out.publish(stamped(self._info, time.time_ns()))
+        self._executor.spin_once(timeout_sec=seconds)
+
+    def run(self, rate_hz: float, frames: int) -> tuple[list[int], dict[int, int]]:
+        """Play so many frames at a rate, and wait until they are all back or nothing comes any more.
+
+        A frame that is late moves all later ones: they are never sent in a burst to catch up.
+
+        Returns:
+            Stamp of each frame sent, which is when it was sent; and stamp -> when the last of its outputs
+            came, of those frames whose outputs all came. Nanoseconds of the wall clock.
+        """
+        sent_ns: list[int] = []
+        self._arrived, self._outputs_in = {}, 0
+        player = threading.Thread(target=self._play, args=(rate_hz, frames, sent_ns), daemon=True)
+        player.start()
+        quiet_s = time.monotonic()
+        while True:
+            before = self._outputs_in
+            self._executor.spin_once(timeout_sec=0.05)
+            if player.is_alive() or self._outputs_in != before:
+                quiet_s = time.monotonic()
+            elif self._outputs_in == len(sent_ns) * len(self._types) or time.monotonic() - quiet_s > QUIET_S:
+                break
+        player.join()
+        return sent_ns, {
+            stamp: max(times.values())
+            for stamp, times in self._arrived.items()
+            if len(times) == len(self._types)
+        }
+
+    def never_came(self) -> list[str]:
+        """Outputs of which nothing came in the last run."""
+        return [t for t in self._types if not any(t in times for times in self._arrived.values())]
+
+    def _play(self, rate_hz: float, frames: int, sent_ns: list[int]) -> None:
+        due_s = time.monotonic()
+        for _ in range(frames):
+            time.sleep(max(0.0, due_s - time.monotonic()))
+            stamp_ns, now_s = time.time_ns(), time.monotonic()
+            due_s = max(due_s, now_s - 0.5 / rate_hz) + 1 / rate_hz
+            image = self._images[next(self._order)]
+            self._arrived[stamp_ns] = {}
+            sent_ns.append(stamp_ns)
+            self._infos_out.publish(stamped(self._info, stamp_ns))
+            self._images_out.publish(stamped(image, stamp_ns))
+
+    def _on_labels(self, message: dvps_msg.LabelSpace) -> None:
+        self.ready = True
+
+    def _on_output(self, topic: str, serialised: bytes) -> None:
+        now_ns = time.time_ns()
+        times = self._arrived.get(stamp_of(self._types[topic], serialised))
+        if times is not None:  # else a late one of the run before
+            times[topic] = now_ns
+            self._outputs_in += 1
