@@ -49,6 +49,8 @@ class SteeringHead(nn.Module):
     waves: Tensor
     mean: Tensor
     spread: Tensor
+    doubt: Tensor
+    """Factor on the deviation, from data that was not learnt: on what was learnt the head errs less."""
 
     def __init__(self, config: SteeringConfig | None = None) -> None:
         super().__init__()
@@ -73,6 +75,7 @@ class SteeringHead(nn.Module):
         self.register_buffer("waves", 2 * math.pi / torch.tensor(AGE_WAVES_S), persistent=False)
         self.register_buffer("mean", torch.zeros(config.tokens, config.channels))
         self.register_buffer("spread", torch.ones(config.tokens, config.channels))
+        self.register_buffer("doubt", torch.ones(()))
 
     def standardise(self, latent: Tensor) -> None:
         """Take mean and spread of each number from some tokens, float32 [N,T,C]."""
@@ -106,4 +109,5 @@ class SteeringHead(nn.Module):
         # A mean over many tokens is small: brought back to about 1.
         seen = seen * (math.sqrt(config.tokens) / 3)
         curvature, spread = (self.straight(seen) + self.bent(seen)).unbind(-1)
-        return config.unit_per_m * curvature, config.unit_per_m * (F.softplus(spread) + 1e-2)
+        deviation = self.doubt * (F.softplus(spread) + 1e-2)
+        return config.unit_per_m * curvature, config.unit_per_m * deviation

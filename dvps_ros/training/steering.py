@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 WORLD = "world"
 GOLDEN = "golden_window"
+CALIBRATED = 10
+"""Every so many drives one is not learnt but calibrates the deviation; of fewer drives their last part."""
+ONE_DEVIATION = 0.6827
+"""Share of a normal distribution within one standard deviation."""
 LOG_GAP_S = 0.5
 """Windows reach back over no longer time without a frame."""
 
@@ -290,6 +294,7 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(recipe.seed)
     train, held_out = load_tracks(recipe)
+    train, kept_back = split_calibration(train)
     windows = Windows.of(train, recipe.head, recipe.data.wheelbase_m)
     full = int((windows.age_s >= 0).sum(1).argmax())
     module = LitSteering(recipe, windows.inputs(np.array([full])))
@@ -312,11 +317,28 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     trainer.fit(module, DataLoader(Batches(windows, recipe), batch_size=None))
     if not all(torch.isfinite(p).all() for p in module.network.parameters()):
         raise DvpsError("steering: the training diverged; lower learning_rate")
+    calibrate(module.network.eval(), Windows.of(kept_back, recipe.head, recipe.data.wheelbase_m))
     part = out / f"{LAST}.part"
     trainer.save_checkpoint(part)
     os.replace(part, out / LAST)
     validate(module.network, held_out, recipe)
     return out / LAST
+
+
+def split_calibration(tracks: list[Track]) -> tuple[list[Track], list[Track]]:
+    """Tracks to learn from, and those (or the last parts of a few) that only calibrate the deviation."""
+    if len(tracks) >= CALIBRATED:
+        return [t for i, t in enumerate(tracks) if i % CALIBRATED], tracks[::CALIBRATED]
+    cuts = [len(t.stamps_ns) - len(t.stamps_ns) // CALIBRATED for t in tracks]
+    pairs = list(zip(tracks, cuts, strict=True))
+    return [t.part(0, cut) for t, cut in pairs], [t.part(cut, len(t.stamps_ns)) for t, cut in pairs]
+
+
+def calibrate(network: SteeringHead, windows: Windows) -> None:
+    """Scale the deviation so that :data:`ONE_DEVIATION` of the errors on ``windows`` lie within it."""
+    curvature, deviation = predict(network, windows)
+    factor = np.quantile(np.abs(curvature - windows.curvature) / deviation, ONE_DEVIATION)
+    network.doubt *= float(factor)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dvps_ros.errors import CheckpointError, ConfigError
-from dvps_ros.networks.steering import SteeringConfig
+from dvps_ros.networks.steering import SteeringConfig, SteeringHead
 from dvps_ros.training import steering as st
 from dvps_ros.training.latents import Track
 
@@ -77,6 +77,23 @@ def test_training_learns_what_there_is_to_learn(tmp_path, monkeypatch):
     assert latent.shape == (1, 4, 6, 8) and (age_s >= 0).all()
     again = st.score(loaded.network, tracks[1][st.WORLD], 2.71)
     assert again["head"]["mse_rad2"] == pytest.approx(figures["head"]["mse_rad2"], rel=1e-4)
+
+
+def test_calibration_makes_the_deviation_hold_for_what_was_not_learnt():
+    torch.manual_seed(0)
+    network = SteeringHead(HEAD).eval()  # random: its curvature errs, its deviation knows nothing of it
+    known, new = (st.Windows.of([track(str(seed), seed, 400)], HEAD, 2.71) for seed in (0, 1))
+    st.calibrate(network, known)
+    curvature, deviation = st.predict(network, new)
+    assert np.mean(np.abs(curvature - new.curvature) < deviation) == pytest.approx(0.68, abs=0.06)
+
+
+def test_what_calibrates_is_not_learnt():
+    many = [track(str(i), i, 20) for i in range(11)]
+    learnt, kept = st.split_calibration(many)
+    assert [t.name for t in kept] == ["0", "10"] and [t.name for t in learnt] == list("123456789")
+    (learnt,), (kept,) = st.split_calibration([track("log", 0, 50)])
+    assert learnt.stamps_ns[-1] < kept.stamps_ns[0] and len(kept.stamps_ns) == 5
 
 
 def test_baselines_look_back_by_time():
