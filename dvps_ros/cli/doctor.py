@@ -204,7 +204,7 @@ def check_models(only: str | None) -> Iterator[Finding]:
     from dvps_ros.runtime.steering import KIND
 
     if only is None:
-        models = list(list_models().values())
+        models = list(list_models(None).values())
         if not models:
             places = ", ".join(map(str, model_places()))
             yield Finding(f"no model in {places}", "write one there: dvps export", True)

@@ -20,6 +20,8 @@ from dvps_ros.types import SEGMENT_COLUMNS
 
 CONTRACT = 1
 MANIFEST = "manifest.json"
+PERCEPTION = "perception"
+"""Kind of the models whose manifest names none."""
 
 
 @dataclass(frozen=True)
@@ -305,13 +307,20 @@ def model_places() -> list[Path]:
     ]
 
 
-def list_models() -> dict[str, Path]:
-    """Name and folder of every model in :func:`model_places`; the first place wins."""
+def list_models(kind: str | None = PERCEPTION) -> dict[str, Path]:
+    """Name and folder of every model of a kind in :func:`model_places`; the first place wins.
+
+    Args:
+        kind: as :func:`model_kind` says; None takes all.
+
+    Raises:
+        EngineError: a manifest is not JSON, and a kind was asked for.
+    """
     found: dict[str, Path] = {}
     for place in model_places():
         for manifest in sorted(place.glob(f"*/{MANIFEST}")):
             found.setdefault(manifest.parent.name, manifest.parent)
-    return found
+    return {name: folder for name, folder in found.items() if kind is None or model_kind(folder) == kind}
 
 
 def model_kind(model_dir: str | Path) -> str:
@@ -321,7 +330,7 @@ def model_kind(model_dir: str | Path) -> str:
         EngineError: there is no manifest, or it is not JSON.
     """
     data = read_json(Path(model_dir) / MANIFEST)
-    return str(data.get("kind", "perception")) if isinstance(data, dict) else "perception"
+    return str(data.get("kind", PERCEPTION)) if isinstance(data, dict) else PERCEPTION
 
 
 def find_model(name_or_path: str | Path) -> Path:
@@ -333,7 +342,7 @@ def find_model(name_or_path: str | Path) -> Path:
     explicit = Path(name_or_path).expanduser()
     if (explicit / MANIFEST).is_file():
         return explicit
-    models = list_models()
+    models = list_models(None)
     if str(name_or_path) in models:
         return models[str(name_or_path)]
     places = ", ".join(str(p) for p in (explicit, *model_places()))

@@ -13,7 +13,7 @@ import pytest
 from dvps_ros.config import SteeringConfig
 from dvps_ros.errors import EngineError, InputError
 from dvps_ros.runtime import steering as st
-from dvps_ros.runtime.manifest import load_manifest
+from dvps_ros.runtime.manifest import list_models, load_manifest, model_kind
 from dvps_ros.runtime.window import NO_FRAME_S, TokenWindow, window_slots
 
 MS = 1_000_000
@@ -176,6 +176,8 @@ def test_tokens_of_another_model_are_refused():
 def test_manifest_round_trip_and_refusals(tmp_path):
     path = st.write_steering_manifest(MANIFEST, tmp_path)
     assert st.load_steering_manifest(tmp_path) == MANIFEST
+    assert model_kind(tmp_path) == "steering"
+    assert "steering" in list_models("steering") and "steering" not in list_models()
     with pytest.raises(EngineError, match="expected a perception model, got one of kind 'steering'"):
         load_manifest(tmp_path)
     data = json.loads(path.read_text())
