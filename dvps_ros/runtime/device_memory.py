@@ -292,7 +292,7 @@ class PyCuda:
 
     def new_event(self) -> int:
         event = self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
-        return self._hold(event, event.handle)
+        return self._hold(event, id(event))  # only this class uses it
 
     def to_device(self, address: int, array: np.ndarray, stream: int) -> None:
         self._cuda.memcpy_htod_async(address, array, self._held[stream])
