@@ -68,7 +68,7 @@ def command() -> None:
 @click.option(
     "--calibration",
     metavar="INPUT",
-    help="For int8: a video, bag, drive or folder of images of the camera, as dvps run takes it.",
+    help="For int8 and fp8: a video, bag, drive or folder of images of the camera, as dvps run takes it.",
 )
 @click.option(
     "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of it, evenly spaced."
@@ -86,9 +86,10 @@ def build(
     """Build engines, prove each by the model's golden frames, and keep them for every later start."""
     from dvps_ros.data.sources import open_source
     from dvps_ros.errors import ConfigError, EngineError
+    from dvps_ros.runtime.builder import CALIBRATED
 
-    if calibration is not None and values["precision"] != "int8":
-        raise ConfigError("--calibration is for --precision int8")
+    if calibration is not None and values["precision"] not in CALIBRATED:
+        raise ConfigError(f"--calibration is for --precision {' or '.join(CALIBRATED)}")
     source = None
     if calibration is not None:
         source = open_source(calibration, camera=given_camera(camera_file), fov_deg=fov_deg)

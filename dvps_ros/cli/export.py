@@ -34,6 +34,13 @@ import click
     show_default=True,
     help="Least centre probability of a segment.",
 )
+@click.option(
+    "--opset",
+    type=click.IntRange(18, 23),
+    default=20,
+    show_default=True,
+    help="Version of the ONNX operators; lower for older runtimes.",
+)
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 def command(
     network: str,
@@ -43,6 +50,7 @@ def command(
     out: Path,
     version: str,
     min_score: float,
+    opset: int,
     licence: str,
 ) -> None:
     """Write NETWORK (such as "lite") as a model folder that the engines load.
@@ -99,6 +107,7 @@ def command(
         licence=licence,
         training=training,
         fusion=FusionConfig(min_score=min_score),
+        opset=opset,
     )
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
 

@@ -18,7 +18,7 @@ import torch
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import ConfigError, EngineError
 from dvps_ros.export.graph import DeployedGraph
-from dvps_ros.export.onnx import WeightsWriter, save, trace
+from dvps_ros.export.onnx import OPSET, WeightsWriter, save, trace
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import Network
 from dvps_ros.panoptic.fuse import FusionConfig
@@ -80,6 +80,7 @@ def export_model(
     licence: str,
     training: Mapping[str, Any],
     fusion: FusionConfig | None = None,
+    opset: int = OPSET,
     golden_frames: Callable[[int, int], GoldenFrames] = world_frames,
 ) -> Manifest:
     """Export, prove in ONNX Runtime against torch, then write the folder; on an error it is left as it was.
@@ -89,6 +90,7 @@ def export_model(
     Args:
         sizes: (height, width) of each graph; the first is the default.
         training: provenance for the manifest, plain data.
+        opset: version of the ONNX operators.
         golden_frames: (height, width) -> the frames that prove engines at that size.
 
     Raises:
@@ -108,7 +110,7 @@ def export_model(
             for height, width in sizes:
                 log.info("exporting %dx%d", height, width)
                 path = part / f"{height}x{width}.onnx"
-                save(trace(graph, height, width), path, weights)
+                save(trace(graph, height, width, opset=opset), path, weights)
                 weights.flush()
                 golden = _prove(graph, path, golden_frames(height, width))
                 shapes = {n: v.shape for n, v in golden.outputs.items()}

@@ -55,8 +55,8 @@ class WeightsWriter:
         tensor.ClearField("raw_data")
 
 
-def trace(graph: DeployedGraph, height: int, width: int) -> onnx.ModelProto:
-    """The graph at one input size, weights inside."""
+def trace(graph: DeployedGraph, height: int, width: int, *, opset: int = OPSET) -> onnx.ModelProto:
+    """The graph at one input size, constants folded, weights inside."""
     inputs = (
         torch.zeros(1, height, width, 3, dtype=torch.uint8),
         torch.tensor([[width, width, (width - 1) / 2, (height - 1) / 2]], dtype=torch.float32),
@@ -69,7 +69,7 @@ def trace(graph: DeployedGraph, height: int, width: int) -> onnx.ModelProto:
             input_names=graph.input_names,
             output_names=graph.output_names,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             verbose=False,
         )
     assert program is not None  # it is None only for the exporter's legacy mode

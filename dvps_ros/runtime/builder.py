@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 RECIPE = "1"
 """Raised when this package builds other plans from the same graph."""
 
+CALIBRATED = ("int8", "fp8")
+"""Precisions that need a calibrated graph."""
+
 
 def quiet(what: str) -> None:
     """A :data:`~dvps_ros.runtime.backends.Progress` for those who do not watch."""
@@ -48,10 +51,10 @@ class Builder:
         """All that a plan depends on.
 
         Raises:
-            EngineError: the library or the device is missing; or int8, and the graph was not calibrated yet.
+            EngineError: library or device are missing, or a graph for int8 or fp8 was not calibrated yet.
         """
         kind = BACKENDS[config.backend]
-        if config.precision == "int8":
+        if config.precision in CALIBRATED:
             calibrated = {"calibrated": self._calibrated(config).sha256}
         else:
             calibrated = {}
@@ -72,7 +75,7 @@ class Builder:
     def calibrate(
         self, config: EngineConfig, frames: Iterable[Frame], limit: int, source: str, progress: Progress
     ) -> None:
-        """Quantise the graph for this backend's int8, and keep it for all later builds.
+        """Quantise the graph for this backend and precision, and keep it for all later builds.
 
         Args:
             frames: of the camera that the engine is for.
@@ -92,11 +95,11 @@ class Builder:
 
     def _quantised(self, config: EngineConfig) -> tuple[str, dict[str, str]]:
         """Label of the quantised graph that this backend takes, and what that is made of."""
-        kind = BACKENDS[config.backend].quantised
-        if not kind:
-            raise EngineError(f"{config.backend} computes no int8")
+        kind = BACKENDS[config.backend].quantised.get(config.precision)
+        if kind is None:
+            raise EngineError(f"{config.backend} takes no calibrated graph for {config.precision}")
         files = {"graph": self._graph.sha256, "weights": self._manifest.weights.sha256}
-        return f"{self._manifest.name} {self._graph.size} int8 {kind}", {
+        return f"{self._manifest.name} {self._graph.size} calibrated {kind}", {
             **files,
             "recipe": RECIPE,
             "quantised": kind,
@@ -108,13 +111,15 @@ class Builder:
         if record is None:
             raise EngineError(
                 f"{label} was not calibrated yet: dvps engine build --backend {config.backend} "
-                "--precision int8 --calibration VIDEO, BAG or FOLDER of the camera"
+                f"--precision {config.precision} --calibration VIDEO, BAG or FOLDER of the camera"
             )
         return record
 
     def source(self, config: EngineConfig) -> Path:
         """The graph that is compiled for this precision."""
-        return self.store.plan_path(*self._quantised(config)) if config.precision == "int8" else self.path
+        if config.precision in CALIBRATED:
+            return self.store.plan_path(*self._quantised(config))
+        return self.path
 
     def open(self, config: EngineConfig, progress: Progress) -> Backend:
         """The engine, from the plan that is kept or else a new one.

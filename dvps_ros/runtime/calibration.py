@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs in int8, calibrated on images of the camera that they are for.
+"""Graphs in int8 or fp8, calibrated on images of the camera that they are for.
 
-Two kinds: ``qdq``, an ONNX graph with explicit QuantizeLinear and DequantizeLinear (TensorRT, ONNX Runtime),
-made by ONNX Runtime's quantiser; and ``nncf``, an OpenVINO graph, made by NNCF. In both only convolutions are
-in int8, without the last ones of the heads: logits, depths and votes are too fine for 256 values.
+Three kinds: ``qdq``, an ONNX graph with explicit QuantizeLinear and DequantizeLinear (TensorRT, ONNX
+Runtime), made by ONNX Runtime's quantiser; ``fp8``, the same in float8 E4M3 (TensorRT); and ``nncf``, an
+OpenVINO graph, made by NNCF. In all of them only convolutions have the lower precision, without the last ones
+of the heads: logits, depths and votes are too fine for 256 values.
 A quantised graph holds for one model and size, and for every machine.
 """
 
@@ -129,6 +130,43 @@ def quantised_onnx(path: Path, feeds: list[dict[str, np.ndarray]], progress: Pro
         return target.read_bytes()
 
 
+def quantised_fp8(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
+    """The same Q/DQ pairs in float8 E4M3, scaled so that the largest value of a tensor is its largest, 448.
+
+    Raises:
+        EngineError: see :func:`quantised_onnx`.
+    """
+    content = quantised_onnx(path, feeds, progress)
+    import ml_dtypes
+    import onnx
+    from onnx import TensorProto, numpy_helper
+
+    float8 = ml_dtypes.float8_e4m3fn
+    model, original = onnx.load_from_string(content), load_graph(path)
+    _float32_weights(original)
+    weights = {f"{t.name}_quantized": t for t in original.graph.initializer}
+    tensors = {t.name: t for t in model.graph.initializer}
+    pairs = [n for n in model.graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    for name in {n.input[1] for n in pairs}:
+        scale = numpy_helper.to_array(tensors[name]) * np.float32(127 / 448)
+        tensors[name].CopyFrom(numpy_helper.from_array(scale, name))
+
+    def store(name: str, values: np.ndarray) -> None:
+        dims = list(values.shape)
+        tensor = TensorProto(name=name, data_type=TensorProto.FLOAT8E4M3FN, dims=dims)
+        tensor.raw_data = values.astype(float8).tobytes()
+        tensors[name].CopyFrom(tensor)
+
+    for name in {n.input[2] for n in pairs}:
+        store(name, np.zeros(list(tensors[name].dims), np.float32))
+    for node in pairs:
+        if node.input[0] in weights:  # of the original weights, not of what int8 left of them
+            weight = numpy_helper.to_array(weights[node.input[0]])
+            scale = numpy_helper.to_array(tensors[node.input[1]])
+            store(node.input[0], weight / scale.reshape(-1, *[1] * (weight.ndim - 1)))
+    return model.SerializeToString()
+
+
 def quantised_openvino(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
     """The graph as NNCF quantises it for a processor; see ``openvino_file``.
 
@@ -166,7 +204,7 @@ def quantised_openvino(path: Path, feeds: list[dict[str, np.ndarray]], progress:
     return write_openvino(quantised)
 
 
-QUANTISERS = {"qdq": quantised_onnx, "nncf": quantised_openvino}
+QUANTISERS = {"qdq": quantised_onnx, "fp8": quantised_fp8, "nncf": quantised_openvino}
 """Kind of quantised graph -> (graph file, feeds, progress) -> its bytes."""
 
 

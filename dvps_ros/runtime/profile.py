@@ -19,7 +19,7 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
-from dvps_ros.runtime.builder import Builder, quiet
+from dvps_ros.runtime.builder import CALIBRATED, Builder, quiet
 from dvps_ros.runtime.precision import load_graph
 from dvps_ros.runtime.verify import load_golden
 
@@ -127,8 +127,10 @@ def measured_peak(config: EngineConfig) -> Peak:
     Raises:
         EngineError: they cannot be built.
     """
-    # int8 needs a calibrated graph: its roof is that of the next precision, and is said so.
-    config = replace(config, precision="fp32") if config.precision == "int8" else config
+    if (
+        config.precision in CALIBRATED
+    ):  # the roof of a precision that needs no calibration: give --peak-gflops
+        config = replace(config, precision="fp32")
     side, channels, count = 96, 512, 1 << 23
     with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
         product, total = Path(folder) / "product.onnx", Path(folder) / "sum.onnx"

@@ -41,6 +41,7 @@ LIMITS = {
     "tf32": {"class": 0.005, "segment": 0.05, "panoptic": 0.05, "value": 0.01, "table": 0.1},
     "fp16": {"class": 0.005, "segment": 0.05, "panoptic": 0.05, "value": 0.01, "table": 0.1},
     "int8": {"class": 0.03, "segment": 0.2, "panoptic": 0.2, "value": 0.15, "table": 0.3},
+    "fp8": {"class": 0.03, "segment": 0.2, "panoptic": 0.2, "value": 0.15, "table": 0.3},
     "bf16": {"class": 0.02, "segment": 0.15, "panoptic": 0.15, "value": 0.03, "table": 0.2},
 }
 """Per precision: shares of pixels with another class, with another segment, and with either; differences of

@@ -24,7 +24,7 @@ from dvps_ros.export.graph import folded
 from dvps_ros.export.model import GoldenFrames
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.networks import Lite, LiteConfig
-from dvps_ros.runtime import verify
+from dvps_ros.runtime import calibration, verify
 from dvps_ros.runtime.backends import installed
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.engine import Engine
@@ -170,7 +170,7 @@ def test_int8_is_calibrated_once_and_near_the_reference(
 
 
 def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanStore) -> None:
-    path = next(p for p, r in calibrated.records().items() if r.label.endswith("int8 qdq"))
+    path = next(p for p, r in calibrated.records().items() if r.label.endswith("calibrated qdq"))
     graph = onnx.load_from_string(path.read_bytes()).graph
     read_by_convolutions = {name for n in graph.node if n.op_type == "Conv" for name in n.input}
     quantised = [n.output[0] for n in graph.node if n.op_type == "DequantizeLinear"]
@@ -182,6 +182,32 @@ def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanSt
     zeros = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.input[2:]}
     points = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
     assert points and not any(z.any() for z in points)  # symmetric, as TensorRT wants it
+
+
+def test_fp8_graph_keeps_the_values_and_builds(model: Path, calibrated: PlanStore) -> None:
+    """Its values in ONNX Runtime, as no processor computes it otherwise."""
+    import onnxruntime
+
+    golden = verify.load_golden(model / "64x96.golden.npz")
+    camera = CameraModel.from_fov(96, 64, 75.0)
+    frames = [Frame(np.roll(golden.images[0], 2 * i, 1), i + 1, camera) for i in range(12)]
+    path = model / "64x96.onnx"
+    feeds = calibration.calibration_feeds(frames, path, limit=10, progress=quiet)
+    content = calibration.quantised_fp8(path, feeds, quiet)
+    kinds = [t.data_type for t in onnx.load_from_string(content).graph.initializer]
+    assert onnx.TensorProto.INT8 not in kinds and kinds.count(onnx.TensorProto.FLOAT8E4M3FN) > 50
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [o.name for o in session.get_outputs()]
+    states = {i.name: np.zeros(i.shape, np.float32) for i in session.get_inputs() if "state" in i.name}
+    for image in golden.images:
+        inputs = {"image": image[None], "intrinsics": golden.intrinsics[None], **states}
+        outputs = dict(zip(names, session.run(names, inputs), strict=True))
+        states = {name: outputs[f"next_{name}"] for name in states}
+    values = {d.output: d.value for d in verify.compare(golden.outputs, outputs, "fp8")}
+    for name in ("depth_m", "class_logits", "latent"):
+        assert 1e-4 < values[name] < 0.2, values
 
 
 def test_int8_without_calibration_or_with_bad_data_is_a_sentence(model: Path, tmp_path: Path) -> None:
@@ -197,7 +223,7 @@ def test_int8_without_calibration_or_with_bad_data_is_a_sentence(model: Path, tm
     small = Frame(image[:32, :48].copy(), 20, CameraModel.from_fov(48, 32, 75.0))
     with pytest.raises(InputError, match="frame 9 is of a camera of 48x32, the first of 96x64: give frames"):
         builder.calibrate(config, [*frames, small], 64, "mixed", quiet)
-    assert not list((tmp_path / "engines").glob("*int8*plan"))
+    assert not list((tmp_path / "engines").glob("*calibrated*plan"))
 
 
 def test_graph_equals_the_network_in_torch(model: Path, network: Lite) -> None:
@@ -244,6 +270,14 @@ def test_graph_holds_no_trace_of_the_machine_and_only_the_opset(model: Path) -> 
     assert not operators & refused
 
 
+def test_another_opset_gives_the_same_values(model: Path, network: Lite, tmp_path: Path) -> None:
+    export(network, tmp_path, SIZES[:1], opset=18)  # proved against torch inside
+    graph = onnx.load(tmp_path / "64x96.onnx", load_external_data=False)
+    assert {(o.domain, o.version) for o in graph.opset_import} == {("", 18)}
+    ours, theirs = (verify.load_golden(f / "64x96.golden.npz").outputs for f in (model, tmp_path))
+    assert all(d.passed for d in verify.compare(ours, theirs, "fp32"))
+
+
 def test_the_command_exports_a_checkpoint_byte_for_byte_the_same(
     model: Path, network: Lite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,7 +318,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
     wrong = onnx.load(model / "64x96.onnx")
     bias = next(t for t in wrong.graph.initializer if t.name.endswith("class_head.bias"))
     bias.CopyFrom(onnx.numpy_helper.from_array(-onnx.numpy_helper.to_array(bias), bias.name))
-    monkeypatch.setattr(export_module, "trace", lambda graph, height, width: wrong)
+    monkeypatch.setattr(export_module, "trace", lambda graph, height, width, opset: wrong)
     with pytest.raises(EngineError, match="64x96.onnx: ONNX Runtime computes other values"):
         export(network, tmp_path, SIZES[:1])
     assert [p.name for p in tmp_path.iterdir()] == ["README.md"]
@@ -338,6 +372,19 @@ def test_command_refuses(arguments: list[str], message: str, tmp_path: Path) -> 
             command, [*arguments, "--size", "64x96", "--out", str(tmp_path / "o")], catch_exceptions=False
         )
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp8"])
+def test_tensorrt_rtx_builds_calibrated_graphs(model: Path, precision: str) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    config = EngineConfig(backend="tensorrt_rtx", precision=precision, target="sm_89", threads=1)
+    manifest = load_manifest(model)
+    builder = Builder(model, manifest, manifest.graphs[0], PlanStore(model.parent / "cache" / "engines"))
+    camera = CameraModel.from_fov(96, 64, 75.0)
+    image = toy_frames(64, 96).images[0]
+    frames = [Frame(np.roll(image, 2 * i, 1), i + 1, camera) for i in range(8)]
+    builder.calibrate(config, frames, 8, "texture", quiet)
+    assert len(builder.build(config, quiet)) > 100_000
 
 
 def test_tensorrt_rtx_builds_the_graph(model: Path) -> None:

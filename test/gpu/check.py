@@ -6,7 +6,7 @@
     PYTHONPATH=. python test/gpu/check.py --out gpu.json
 
 (``tensorrt-rtx``, ``onnxruntime-gpu`` or ``torch`` in place of ``tensorrt`` with ``--backend``; ``pycuda`` in
-place of or beside ``cuda-python``.) Checks come before times; a failed one ends the script with status 1. With
+place of or beside ``cuda-python``.) Checks come before times; a failed one ends it with status 1. With
 a backend of the processor, the checks that need no GPU run.
 """
 
@@ -288,16 +288,16 @@ def check_out_of_memory(bench: Bench) -> str:
     return f"{taken >> 20} MiB taken, then {refused}"
 
 
-def check_int8(bench: Bench) -> str:
+def check_calibrated(bench: Bench, precision: str) -> str:
     """Calibrated on the golden pictures: builds, and its loss is told whether it passes or not."""
-    if not bench.kind.quantised or "int8" not in bench.kind.precisions(bench.base):
-        raise Skip("no int8 here")
-    config = dataclasses.replace(bench.base, precision="int8")
+    if precision not in bench.kind.quantised or precision not in bench.kind.precisions(bench.base):
+        raise Skip(f"no {precision} here")
+    config = dataclasses.replace(bench.base, precision=precision)
     camera = CameraModel(bench.graph.width, bench.graph.height, *map(float, bench.golden.intrinsics))
     frames = [Frame(im, i + 1, camera) for i, im in enumerate(bench.images(16))]
     bench.builder().calibrate(config, frames, 16, "golden", quiet)
     try:
-        engine = bench.engine(precision="int8")
+        engine = bench.engine(precision=precision)
     except verify.WrongValues as error:
         return f"REFUSED by the golden frames, which is a result: {str(error).splitlines()[0]}"
     engine.close()
@@ -312,7 +312,8 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "two engines at once": check_two_engines_in_two_threads,
     "refusals": check_refusals,
     "out of memory": check_out_of_memory,
-    "int8": check_int8,
+    "int8": lambda bench: check_calibrated(bench, "int8"),
+    "fp8": lambda bench: check_calibrated(bench, "fp8"),
 }
 
 

@@ -135,7 +135,7 @@ def test_two_processes_build_one_plan(tiny_model, tmp_path):
 )
 def test_what_a_gpu_cannot_do_is_said_before_building(builder, precision, target, sentence):
     with pytest.raises(EngineError, match=sentence):
-        builder.build(config(precision, target), quiet)
+        KIND.build(builder.path, config(precision, target), quiet, builder.store.folder)
 
 
 def test_without_a_gpu_one_sentence_says_so(tiny_model, tmp_path, gpu):

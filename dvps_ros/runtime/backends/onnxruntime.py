@@ -159,4 +159,6 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
     return [LayerTime(*key, sum(ms[1:]) / runs) for key, ms in times.items()]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32",), facts, build, OnnxRuntime, "qdq", profile)
+TYPE = BackendType(
+    version, device, precisions, ("fp32",), facts, build, OnnxRuntime, {"int8": "qdq"}, profile
+)

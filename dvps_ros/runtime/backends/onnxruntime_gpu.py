@@ -171,12 +171,12 @@ def _load(name: str, plan: bytes, path: Path, config: EngineConfig) -> BoundSess
     return BoundSession(session, "cuda", f"{name} {version} {config.precision}, {_device(name)}")
 
 
-def _type(name: str, quantised: str) -> BackendType:
+def _type(name: str, quantised: dict[str, str]) -> BackendType:
     functions = (_version, _device, _precisions)
     version, device, precisions = (partial(f, name) for f in functions)
     facts, build, load = (partial(f, name) for f in (_facts, _build, _load))
     return BackendType(version, device, precisions, (), facts, build, load, quantised)
 
 
-CUDA = _type("onnxruntime_cuda", "")
-TENSORRT = _type("onnxruntime_tensorrt", "qdq")
+CUDA = _type("onnxruntime_cuda", {})
+TENSORRT = _type("onnxruntime_tensorrt", {"int8": "qdq"})

@@ -152,4 +152,6 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
     return [LayerTime(*key, ms) for key, ms in times.items()]
 
 
-TYPE = BackendType(version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, "nncf", profile)
+TYPE = BackendType(
+    version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, {"int8": "nncf"}, profile
+)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -81,7 +81,7 @@ class BackendType:
         facts: what a plan depends on beside graph, weights, precision and version.
         build: (graph file, config, progress, folder for what makes later builds faster) -> the plan.
         load: (plan, graph file, config) -> the engine.
-        quantised: kind of graph that it takes for int8 (``dvps_ros.runtime.calibration``); empty: none.
+        quantised: precision -> kind of calibrated graph that it takes (``dvps_ros.runtime.calibration``).
         profile: (graph file, config, inputs, runs) -> mean times of the layers.
     """
 
@@ -92,7 +92,7 @@ class BackendType:
     facts: Callable[[EngineConfig], dict[str, str]]
     build: Callable[[Path, EngineConfig, Progress, Path], bytes]
     load: Callable[[bytes, Path, EngineConfig], Backend]
-    quantised: str = ""
+    quantised: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[Path, EngineConfig, Feeds, int], list[LayerTime]] = no_profile
 
     def choices(self, config: EngineConfig) -> tuple[str, ...]:

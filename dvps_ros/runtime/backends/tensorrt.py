@@ -388,7 +388,7 @@ def _type(name: str) -> BackendType:
         facts=partial(_facts, name),
         build=partial(_build, name),
         load=partial(TensorRt, name),
-        quantised="qdq",
+        quantised={"int8": "qdq", "fp8": "fp8"},
         profile=partial(_profile, name),
     )
 
