@@ -31,6 +31,8 @@ REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embeddin
 OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
 ENGINES = "engines"
 """Folder of the plans, in the cache."""
+RETRY_S = 2.0
+"""Between two attempts to load an engine whose device was lost."""
 MEASURE_ROUNDS = 5
 MEASURE_LIMIT_S = 2.0
 
@@ -57,6 +59,7 @@ class Engine:
         self.output_names = frozenset(backend.outputs)
         self._maps = frozenset(n for n in backend.outputs if not n.startswith("next_"))
         self._fetched: Collection[str] = ()
+        self._retry_at_s = 0.0
         self._results = [
             {name: np.zeros(shape, dtype) for name, (dtype, shape) in backend.outputs.items()}
             for _ in range(2)
@@ -140,6 +143,10 @@ class Engine:
     def _load_again(self) -> Backend:
         if self._again is None:
             raise EngineError(f"{self.description}: its device was lost; start the process again")
+        wait_s = self._retry_at_s - time.monotonic()
+        if wait_s > 0:
+            raise EngineError(f"{self.description}: its device was lost; next attempt in {wait_s:.1f} s")
+        self._retry_at_s = time.monotonic() + RETRY_S
         log.warning("%s: loading it again", self.description)
         return self._again()
 
@@ -308,7 +315,8 @@ class _Opener:
         return engine
 
     def _key(self, pairs: list[tuple[str, str]]) -> str:
-        versions = ", ".join(f"{name} {BACKENDS[name].version()} {p}" for name, p in pairs)
+        kinds = [(name, BACKENDS[name], p) for name, p in pairs]
+        versions = ", ".join(f"{name} {kind.version()} {p} on {kind.device()}" for name, kind, p in kinds)
         where = f"cpu {machine.cpu_fingerprint()}, {self.threads} threads"
         files = f"{self.graph.sha256[:16]}-{self.manifest.weights.sha256[:16]}"
         return f"{self.manifest.name} {self.graph.size} {files}; {where}; {versions}"

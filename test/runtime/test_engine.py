@@ -367,9 +367,16 @@ def test_a_lost_device_ends_in_a_new_engine_with_empty_memory(tiny_model, cache,
         assert Fragile.runs == 7  # verified again
         assert out.segments[2, 3] == 63.5 and out.segments[2, 5] == 0  # where it is, and no past
         Fragile.lose_at = tuple(range(8, 100))
-        for _ in range(2):
-            with pytest.raises(EngineError, match="out of memory"):
-                engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        with pytest.raises(EngineError, match="out of memory"):
+            engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        runs = Fragile.runs
+        with pytest.raises(EngineError, match=r"lost; next attempt in [12]\.\d s"):
+            engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        assert Fragile.runs == runs  # not at each frame
+        monkeypatch.setattr(engine, "_retry_at_s", 0.0)
+        with pytest.raises(EngineError, match="out of memory"):
+            engine.run(paint(64, 128, car_x=48), INTRINSICS)
+        monkeypatch.setattr(engine, "_retry_at_s", 0.0)
         Fragile.lose_at = ()
         assert engine.run(paint(64, 128, car_x=32), INTRINSICS).segments[2, 3] == 47.5
 
