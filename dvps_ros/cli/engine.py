@@ -128,6 +128,8 @@ def list_() -> None:
     for path, record in records.items():
         verified = record.notes.get("verified", {}).get("passed")
         verdict = {None: "not verified", True: "verified", False: "REFUSED"}[verified]
+        if "quantised" in record.made_of:
+            verdict = f"calibrated on {record.notes.get('frames')} frames of {record.notes.get('source')}"
         state = _stale(record) or "current"
         size = f"{record.size / (1 << 20):.1f} MiB"
         click.echo(f"{record.label:<44}{size:>10}  {record.built}  {verdict}, {state}\n  {path}")

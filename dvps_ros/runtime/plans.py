@@ -156,7 +156,7 @@ class PlanStore:
         """Delete one plan and what lies beside it; gives back the bytes freed."""
         freed = 0
         for file in (path.with_suffix(".json"), path, path.with_suffix(".lock")):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 size = file.stat().st_size
                 file.unlink()
                 freed += size

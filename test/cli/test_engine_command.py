@@ -105,6 +105,15 @@ def test_refusals(tiny_model: Path, arguments: tuple[str, ...], sentence: str) -
         run("build", *(() if "--model" in arguments else ("--model", tiny_model)), *arguments)
 
 
+def test_a_folder_that_cannot_be_written_is_told_and_the_engine_works(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert "built in" in run("build", "--model", tiny_model, *ORT, "--size", "64x128")
+    assert "cannot keep the engine" in caplog.text and "set XDG_CACHE_HOME" in caplog.text
+
+
 SLOW = """
 import sys, time
 from dataclasses import replace
