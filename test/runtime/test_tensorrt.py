@@ -21,11 +21,12 @@ from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.device_memory import open_device
 from dvps_ros.runtime.engine import Engine
-from dvps_ros.runtime.manifest import list_models, load_manifest
+from dvps_ros.runtime.manifest import list_models, load_manifest, model_kind
 from dvps_ros.runtime.plans import PlanStore
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install tensorrt-rtx")
 KIND = BACKENDS["tensorrt_rtx"]
+PERCEPTION = [name for name, folder in list_models().items() if model_kind(folder) == "perception"]
 
 
 def config(precision="fp16", target="sm_89"):
@@ -49,7 +50,7 @@ def builder(tiny_model, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize("model", list_models())
+@pytest.mark.parametrize("model", PERCEPTION)
 def test_every_shipped_network_parses_and_builds(model, precision, tmp_path):
     folder = list_models()[model]
     manifest = load_manifest(folder)
@@ -89,7 +90,7 @@ def test_cancelling_stops_the_library_and_leaves_nothing(builder):
 
 
 def test_other_threads_go_on_while_it_builds(tmp_path):
-    folder = next(iter(list_models().values()))
+    folder = list_models()[PERCEPTION[0]]
     graph = load_manifest(folder).graphs[0]
     ticks, done = [], threading.Event()
 

@@ -13,11 +13,12 @@ from dvps_ros.errors import EngineError
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.engine import Engine
-from dvps_ros.runtime.manifest import list_models
+from dvps_ros.runtime.manifest import list_models, model_kind
 
 pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
+PERCEPTION = [name for name, folder in list_models().items() if model_kind(folder) == "perception"]
 RNG = np.random.default_rng(0)
 I64 = np.int64
 OPERATORS = [
@@ -92,7 +93,7 @@ def test_an_operator_equals_onnx_runtimes(tmp_path, operator, attributes, others
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("model", list_models())
+@pytest.mark.parametrize("model", PERCEPTION)
 def test_shipped_graphs_keep_their_values_at_lower_precision(model, precision, tmp_path):
     """The very graphs that TensorRT gets: golden frames within the limits of the precision."""
     config = EngineConfig(model=model, backend="pytorch", precision=precision, threads=2)
