@@ -29,25 +29,37 @@ def camera_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def pipeline_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--model``, ``--backend`` and ``--camera-height``, with the defaults of the configuration."""
-    for flag, name, key in (
-        ("--camera-height", "camera_height_m", "scale.camera_height_m"),
-        ("--backend", "backend", "engine.backend"),
-        ("--model", "model", "engine.model"),
-    ):
-        option = _DEFAULTS[key]
-        kind = click.Choice(option.choices) if option.choices else option.type
-        command = click.option(
-            flag, name, type=kind, default=option.default, show_default=True, help=option.description
-        )(command)
-    return command
+def _configured(*rows: tuple[str, str, str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Options that stand for keys of the configuration, with its words and defaults: (flag, name, key)."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for flag, name, key in reversed(rows):
+            option = _DEFAULTS[key]
+            kind = click.Choice(option.choices) if option.choices else option.type
+            command = click.option(
+                flag, name, type=kind, default=option.default, show_default=True, help=option.description
+            )(command)
+        return command
+
+    return add
 
 
-def pipeline_config(model: str, backend: str, camera_height_m: float) -> PipelineConfig:
-    """The configuration that :func:`pipeline_options` stand for."""
+pipeline_options = _configured(
+    ("--model", "model", "engine.model"),
+    ("--backend", "backend", "engine.backend"),
+    ("--camera-height", "camera_height_m", "scale.camera_height_m"),
+)
+engine_choice_options = _configured(
+    ("--precision", "precision", "engine.precision"), ("--network-size", "network_size", "engine.size")
+)
+
+
+def pipeline_config(
+    model: str, backend: str, camera_height_m: float, precision: str = "auto", network_size: str = "auto"
+) -> PipelineConfig:
+    """The configuration that :data:`pipeline_options` and :data:`engine_choice_options` stand for."""
     return PipelineConfig(
-        engine=EngineConfig(model=model, backend=backend),
+        engine=EngineConfig(model=model, backend=backend, precision=precision, size=network_size),
         scale=ScaleConfig(camera_height_m=camera_height_m),
     )
 

@@ -12,7 +12,13 @@ from pathlib import Path
 
 import click
 
-from dvps_ros.cli.options import camera_options, given_camera, pipeline_config, pipeline_options
+from dvps_ros.cli.options import (
+    camera_options,
+    engine_choice_options,
+    given_camera,
+    pipeline_config,
+    pipeline_options,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +36,7 @@ log = logging.getLogger(__name__)
     help="Folder for the results.",
 )
 @pipeline_options
+@engine_choice_options
 @camera_options
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option(
@@ -43,6 +50,8 @@ def command(
     model: str,
     backend: str,
     camera_height_m: float,
+    precision: str,
+    network_size: str,
     fov_deg: float | None,
     camera_file: Path | None,
     max_frames: int | None,
@@ -64,7 +73,8 @@ def command(
     results.require("jinja2", "matplotlib")
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     total = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
-    pipeline = DvpsPipeline.open(pipeline_config(model, backend, camera_height_m), source.camera)
+    config = pipeline_config(model, backend, camera_height_m, precision, network_size)
+    pipeline = DvpsPipeline.open(config, source.camera)
     label_space = pipeline.label_space
     quality = ClipQuality(label_space)
     stages: defaultdict[str, list[float]] = defaultdict(list)
