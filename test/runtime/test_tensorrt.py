@@ -21,12 +21,12 @@ from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.device_memory import open_device
 from dvps_ros.runtime.engine import Engine
-from dvps_ros.runtime.manifest import list_models, load_manifest, model_kind
+from dvps_ros.runtime.manifest import list_models, load_manifest
 from dvps_ros.runtime.plans import PlanStore
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install tensorrt-rtx")
 KIND = BACKENDS["tensorrt_rtx"]
-PERCEPTION = [name for name, folder in list_models().items() if model_kind(folder) == "perception"]
+PERCEPTION = list(list_models())
 
 
 def config(precision="fp16", target="sm_89"):

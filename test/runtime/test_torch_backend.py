@@ -13,12 +13,12 @@ from dvps_ros.errors import EngineError
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.engine import Engine
-from dvps_ros.runtime.manifest import list_models, model_kind
+from dvps_ros.runtime.manifest import list_models
 
 pytest.importorskip("torch")
 onnxruntime = pytest.importorskip("onnxruntime")
 
-PERCEPTION = [name for name, folder in list_models().items() if model_kind(folder) == "perception"]
+PERCEPTION = list(list_models())
 RNG = np.random.default_rng(0)
 I64 = np.int64
 OPERATORS = [
