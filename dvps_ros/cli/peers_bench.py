@@ -20,7 +20,7 @@ from dvps_ros.cli.options import parse_size
 OURS = "dvps_ros"
 RUNTIMES = ("torch", "openvino")
 LEAST_ROUNDS = 3
-MEMORY_CALLS = 3
+MEMORY_CALLS = 2
 CAMERA_HEIGHT_M = 1.65
 METHOD = (
     "In one process and in turns. Ours is DvpsPipeline.process with every output: preprocessing, network, "
@@ -66,7 +66,7 @@ METHOD = (
     "--limit",
     "limit_s",
     type=click.FloatRange(min=0.0),
-    default=60.0,
+    default=45.0,
     show_default=True,
     help=f"After {LEAST_ROUNDS} rounds, begin no further one later than this, seconds.",
 )
