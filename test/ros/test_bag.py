@@ -111,7 +111,7 @@ def test_definitions_have_the_hash_of_our_files() -> None:
 
 def test_definition_text() -> None:
     text, inner = definition("dvps_ros/msg/LatentTokens")
-    assert text == "std_msgs/Header header\nuint32 tokens\nuint32 channels\nfloat32[] data"
+    assert text == "std_msgs/Header header\nstring weights\nuint32 tokens\nuint32 channels\nfloat32[] data"
     assert inner == ["std_msgs/msg/Header"]
 
 

@@ -138,7 +138,11 @@ def test_rate_zero_needs_an_answer(graph: Graph, folder: Path) -> None:
 
 def test_as_fast_as_it_goes_without_a_drop(graph: Graph, folder: Path, tmp_path: Path) -> None:
     """Player, node and recorder together; the bag holds what the pipeline computed, frame by frame."""
-    node = graph.add(DvpsNode(prepare=lambda config: TinyPipeline, namespace=graph.namespace))
+    node = graph.add(
+        DvpsNode(
+            prepare=lambda config: lambda camera, progress: TinyPipeline(camera), namespace=graph.namespace
+        )
+    )
     node.start()
     topics = ",".join(f"{graph.namespace}/dvps/output/{n}" for n in ("semantic", "depth", "labels", "scale"))
     recorder = graph.add(
