@@ -137,12 +137,17 @@ def export_model(
             segment_slots=graph.fusion.config.slots,
         )
         write_manifest(manifest, part)
-        if not (out_dir / MODEL_CARD).exists():
-            (part / MODEL_CARD).write_text(model_card(manifest))
-        # The manifest comes last: until it is there, the hashes of the old one refuse the new files.
-        for path in sorted(part.iterdir(), key=lambda p: p.suffix == ".json"):
-            os.replace(path, out_dir / path.name)
+        publish(part, out_dir, model_card(manifest))
     return manifest
+
+
+def publish(part: Path, out_dir: Path, card: str) -> None:
+    """Move the finished files of ``part`` into the model folder; an existing model card is kept."""
+    if not (out_dir / MODEL_CARD).exists():
+        (part / MODEL_CARD).write_text(card)
+    # The manifest comes last: until it is there, the hashes of the old one refuse the new files.
+    for path in sorted(part.iterdir(), key=lambda p: p.suffix == ".json"):
+        os.replace(path, out_dir / path.name)
 
 
 def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Golden:
@@ -189,14 +194,19 @@ def _save_golden(golden: verify.Golden, path: Path) -> None:
 def model_card(manifest: Manifest) -> str:
     """The beginning of a model card, with what the export knows; figures and limits are for its author."""
     sizes = ", ".join(g.size for g in manifest.graphs)
-    rows = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.items())
     return f"""# {manifest.name}
 
 Network `{manifest.network}`, label space `{manifest.label_space.name}` ({len(manifest.label_space)} classes),
 input sizes {sizes}; graph contract version {manifest.contract} (docs/graph_contract.md).
 Licence of the weights: {manifest.licence}.
 
-## Training
+{unwritten_sections(manifest.training)}"""
+
+
+def unwritten_sections(training: Mapping[str, Any]) -> str:
+    """The rest of a model card: the training's provenance, and what its author has to write."""
+    rows = "\n".join(f"| {key} | {value} |" for key, value in training.items())
+    return f"""## Training
 
 | | |
 |---|---|

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
-from dvps_ros.export.model import MODEL_CARD
+from dvps_ros.export.model import publish, unwritten_sections
 from dvps_ros.export.onnx import OPSET, quiet, strip
 from dvps_ros.networks.steering import SteeringHead
 from dvps_ros.runtime.backends import BACKENDS
@@ -92,11 +91,7 @@ def export_steering(
             training=dict(training),
         )
         write_steering_manifest(manifest, part)
-        if not (out_dir / MODEL_CARD).exists():
-            (part / MODEL_CARD).write_text(steering_card(manifest))
-        # The manifest comes last: until it is there, the hashes of the old one refuse the new files.
-        for path in sorted(part.iterdir(), key=lambda p: p.suffix == ".json"):
-            os.replace(path, out_dir / path.name)
+        publish(part, out_dir, steering_card(manifest))
     return manifest
 
 
@@ -131,7 +126,6 @@ def _run(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def steering_card(manifest: SteeringManifest) -> str:
     """The beginning of a model card, with what the export knows; figures and limits are for its author."""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in manifest.training.items())
     source = manifest.perception
     return f"""# {manifest.name}
 
@@ -139,21 +133,4 @@ Steering head for the tokens of `{source.name}` (weights {source.weights_sha256[
 {manifest.frames} frames, {manifest.period_s} s apart, to a curvature and its deviation (docs/steering.md).
 Licence of the weights: {manifest.licence}.
 
-## Training
-
-| | |
-|---|---|
-{rows}
-
-## Data and its licences
-
-To be written: every data set that was used, its licence, how much of it.
-
-## Figures
-
-To be written: what was measured, on which data, with which command.
-
-## Limits
-
-To be written: where it fails.
-"""
+{unwritten_sections(manifest.training)}"""
