@@ -29,7 +29,7 @@ LABELS = CoarseLabels(
         ("sidewalk",),
         ("vegetation", "terrain"),
         ("traffic sign", "traffic light"),
-        ("fence", "wall"),
+        ("fence",),
         ("car", "truck", "bus", "train"),
         ("person",),
         ("rider", "bicycle", "motorcycle"),

@@ -12,7 +12,7 @@ import numpy as np
 
 from dvps_ros.data.images import read_image
 from dvps_ros.data.layout import check_classes, check_size, read_png
-from dvps_ros.errors import InputError
+from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import CameraModel, Sample
 
@@ -25,7 +25,8 @@ class CoarseLabels:
     """The classes of a data set: which classes of the project each stands for.
 
     Args:
-        groups: names of the merged classes, by the data set's id.
+        groups: names of the merged classes, by the data set's id. No class may be in two of them: the set
+            loss would be content with that class for the pixels of both.
         solidity: data set id of countable classes -> least share of its convex hull that a region must
             fill to be taken for one object; two objects side by side fill less.
         horizontal_fov_deg: nominal field of view, for cameras whose calibration is not published.
@@ -34,6 +35,12 @@ class CoarseLabels:
     groups: tuple[tuple[str, ...], ...]
     solidity: dict[int, float]
     horizontal_fov_deg: float
+
+    def __post_init__(self) -> None:
+        names = [name for group in self.groups for name in group]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ConfigError(f"coarse labels: {', '.join(twice)} in more than one group; keep it in one")
 
     @property
     def group_ids(self) -> tuple[tuple[int, ...], ...]:

@@ -12,11 +12,12 @@ import pytest
 
 from dvps_ros.data.cache import read_clip, write_clip
 from dvps_ros.data.camvid import read_camvid
+from dvps_ros.data.coarse import CoarseLabels
 from dvps_ros.data.idd_lite import read_idd_lite
 from dvps_ros.data.kitti_drive import DriveLidar
 from dvps_ros.data.kitti_raw import KittiRaw, static_flow
 from dvps_ros.data.kitti_velodyne import poses_from_oxts, project_scan, read_scan, steering_from_oxts
-from dvps_ros.errors import InputError
+from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel, Sample
 
@@ -67,6 +68,11 @@ def test_camvid_refusals(tmp_path):
     (tmp_path / "trainannot" / "a_1.png").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match="a_1.png: expected a whole PNG"):
         list(read_camvid(tmp_path, "train"))
+
+
+def test_a_class_in_two_coarse_groups_is_refused():
+    with pytest.raises(ConfigError, match="wall in more than one group"):
+        CoarseLabels(groups=(("building", "wall"), ("fence", "wall")), solidity={}, horizontal_fov_deg=60.0)
 
 
 def test_idd_lite_holds_out_every_tenth_sequence(tmp_path):
