@@ -8,7 +8,7 @@ the same dataclass and a YAML file uses the same dotted keys (``tracker.memory_s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -32,6 +32,12 @@ def option(
     return field(
         default=default, metadata={"description": description, "low": low, "high": high, "choices": choices}
     )
+
+
+def mapping(description: str) -> Any:
+    """A field of type ``dict``, for keys that another configuration class knows and checks."""
+    metadata = {"description": description, "low": None, "high": None, "choices": ()}
+    return field(default_factory=dict, metadata=metadata)
 
 
 def group(cls: type[T]) -> T:
@@ -93,10 +99,21 @@ def from_flat(cls: type[T], values: Mapping[str, Any]) -> T:
         ConfigError: an unknown key, or a value of the wrong type or range.
     """
     known = {o.key: o for o in options(cls)}
+    values = _gather(values, [key for key, o in known.items() if o.type is dict])
     unknown = sorted(set(values) - set(known))
     if unknown:
         raise ConfigError(f"unknown keys {', '.join(unknown)}; known keys are {', '.join(known)}")
     return _build(cls, {k: check_value(known[k], v) for k, v in values.items()}, "")
+
+
+def _gather(values: Mapping[str, Any], mappings: Iterable[str]) -> dict[str, Any]:
+    """The keys below each of ``mappings`` (``model.width``) as one value, a dictionary."""
+    gathered = dict(values)
+    for key in mappings:
+        inside = {k: gathered.pop(k) for k in values if k.startswith(f"{key}.")}
+        if inside:
+            gathered[key] = {k[len(key) + 1 :]: v for k, v in inside.items()}
+    return gathered
 
 
 def _build(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,12 @@ from dvps_ros.config import (
     EngineConfig,
     PipelineConfig,
     check_value,
+    flatten,
     from_flat,
     from_mapping,
     from_yaml,
+    mapping,
+    option,
     options,
     to_dict,
 )
@@ -34,6 +38,23 @@ def test_nested_and_flat_agree_and_round_trip() -> None:
     assert nested == from_flat(PipelineConfig, {"engine.model": "m", "scale.camera_height_m": 2.0})
     assert nested.scale.camera_height_m == 2.0 and isinstance(nested.scale.camera_height_m, float)
     assert from_mapping(PipelineConfig, to_dict(nested)) == nested
+
+
+@dataclass(frozen=True)
+class Run:
+    name: str = option("a", "Name.")
+    model: dict = mapping("Size.")
+
+
+def test_a_mapping_takes_the_keys_below_it_and_round_trips() -> None:
+    assert Run() == from_flat(Run, {}) and Run().model == {}
+    run = from_mapping(Run, {"name": "b", "model": {"width": 3, "depth": {"blocks": 2}}})
+    assert run.model == {"width": 3, "depth.blocks": 2}
+    assert from_mapping(Run, to_dict(run)) == run == from_flat(Run, flatten(to_dict(run)))
+    with pytest.raises(ConfigError, match="unknown keys modle.width"):
+        from_flat(Run, {"modle.width": 3})
+    with pytest.raises(ConfigError, match="model: expected dict, got 3"):
+        from_flat(Run, {"model": 3})
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from dvps_ros.losses.total import class_weights, total_loss
 from dvps_ros.networks import NETWORKS, RawPrediction
 from dvps_ros.training.batch import Batch, FrameBatch
 from dvps_ros.training.checkpoint import META, describe
-from dvps_ros.training.recipe import Recipe, ScheduleConfig
+from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config
 from dvps_ros.training.validate import Scores, write_picture
 from dvps_ros.types import Sample
 
@@ -34,10 +34,9 @@ class LitPerception(pl.LightningModule):
 
     def __init__(self, recipe: Recipe, labels: LabelSpace) -> None:
         super().__init__()
-        build, config_class = NETWORKS[recipe.network]
-        config = config_class(classes=len(labels))
+        config = network_config(recipe, classes=len(labels))
         self.recipe, self.labels = recipe, labels
-        self.network: nn.Module = build(config).to(memory_format=torch.channels_last)
+        self.network: nn.Module = NETWORKS[recipe.network][0](config).to(memory_format=torch.channels_last)
         # Names, not places: the description goes into published models.
         places = {"out": Path(recipe.out).name, "start_from": Path(recipe.start_from).name}
         data = to_dict(recipe.data) | {"cache": Path(recipe.data.cache).name}

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
-from dvps_ros.config import flatten, from_flat, from_yaml, group, option, to_dict
+from dvps_ros.config import flatten, from_flat, from_yaml, group, mapping, option, to_dict
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
 from dvps_ros.losses.total import LossConfig
+from dvps_ros.networks import NETWORKS
 
 T = TypeVar("T")
 
@@ -59,6 +60,9 @@ class Recipe:
     """One training run."""
 
     network: str = option("lite", "Network to train, a name in networks.NETWORKS.")
+    model: dict = mapping(
+        "Size of the network: fields of its configuration, e.g. width; empty is its default."
+    )
     start_from: str = option(
         "", "Checkpoint or model folder whose weights the training starts from; empty starts at random."
     )
@@ -85,6 +89,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
         ConfigError: unreadable file, unknown key, bad value, or a batch without clips.
     """
     recipe = read_changed(Recipe, path, changes)
+    network_config(recipe, classes=1)
     data = recipe.data
     if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
@@ -94,6 +99,22 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             "set schedule.minutes=0 and schedule.steps"
         )
     return recipe
+
+
+def network_config(recipe: Recipe, *, classes: int) -> Any:
+    """Configuration of the recipe's network (such as ``LiteConfig``) for so many classes.
+
+    Raises:
+        ConfigError: unknown network, or a key of ``model`` that its configuration does not know or allow.
+    """
+    if recipe.network not in NETWORKS:
+        raise ConfigError(f"network: expected one of {', '.join(NETWORKS)}, got {recipe.network!r}")
+    if "classes" in recipe.model:
+        raise ConfigError("model.classes: the label space decides it; leave it out")
+    try:
+        return from_flat(NETWORKS[recipe.network][1], recipe.model | {"classes": classes})
+    except ConfigError as error:
+        raise ConfigError(f"model: {error}") from error
 
 
 def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:

@@ -26,7 +26,7 @@ from dvps_ros.training.batch import center_targets, collate, frame_targets  # no
 from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import fit, validate  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
-from dvps_ros.training.recipe import Recipe, ScheduleConfig, read_recipe  # noqa: E402
+from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
 from dvps_ros.training.sources import draw_stills, frames_of, spread, training_parts  # noqa: E402
 from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
@@ -152,6 +152,24 @@ def test_recipe_changes_and_refusals(tmp_path):
         read_recipe(path)
 
 
+def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("model: {width: 48}\n")
+    recipe = read_recipe(path, ["model.fine_width=32"])
+    assert recipe.model == {"width": 48, "fine_width": 32}
+    assert network_config(recipe, classes=19) == LiteConfig(width=48, fine_width=32)
+    assert network_config(Recipe(), classes=7) == LiteConfig(classes=7)
+    for change, message in (
+        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, width"),
+        ("model.width=5", "model: width: expected 8 to 128, got 5"),
+        ("model.width=big", "model: width: expected int"),
+        ("model.classes=3", "the label space decides"),
+        ("network=giant", "network: expected one of lite, got 'giant'"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(path, [change])
+
+
 def test_learning_rate_rises_then_falls_to_zero_by_time_or_steps():
     assert rate_factor(0.05, 0.1) == pytest.approx(0.5) and rate_factor(0.1, 0.1) == pytest.approx(1)
     assert rate_factor(0.55, 0.1) == pytest.approx(0.5) and rate_factor(1.0, 0.1) == pytest.approx(
@@ -216,6 +234,10 @@ def cache(tmp_path_factory) -> Path:
     return folder
 
 
+TINY = {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}
+"""A network small enough to train in a test."""
+
+
 def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
     values = {
         "data.cache": str(cache),
@@ -230,12 +252,9 @@ def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
         "schedule.steps": 4,
         "validate_every": 2,
         "precision": "fp32",
+        **{f"model.{key}": value for key, value in TINY.items()},
     }
     return from_flat(Recipe, values | changes)
-
-
-def tiny(**options: object) -> LiteConfig:
-    return LiteConfig(**(options | {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}))
 
 
 def run(recipe: Recipe) -> Path:
@@ -243,13 +262,11 @@ def run(recipe: Recipe) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small_network():
-    """The runs of this module train a tiny network, on one thread (the machine may be busy)."""
+def one_thread():
+    """The machine may be busy."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dvps_ros.training.module.NETWORKS", {"lite": (Lite, tiny)})
-        yield
+    yield
     torch.set_num_threads(threads)
 
 
@@ -279,6 +296,7 @@ def test_validation_alone_gives_the_scores_of_the_last_one(trained, cache):
 def test_the_loaded_network_holds_the_averaged_weights(trained):
     loaded = load_checkpoint(trained)
     raw = read_checkpoint(trained)
+    assert loaded.network.config == LiteConfig(**TINY)
     assert loaded.labels == CITYSCAPES and not loaded.network.training
     weights = loaded.network.state_dict()
     assert all(torch.equal(v, raw["state_dict"][f"network.{k}"]) for k, v in weights.items())
@@ -398,7 +416,7 @@ def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path
         name="m", version="1", licence="Apache-2.0", training={},
     )  # fmt: skip
     module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
-    other = Lite(tiny(embedding=7))
+    other = Lite(LiteConfig(**TINY, embedding=7))
     with pytest.raises(CheckpointError, match="does not fit the network: .*instance_head"):
         start_from_model(other, tmp_path / "m", [], module)
     with pytest.raises(EngineError, match="manifest"):
