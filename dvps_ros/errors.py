@@ -27,3 +27,10 @@ class DeviceError(EngineError):
 
 class InputError(DvpsError):
     """Input data (image, camera model, file, message) that cannot be used."""
+
+
+def sentence(error: BaseException) -> str:
+    """One line on any error: an error raised on purpose speaks for itself, of another the type says more."""
+    if isinstance(error, DvpsError):
+        return str(error)
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"

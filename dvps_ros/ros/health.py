@@ -18,6 +18,16 @@ _WINDOW = 300
 """Frames over which latency is summed up."""
 _RATE_WINDOW_S = 5.0
 """Time over which rates are measured and a trouble is called recent, seconds."""
+_COUNTERS = (
+    "received",
+    "processed",
+    "dropped",
+    "stale",
+    "unwatched",
+    "bad_camera_info",
+    "unexpected_errors",
+)
+"""Those that are told even when they are 0."""
 
 
 class Health:
@@ -41,7 +51,8 @@ class Health:
         self._work_ms: deque[float] = deque(maxlen=_WINDOW)
 
     def count(self, event: str, n: int = 1) -> None:
-        """Add to a counter: dropped, stale, unwatched or bad_camera_info (messages, not images)."""
+        """Add to a counter: dropped, stale, unwatched, bad_camera_info (messages, not images), or a
+        node's own."""
         with self._lock:
             self.counts[event] += n
 
@@ -92,8 +103,7 @@ class Health:
     def summary(self) -> dict[str, str]:
         """All figures, as text."""
         with self._lock:
-            names = ("received", "processed", "dropped", "stale", "unwatched", "bad_camera_info")
-            figures: dict[str, Any] = {name: self.counts[name] for name in names}
+            figures: dict[str, Any] = {name: self.counts[name] for name in _COUNTERS}
             figures["refused"] = sum(self.refusals.values())
             figures |= {f"refused: {reason}": n for reason, n in sorted(self.refusals.items())}
             figures["input_rate_hz"] = f"{self._rate(self._received):.2f}"

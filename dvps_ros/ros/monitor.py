@@ -5,22 +5,18 @@ from __future__ import annotations
 
 import re
 import time
-from types import TracebackType
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import NodeNameNonExistentError
+from rclpy.node import Node, NodeNameNonExistentError
 from std_msgs.msg import UInt64
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.ros import qos
+from dvps_ros.ros.observer import Observer
 
 
-class Monitor:
-    """Listens to the small topics only; a context manager with an rclpy context of its own.
-
-    Environment variables of the middleware must be set before it is entered.
+class Monitor(Observer):
+    """Listens to the small topics only.
 
     Args:
         node: name of the perception node, such as ``/dvps``.
@@ -29,6 +25,7 @@ class Monitor:
     """
 
     def __init__(self, *, node: str, recorder: str, domain: int) -> None:
+        super().__init__("dvps_monitor", domain=domain)
         self.received_ns: dict[int, int] = {}
         """Stamp of a frame -> when its last output came, nanoseconds of the wall clock."""
         self.recorded = 0
@@ -37,33 +34,12 @@ class Monitor:
         """The newest warning or error in /diagnostics; empty when all is well."""
         self._node_name = node
         self._recorder_name = recorder
-        self._domain = domain
 
-    def __enter__(self) -> Monitor:
-        self._context = rclpy.Context()
-        self._context.init(domain_id=self._domain)
-        self._node = rclpy.create_node("dvps_monitor", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._node.create_subscription(
-            dvps_msg.ScaleEstimate, f"{self._node_name}/output/scale", self._on_done, qos.output()
-        )
-        self._node.create_subscription(
-            UInt64, f"{self._recorder_name}/recorded", self._on_recorded, qos.output()
-        )
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
-
-    def spin(self, seconds: float) -> None:
-        """Take in what comes during this time."""
-        self._executor.spin_once(timeout_sec=seconds)
+    def _connect(self, node: Node) -> None:
+        scale, recorded = f"{self._node_name}/output/scale", f"{self._recorder_name}/recorded"
+        node.create_subscription(dvps_msg.ScaleEstimate, scale, self._on_done, qos.output())
+        node.create_subscription(UInt64, recorded, self._on_recorded, qos.output())
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
 
     def recorder_listens(self, topics: re.Pattern[str]) -> bool:
         """Whether the recorder has subscribed to all of these topics that the perception node offers."""

@@ -13,10 +13,8 @@ import threading
 import time
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -25,6 +23,7 @@ from visualization_msgs.msg import MarkerArray
 from dvps_ros import msg as dvps_msg
 from dvps_ros.errors import ConfigError
 from dvps_ros.ros import convert, qos
+from dvps_ros.ros.observer import Observer
 from dvps_ros.ros.outputs import OUTPUTS, vision_outputs
 from dvps_ros.types import Frame
 
@@ -62,16 +61,15 @@ def _full_name(node: str, short: str) -> str:
     return f"{node}/{short}" if short.startswith("debug/") else f"{node}/output/{short}"
 
 
-class Playback:
-    """Plays frames at given rates and notes when all chosen outputs of each came back; a context manager.
-
-    Environment variables of the middleware must be set before it is entered.
+class Playback(Observer):
+    """Plays frames at given rates and notes when all chosen outputs of each came back.
 
     Args:
         frames: to play, over and over, forwards and backwards, so that nothing ever jumps.
         topics: short names of the outputs that are subscribed to; a frame is received with the last of them.
         node: name of the perception node.
         image, camera_info: topics that it takes.
+        domain: ROS domain id.
 
     Raises:
         ConfigError: an unknown output.
@@ -87,6 +85,7 @@ class Playback:
         camera_info: str,
         domain: int,
     ) -> None:
+        super().__init__("dvps_playback", domain=domain)
         known = frame_topics()
         unknown = [t for t in topics if t not in known]
         if unknown or not topics:
@@ -100,44 +99,25 @@ class Playback:
         self._order = itertools.cycle([*range(len(frames)), *range(len(frames) - 2, 0, -1)])
         self._info = serialize_message(convert.camera_to_info(frames[0].camera, header))
         self._types = {t: known[t] for t in topics}
-        self._node_name, self._image, self._camera_info, self._domain = node, image, camera_info, domain
+        self._node_name, self._image, self._camera_info = node, image, camera_info
         self._arrived: dict[int, dict[str, int]] = {}
         """Stamp of a frame of this run -> topic -> when it came, nanoseconds of the wall clock."""
         self._outputs_in = 0
 
-    def __enter__(self) -> Playback:
-        self._context = rclpy.Context()
-        self._context.init(domain_id=self._domain)
-        self._node = rclpy.create_node("dvps_playback", context=self._context)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self._node)
-        self._images_out = self._node.create_publisher(Image, self._image, qos.output())
-        self._infos_out = self._node.create_publisher(CameraInfo, self._camera_info, qos.output())
-        self._node.create_subscription(
-            dvps_msg.LabelSpace, f"{self._node_name}/output/labels", self._on_labels, qos.latched()
-        )
-        for topic in self._types:
-            self._node.create_subscription(
-                self._types[topic],
-                _full_name(self._node_name, topic),
-                partial(self._on_output, topic),
-                qos.output(),
-                raw=True,
-            )
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._executor.shutdown()
-        self._node.destroy_node()
-        self._context.try_shutdown()
+    def _connect(self, node: Node) -> None:
+        self._images_out = node.create_publisher(Image, self._image, qos.output())
+        self._infos_out = node.create_publisher(CameraInfo, self._camera_info, qos.output())
+        labels = f"{self._node_name}/output/labels"
+        node.create_subscription(dvps_msg.LabelSpace, labels, self._on_labels, qos.latched())
+        for topic, kind in self._types.items():
+            name = _full_name(self._node_name, topic)
+            node.create_subscription(kind, name, partial(self._on_output, topic), qos.output(), raw=True)
 
     def announce(self, seconds: float) -> None:
         """Tell the node of the camera, for which its engine opens, and take in what comes meanwhile."""
         if self._images_out.get_subscription_count() > 0:
             self._infos_out.publish(stamped(self._info, time.time_ns()))
-        self._executor.spin_once(timeout_sec=seconds)
+        self.spin(seconds)
 
     def run(self, rate_hz: float, frames: int) -> tuple[list[int], dict[int, int]]:
         """Play so many frames at a rate, and wait until they are all back or nothing comes any more.
@@ -155,7 +135,7 @@ class Playback:
         quiet_s = time.monotonic()
         while True:
             before = self._outputs_in
-            self._executor.spin_once(timeout_sec=0.05)
+            self.spin(0.05)
             if player.is_alive() or self._outputs_in != before:
                 quiet_s = time.monotonic()
             elif self._outputs_in == len(sent_ns) * len(self._types) or time.monotonic() - quiet_s > QUIET_S:

@@ -32,7 +32,7 @@ class RosLog(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         # rclpy ties a severity to a place in the source, so each has its own line.
-        text = record.getMessage()
+        text = self.format(record)  # with the traceback, where there is one
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
         elif record.levelno >= logging.WARNING:

@@ -7,10 +7,16 @@ newest frame, and every frame that was pushed out is counted.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import Generic, Protocol, TypeVar
+
+from dvps_ros.errors import DvpsError
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -75,13 +81,13 @@ class Worker(Generic[R, T]):
     """A thread that opens a resource, handles the items of a slot with it, and closes it.
 
     Everything that belongs to the resource happens in this one thread. Once :meth:`stop` was called, none
-    of the callbacks is called any more, except for the item in work.
+    of the callbacks is called any more, except for the item in work; what goes wrong then is logged.
 
     Args:
         open_resource: opens what ``handle`` needs; may take long.
         handle: called with the resource and each item; its exceptions do not end the thread.
         on_ready: called with the open resource.
-        on_failure: called with what ``open_resource`` raised; then the thread ends.
+        on_failure: called with what ended the thread: an exception of ``open_resource`` or of a callback.
         on_error: called with an item and what ``handle`` raised on it.
     """
 
@@ -102,21 +108,22 @@ class Worker(Generic[R, T]):
 
     def _run(self) -> None:
         try:
-            resource = self._open()
+            with closing(self._open()) as resource:
+                self._work(resource)
         except Exception as error:
             if not self._slot.closed:
                 self._on_failure(error)
-            return
-        try:
-            if not self._slot.closed:
-                self._on_ready(resource)
-            while (item := self._slot.take()) is not None:
-                try:
-                    self._handle(resource, item)
-                except Exception as error:  # one bad frame must not end the perception
-                    self._on_error(item, error)
-        finally:
-            resource.close()
+            elif not isinstance(error, DvpsError):  # with which opening is told to stop
+                log.error("%s failed while it was stopped", self._thread.name, exc_info=error)
+
+    def _work(self, resource: R) -> None:
+        if not self._slot.closed:
+            self._on_ready(resource)
+        while (item := self._slot.take()) is not None:
+            try:
+                self._handle(resource, item)
+            except Exception as error:  # one bad frame must not end the perception
+                self._on_error(item, error)
 
     def stop(self, timeout_s: float = 5.0) -> bool:
         """Close the slot and wait for the thread, which may have an item in work or the resource half open.

@@ -14,7 +14,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.msg import Log, ParameterType
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import (
@@ -375,10 +375,13 @@ def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:
     def fail(frame: Any) -> None:
         raise ZeroDivisionError("of the engine")
 
+    errors = errors_in(graph)
     rig.pipeline.before = fail
     rig.send(1)
-    graph.wait(lambda: rig.refused() == {"frame": 1}, "the error")
-    assert "of the engine" in rig.input_status().message
+    graph.wait(lambda: rig.refused() == {"frame": 1} and errors, "the error, and the log")
+    assert "unexpected ZeroDivisionError: of the engine" in rig.input_status().message
+    assert {v.key: v.value for v in rig.input_status().values}["unexpected_errors"] == "1"
+    assert f"image at {(START_NS + 10**8) * 1e-9:.3f} s left out: Traceback" in errors[0]
     rig.pipeline.before = lambda frame: None
     rig.send(2)
     graph.wait(lambda: scale, "the next result")
@@ -546,6 +549,65 @@ def test_an_engine_that_cannot_open_ends_the_node(graph: Graph) -> None:
     graph.wait(node.done.done, "the end")
     assert node.done.result() == "weights.bin is truncated"
     assert node._engine_status("engine").level == DiagnosticStatus.ERROR
+
+
+class Broken:
+    """Something that raises what nobody foresaw, the first time it is called."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, *_: Any) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            raise TypeError("of a\nprogrammer")
+        return TinyPipeline(CAMERA)
+
+
+def errors_in(graph: Graph) -> list[str]:
+    """Grows with the errors in the log of the graph's nodes."""
+    errors: list[str] = []
+
+    def note(entry: Log) -> None:
+        if entry.level == 40 and entry.name.startswith(graph.namespace[1:]):
+            errors.append(entry.msg)
+
+    graph.node.create_subscription(Log, "/rosout", note, LATCHED)
+    return errors
+
+
+def test_an_unexpected_error_while_opening_is_logged_counted_and_told(graph: Graph) -> None:
+    node = graph.add(DvpsNode(prepare=lambda config: Broken(), namespace=graph.namespace))
+    errors = errors_in(graph)
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    info.publish(convert.camera_to_info(CAMERA, Header()))
+    graph.wait(lambda: node.done.done() and errors, "the end, and the log")
+    assert node.done.result() == "unexpected TypeError: of a programmer"
+    assert "engine: Traceback" in errors[0] and "in __call__" in errors[0]
+    told = node._engine_status("engine")
+    assert told.level == DiagnosticStatus.ERROR
+    assert told.message == "failed: unexpected TypeError: of a programmer"
+    values = {v.key: v.value for v in node._input_status("input").values}
+    assert values["unexpected_errors"] == "1"
+
+
+def test_an_unexpected_error_of_a_transition_is_told_and_can_be_tried_again(graph: Graph) -> None:
+    prepare = Broken()
+    node = graph.add(
+        DvpsNode(prepare=prepare, namespace=graph.namespace, parameter_overrides=parameters(autostart=False))
+    )
+    errors = errors_in(graph)
+    diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
+    assert node.trigger_configure() is TransitionCallbackReturn.ERROR
+    graph.wait(lambda: errors and diagnostics, "the log and the diagnostics")
+    assert "on_configure: Traceback" in errors[0] and "in __call__" in errors[0]
+    line = diagnostics[-1].status[0]
+    assert line.level == DiagnosticStatus.ERROR
+    assert line.message == "not configured: unexpected TypeError: of a programmer"
+    assert node.trigger_configure() is TransitionCallbackReturn.SUCCESS
+    assert node.health.counts["unexpected_errors"] == 1
 
 
 def test_while_an_engine_is_built_the_node_says_so_and_can_be_stopped(graph: Graph) -> None:

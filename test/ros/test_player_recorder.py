@@ -121,6 +121,18 @@ def test_the_player_gives_up_waiting(graph: Graph, folder: Path) -> None:
     assert "nobody was ready in 0.1 s" in player.done.result()
 
 
+def test_an_unexpected_error_of_the_source_ends_the_player_with_it(graph: Graph, folder: Path) -> None:
+    class Broken:
+        def __iter__(self) -> Any:
+            raise TypeError("of the source")
+
+    player = play(graph, folder)
+    player._source = Broken()
+    graph.listen(Image, f"{graph.namespace}/image", DEEP)
+    graph.wait(player.done.done, "the end")
+    assert player.done.result() == "unexpected TypeError: of the source"
+
+
 def test_loop_and_stamps_of_now(graph: Graph, folder: Path) -> None:
     images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     player = play(graph, folder, rate_hz=200.0, loop=True, frames=FRAMES + 3, stamps="now")

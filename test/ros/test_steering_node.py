@@ -100,7 +100,7 @@ class Rig:
         return self.commands[count - 1]
 
     def status(self) -> DiagnosticStatus:
-        return self.node._status("command")
+        return self.node.diagnostics()[0]
 
     def values(self) -> dict[str, str]:
         return {v.key: v.value for v in self.status().values}

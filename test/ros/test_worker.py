@@ -81,6 +81,36 @@ def test_what_cannot_be_opened_is_told() -> None:
     assert work.worker.stop()
 
 
+def test_an_error_of_a_callback_is_told_and_the_tool_closed() -> None:
+    tool, told = Tool(), queue.Queue()
+
+    def on_ready(tool: Tool) -> None:
+        raise TypeError("of the callback")
+
+    slot: LatestSlot[int] = LatestSlot()
+    worker = Worker(
+        slot,
+        lambda: tool,
+        lambda tool, n: None,
+        on_ready=on_ready,
+        on_failure=told.put,
+        on_error=lambda n, error: None,
+    )
+    assert repr(told.get(timeout=10)) == "TypeError('of the callback')"
+    assert worker.stop() and tool.closed
+
+
+def test_an_error_while_stopping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    class Jammed(Tool):
+        def close(self) -> None:
+            raise TypeError("jammed")
+
+    work = Work(Jammed, lambda tool, n: None)
+    assert work.next()[0] == "ready"
+    assert work.worker.stop() and work.events.empty()
+    assert "TypeError: jammed" in caplog.text and "Traceback" in caplog.text
+
+
 def test_stop_while_the_tool_is_being_opened() -> None:
     gate, tool = threading.Event(), Tool()
     work = Work(lambda: gate.wait(10) and tool, lambda tool, n: None)

@@ -9,29 +9,25 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
+from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
 from dvps_ros.config import PipelineConfig, option
 from dvps_ros.data.pixels import compressed_to_rgb
-from dvps_ros.errors import DvpsError, EngineError, InputError
+from dvps_ros.errors import DvpsError, EngineError, InputError, sentence
 from dvps_ros.labels import LabelSpace, PanopticOrder
-from dvps_ros.ros import convert, params, qos
+from dvps_ros.ros import convert, qos
 from dvps_ros.ros.camera import CameraInfos
-from dvps_ros.ros.health import Health, scale_status, status
+from dvps_ros.ros.health import scale_status, status
+from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
-from dvps_ros.ros.process import run
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
 from dvps_ros.runtime import verify
 from dvps_ros.runtime.backends import Progress
@@ -42,12 +38,9 @@ from dvps_ros.types import CameraModel, Frame, FrameResult, ScaleEstimate
 
 
 @dataclass(frozen=True)
-class NodeConfig(PipelineConfig):
+class NodeConfig(LifeConfig, PipelineConfig):
     """The parameters of the node: those of the pipeline, and how it is wired into ROS."""
 
-    autostart: bool = option(
-        True, "Configure and activate at once; false leaves that to a lifecycle manager."
-    )
     build_only: bool = option(
         False, "Build and prove the engines of all sizes, then end: for disk images and fleets."
     )
@@ -108,7 +101,7 @@ class Arrival:
     at_s: float
 
 
-class DvpsNode(LifecycleNode):
+class DvpsNode(BaseNode[NodeConfig]):
     """Lifecycle node of the perception of one camera (topics: ``dvps_ros.ros.outputs`` and docs/ros.md).
 
     Args:
@@ -121,113 +114,55 @@ class DvpsNode(LifecycleNode):
     def __init__(
         self, *, prepare: Callable[[PipelineConfig], OpenPipeline] = prepare_pipeline, **kwargs: Any
     ) -> None:
-        super().__init__("dvps", automatically_declare_parameters_from_overrides=True, **kwargs)
-        self.done: Future = Future()
-        self.health = Health()
+        super().__init__("dvps", NodeConfig, **kwargs)
         self._prepare = prepare
-        self._throttle = Throttle(period_s=5.0)
         self._silence_throttle = Throttle(period_s=30.0)
         self._building_throttle = Throttle(period_s=10.0)
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._configured = False
-        self._active = False
-        params.declare(self, NodeConfig, locked=lambda: self._configured)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.output())
-        self.create_timer(1.0, self._report, clock=self._steady)
 
     # Life
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read parameters, check the model, advertise every topic."""
-        try:
-            self.config = params.read(self, NodeConfig)
-            self._open = self._prepare(self.config)
-        except DvpsError as error:
-            self._failure = str(error)
-            if not self.get_parameter("autostart").value:  # else it ends the process, which tells it
-                self.get_logger().error(self._failure)
-            return TransitionCallbackReturn.FAILURE
-        self._configured = True
+    def start(self) -> None:
+        """Configure and activate, or build what is to be built, if the node is set to start by itself.
+
+        Raises:
+            EngineError: it could not be configured.
+        """
+        if not (self.get_parameter("autostart").value and self.get_parameter("build_only").value):
+            super().start()
+            return
+        self._demand(self.trigger_configure())
+        self._build_all()
+
+    def _open(self) -> None:
+        """Check the model; the engine opens when the camera is known."""
+        self._open_pipeline = self._prepare(self.config)
         self._pipeline: Pipeline | None = None
-        self._worker: Worker[Pipeline, Arrival] | None = None
+        self._worker: Worker[Any, Arrival] | None = None
         self._slot: LatestSlot[Arrival] = LatestSlot()
         self._scale: ScaleEstimate | None = None
         self._resets: Counter[str] = Counter()
         self._last_stamp_ns: int | None = None
         self._engine, self._doing, self._begin_s = "waiting for the camera", "", time.monotonic()
-        self._advertise()
-        self._subscribe()
-        return super().on_configure(state)
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to process images."""
-        outcome = super().on_activate(state)
-        self._active = True
+    def _begin(self) -> None:
         self._publish_labels()
         self.get_logger().info(f"active: images from {self._image.topic_name}")
-        return outcome
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop to process images; the engine stays open."""
-        self._active = False
+    def _end(self) -> None:
+        """The engine stays open."""
         if self._slot.clear():
             self.health.count("dropped")
-        return super().on_deactivate(state)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the engine and forget the camera."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the engine and end the process."""
-        self._release()
-        self._finish(None)
-        return TransitionCallbackReturn.SUCCESS
-
-    def destroy_node(self) -> None:
-        """Stop the worker, close the engine, leave ROS."""
-        self._release()
-        super().destroy_node()
-
-    def start(self) -> None:
-        """Configure and activate, if the node is set to start by itself.
-
-        Raises:
-            EngineError: it could not be configured.
-        """
-        if not self.get_parameter("autostart").value:
-            return
-        success = TransitionCallbackReturn.SUCCESS
-        if self.trigger_configure() is not success:
-            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
-        if self.config.build_only:
-            self._build_all()
-        elif self.trigger_activate() is not success:
-            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
-
-    def _release(self) -> None:
-        if not self._configured:
-            return
-        self._active = self._configured = False
+    def _close(self) -> None:
         if self._worker is not None:
             self._worker.stop()
-        labels = (publisher for publisher, _ in self._labels.values())
-        for publisher in (*self._outputs.values(), *self._debug.values(), *labels):
-            self.destroy_lifecycle_publisher(publisher)
-        for subscription in self._subscriptions_in:
-            self.destroy_subscription(subscription)
-
-    def _finish(self, failure: str | None) -> None:
-        if not self.done.done():
-            self.done.set_result(failure)
 
     # Topics
 
-    def _advertise(self) -> None:
+    def _wire(self) -> None:
         self._table = vision_outputs() | OUTPUTS
         self._outputs = {
-            t: self._publisher(output.type, t, qos.output()) for t, output in self._table.items()
+            topic: self._publisher(output.type, topic, qos.output()) for topic, output in self._table.items()
         }
         self._labels = {
             topic: (self._publisher(kind, topic, qos.latched()), build)
@@ -237,45 +172,17 @@ class DvpsNode(LifecycleNode):
             name: self._publisher(Float64, f"~/debug/{name}_ms", qos.output())
             for name in ("latency", "processing", *STAGES)
         }
-
-    def _publisher(self, kind: type, topic: str, profile: Any) -> Any:
-        resolved = self.resolve_topic_name(topic)
-        return self.create_lifecycle_publisher(
-            kind,
-            topic,
-            profile,
-            qos_overriding_options=qos.overridable(),
-            event_callbacks=qos.publisher_events(resolved, self._qos_mismatch),
-        )
-
-    def _subscribe(self) -> None:
         compressed = self.config.image_transport == "compressed"
         topic = "~/input/image/compressed" if compressed else "~/input/image"
         kind: Any = CompressedImage if compressed else Image
-        self._image = self._subscription(kind, topic, self._on_image)
-        self._subscriptions_in = [self._image]
+        self._image = self._subscription(kind, topic, self._on_image, qos.sensor())
         rectified = self.config.rectified == "yes" or (
             self.config.rectified == "auto" and "image_rect" in self._image.topic_name
         )
         fov_deg = self.config.horizontal_fov_deg
         self._cameras = CameraInfos(rectified=rectified, horizontal_fov_deg=fov_deg)
         if fov_deg == 0:
-            info = self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info)
-            self._subscriptions_in.append(info)
-
-    def _subscription(self, kind: type, topic: str, callback: Callable[[Any], None]) -> Any:
-        resolved = self.resolve_topic_name(topic)
-        return self.create_subscription(
-            kind,
-            topic,
-            callback,
-            qos.sensor(),
-            qos_overriding_options=qos.overridable(),
-            event_callbacks=qos.subscription_events(resolved, self._qos_mismatch),
-        )
-
-    def _qos_mismatch(self, sentence: str) -> None:
-        self._tell(sentence, sentence)
+            self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, qos.sensor())
 
     # Callbacks
 
@@ -284,7 +191,7 @@ class DvpsNode(LifecycleNode):
             camera = self._cameras.add(info)
         except InputError as error:
             self.health.count("bad_camera_info")
-            self._tell("camera_info", str(error))
+            self._trouble(str(error), "camera_info")
         else:
             self._start_engine(camera)
 
@@ -316,7 +223,7 @@ class DvpsNode(LifecycleNode):
         self._engine, self._begin_s = "opening", time.monotonic()
         self._worker = Worker(
             self._slot,
-            partial(self._open, camera, self._progress),
+            partial(self._open_pipeline, camera, self._progress),
             self._process,
             on_ready=self._on_ready,
             on_failure=self._on_failure,
@@ -352,9 +259,10 @@ class DvpsNode(LifecycleNode):
         self._publish_labels()
 
     def _on_failure(self, error: Exception) -> None:
-        sentence = _detail(error)
-        self._engine = f"failed: {sentence}"
-        self._finish(sentence)
+        if not isinstance(error, DvpsError):
+            self._fault("engine", error)
+        self._engine = f"failed: {sentence(error)}"
+        self._finish(sentence(error))
 
     def _publish_labels(self) -> None:
         if self._active and self._pipeline is not None:
@@ -414,7 +322,7 @@ class DvpsNode(LifecycleNode):
             return True
         self.health.count("stale")
         stamp = _seconds(frame.stamp_ns)
-        self._tell("stale", f"image at {stamp}: left out, its stamp is that of the last one")
+        self._trouble(f"image at {stamp}: left out, its stamp is that of the last one", "stale")
         return False
 
     def _tell_resets(self, resets: Counter[str], frame: Frame) -> None:
@@ -441,38 +349,26 @@ class DvpsNode(LifecycleNode):
         self._refuse("frame", error, convert.stamp_to_ns(arrival.message.header.stamp))
 
     def _refuse(self, reason: str, error: Exception, stamp_ns: int) -> None:
-        self.health.refused(reason, str(error))
-        self._warn(reason, f"image at {_seconds(stamp_ns)} left out: {_detail(error)}")
-
-    def _tell(self, key: str, sentence: str) -> None:
-        self.health.trouble(sentence)
-        self._warn(key, sentence)
-
-    def _warn(self, key: str, sentence: str) -> None:
-        if self._throttle.ready(key):
-            self.get_logger().warning(sentence)
+        self.health.refused(reason, sentence(error))
+        left_out = f"image at {_seconds(stamp_ns)} left out"
+        if isinstance(error, DvpsError):
+            self._warn(reason, f"{left_out}: {error}")
+        else:
+            self._fault(left_out, error, key=reason)
 
     # Diagnostics
 
+    def _parts(self) -> Mapping[str, Callable[[str], DiagnosticStatus]]:
+        return {"input": self._input_status, "engine": self._engine_status, "scale": self._scale_status}
+
     def _report(self) -> None:
-        """Publish /diagnostics; while an engine is built, say so in the log as well."""
+        """While an engine is built, say so in the log as well."""
         if self._configured and self._engine == "opening" and time.monotonic() - self._begin_s > 5.0:
             if self._building_throttle.ready("building"):
                 self.get_logger().info(self._opening())
-        name = self.get_fully_qualified_name()
-        array = DiagnosticArray(
-            status=[
-                self._input_status(f"{name}: input"),
-                self._engine_status(f"{name}: engine"),
-                scale_status(f"{name}: scale", self._scale if self._configured else None),
-            ]
-        )
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+        super()._report()
 
     def _input_status(self, name: str) -> DiagnosticStatus:
-        if not self._configured:
-            return status(name, DiagnosticStatus.STALE, "not configured", {})
         values = self.health.summary() | {
             "image_topic": self._image.topic_name,
             "camera_info_exact": str(self._cameras.exact),
@@ -509,8 +405,6 @@ class DvpsNode(LifecycleNode):
         return None
 
     def _engine_status(self, name: str) -> DiagnosticStatus:
-        if not self._configured:
-            return status(name, DiagnosticStatus.STALE, "not configured", {})
         values = {"model": self.config.engine.model, "backend": self.config.engine.backend}
         if self._pipeline is not None:
             engine = self._pipeline.engine
@@ -522,6 +416,9 @@ class DvpsNode(LifecycleNode):
         )
         return status(name, level, self._opening() if self._engine == "opening" else self._engine, values)
 
+    def _scale_status(self, name: str) -> DiagnosticStatus:
+        return scale_status(name, self._scale)
+
     def _opening(self) -> str:
         return f"{self._doing or 'opening'}, {time.monotonic() - self._begin_s:.0f} s"
 
@@ -530,20 +427,9 @@ def _seconds(stamp_ns: int) -> str:
     return f"{stamp_ns * 1e-9:.3f} s"
 
 
-def _detail(error: Exception) -> str:
-    """The sentence of an error raised on purpose; of any other all that helps to find it."""
-    return str(error) if isinstance(error, DvpsError) else "".join(traceback.format_exception(error))
-
-
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_node``."""
-
-    def make_node() -> DvpsNode:
-        node = DvpsNode()
-        node.start()
-        return node
-
-    return run(make_node, args)
+    return main_of(DvpsNode, args)
 
 
 if __name__ == "__main__":

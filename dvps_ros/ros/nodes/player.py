@@ -7,6 +7,7 @@ import json
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from std_msgs.msg import Header
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import option
-from dvps_ros.errors import ConfigError, DvpsError, InputError
+from dvps_ros.errors import ConfigError, DvpsError, InputError, sentence
 from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.process import run
 from dvps_ros.types import Frame
@@ -148,9 +149,10 @@ class Player(Node):
             self._play()
         except DvpsError as error:
             failure = str(error)
-        except Exception:
-            if not self._stopped:
-                raise
+        except Exception as error:
+            if not self._stopped and self.context.ok():
+                failure = sentence(error)
+                self.get_logger().error("".join(traceback.format_exception(error)))
         finally:
             if not self.done.done():
                 self.done.set_result(failure)

@@ -11,24 +11,20 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.task import Future
 from std_msgs.msg import Header
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import SteeringConfig, option
-from dvps_ros.errors import DvpsError, EngineError, InputError
-from dvps_ros.ros import convert, params, qos
-from dvps_ros.ros.health import Health, status
-from dvps_ros.ros.process import run
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.ros import convert, qos
+from dvps_ros.ros.health import status
+from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.steering_outputs import STEERING_OUTPUTS, optional_outputs
-from dvps_ros.ros.worker import Throttle
 from dvps_ros.runtime.steering import SteeringPipeline, SteeringResult
 
 WATCH_PERIOD_S = 0.05
@@ -37,12 +33,9 @@ OTHER_CLOCK_S = 10.0
 
 
 @dataclass(frozen=True)
-class NodeConfig(SteeringConfig):
+class NodeConfig(LifeConfig, SteeringConfig):
     """The parameters of the node: those of head and limits, and how it is wired into ROS."""
 
-    autostart: bool = option(
-        True, "Configure and activate at once; false leaves that to a lifecycle manager."
-    )
     base_frame: str = option(
         "base_link", "Frame of commands and path: at the rear axle, x forward, y left, z up."
     )
@@ -71,7 +64,7 @@ class NodeConfig(SteeringConfig):
 OpenSteering = Callable[[SteeringConfig], SteeringPipeline]
 
 
-class SteeringNode(LifecycleNode):
+class SteeringNode(BaseNode[NodeConfig]):
     """Lifecycle node of the steering command of one vehicle (topics: docs/steering.md).
 
     Args:
@@ -82,127 +75,48 @@ class SteeringNode(LifecycleNode):
     """
 
     def __init__(self, *, open_pipeline: OpenSteering = SteeringPipeline.open, **kwargs: Any) -> None:
-        super().__init__("steering", automatically_declare_parameters_from_overrides=True, **kwargs)
-        self.done: Future = Future()
-        self.health = Health()
-        self._open = open_pipeline
-        self._throttle = Throttle(period_s=5.0)
-        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._configured = self._active = False
-        params.declare(self, NodeConfig, locked=lambda: self._configured)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.output())
-        self.create_timer(1.0, self._report, clock=self._steady)
+        super().__init__("steering", NodeConfig, **kwargs)
+        self._open_pipeline = open_pipeline
         self.create_timer(WATCH_PERIOD_S, self._watch, clock=self._steady)
 
     # Life
 
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Read parameters, load the head, advertise every topic."""
-        try:
-            self.config = params.read(self, NodeConfig)
-            self._pipeline = self._open(self.config)
-        except DvpsError as error:
-            self._failure = str(error)
-            if not self.get_parameter("autostart").value:  # else it ends the process, which tells it
-                self.get_logger().error(self._failure)
-            return TransitionCallbackReturn.FAILURE
-        self._configured = True
+    def _open(self) -> None:
+        self._pipeline = self._open_pipeline(self.config)
         self._silent = True
         self._tokens_at_s: float | None = None
         self._sound_at_s: float | None = None
         self._unsound = ""
         self._invalid = "no tokens yet"
         self._last_stamp = Header().stamp
+
+    def _wire(self) -> None:
         self._table = STEERING_OUTPUTS | optional_outputs()
-        self._outputs = {t: self._publisher(o.type, t) for t, o in self._table.items()}
+        self._outputs = {t: self._publisher(o.type, t, qos.output()) for t, o in self._table.items()}
         self._tokens = self._subscription(
             dvps_msg.LatentTokens, "~/input/latent", self._on_tokens, qos.sensor()
         )
-        self._subscriptions_in = [self._tokens]
         if self.config.perception_node:
             self._perception = self._full_name(self.config.perception_node)
-            self._subscriptions_in.append(
-                self._subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
-            )
-        return super().on_configure(state)
+            self._subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
 
-    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to publish commands, from an empty window."""
-        outcome = super().on_activate(state)
+    def _begin(self) -> None:
+        """From an empty window."""
         self._pipeline.forget()
-        self._active = True
         self.get_logger().info(
             f"active: tokens from {self._tokens.topic_name}, {self._pipeline.head.description}"
         )
-        return outcome
 
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Publish that there is no command any more, then stop."""
+    def _end(self) -> None:
+        """Publish that there is no command any more."""
         self._refuse_command("the node was deactivated")
-        self._active = False
-        return super().on_deactivate(state)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the head."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the head and end the process."""
-        self._release()
-        if not self.done.done():
-            self.done.set_result(None)
-        return TransitionCallbackReturn.SUCCESS
-
-    def destroy_node(self) -> None:
-        """Close the head, leave ROS."""
-        self._release()
-        super().destroy_node()
-
-    def start(self) -> None:
-        """Configure and activate, if the node is set to start by itself.
-
-        Raises:
-            EngineError: it could not be configured.
-        """
-        if not self.get_parameter("autostart").value:
-            return
-        success = TransitionCallbackReturn.SUCCESS
-        if self.trigger_configure() is not success or self.trigger_activate() is not success:
-            raise EngineError(getattr(self, "_failure", "the node could not be configured; see its log"))
-
-    def _release(self) -> None:
-        if not self._configured:
-            return
-        self._active = self._configured = False
+    def _close(self) -> None:
         self._pipeline.close()
-        for publisher in self._outputs.values():
-            self.destroy_lifecycle_publisher(publisher)
-        for subscription in self._subscriptions_in:
-            self.destroy_subscription(subscription)
 
     def _full_name(self, name: str) -> str:
         namespace = self.get_namespace().rstrip("/")
         return name if name.startswith("/") else f"{namespace}/{name}"
-
-    def _publisher(self, kind: type, topic: str) -> Any:
-        return self.create_lifecycle_publisher(
-            kind,
-            topic,
-            qos.output(),
-            qos_overriding_options=qos.overridable(),
-            event_callbacks=qos.publisher_events(self.resolve_topic_name(topic), self._tell),
-        )
-
-    def _subscription(self, kind: type, topic: str, callback: Callable[[Any], None], profile: Any) -> Any:
-        return self.create_subscription(
-            kind,
-            topic,
-            callback,
-            profile,
-            qos_overriding_options=qos.overridable(),
-            event_callbacks=qos.subscription_events(self.resolve_topic_name(topic), self._tell),
-        )
 
     # Tokens
 
@@ -256,7 +170,7 @@ class SteeringNode(LifecycleNode):
 
     def _resets(self, reason: str) -> None:
         self.health.count("resets")
-        self._tell(f"{reason}: the window of frames starts anew")
+        self._trouble(f"{reason}: the window of frames starts anew")
 
     def _publish(self, result: SteeringResult, age_ns: int) -> None:
         if result.reason and result.reason != self._invalid:
@@ -322,23 +236,10 @@ class SteeringNode(LifecycleNode):
 
     # Diagnostics
 
-    def _tell(self, sentence: str) -> None:
-        self.health.trouble(sentence)
-        self._warn(sentence, sentence)
-
-    def _warn(self, key: str, sentence: str) -> None:
-        if self._throttle.ready(key):
-            self.get_logger().warning(sentence)
-
-    def _report(self) -> None:
-        """Publish /diagnostics."""
-        array = DiagnosticArray(status=[self._status(f"{self.get_fully_qualified_name()}: command")])
-        array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+    def _parts(self) -> Mapping[str, Callable[[str], DiagnosticStatus]]:
+        return {"command": self._status}
 
     def _status(self, name: str) -> DiagnosticStatus:
-        if not self._configured:
-            return status(name, DiagnosticStatus.STALE, "not configured", {})
         values = self.health.summary() | {
             "resets": str(self.health.counts["resets"]),
             "watchdog": str(self.health.counts["watchdog"]),
@@ -357,13 +258,7 @@ class SteeringNode(LifecycleNode):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_steering``."""
-
-    def make_node() -> SteeringNode:
-        node = SteeringNode()
-        node.start()
-        return node
-
-    return run(make_node, args)
+    return main_of(SteeringNode, args)
 
 
 if __name__ == "__main__":
