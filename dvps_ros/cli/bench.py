@@ -15,6 +15,7 @@ from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.graph_bench import graph_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
 from dvps_ros.cli.peers_bench import peers_command
+from dvps_ros.cli.quality_bench import quality_command
 from dvps_ros.cli.world_bench import world_command
 
 
@@ -66,6 +67,7 @@ def command(
     dvps bench peers
     dvps bench graph
     dvps bench world
+    dvps bench quality
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -101,6 +103,7 @@ command.add_command(eval_command)
 command.add_command(peers_command)
 command.add_command(graph_command)
 command.add_command(world_command)
+command.add_command(quality_command)
 
 
 def _spread(times_ms: list[float]) -> dict[str, float]:

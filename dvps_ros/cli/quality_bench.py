@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps bench quality``: how good the deployed pipeline is on synthetic drives that no training saw."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dvps_ros.cli.options import engine_choice_options, parse_size, pipeline_config, pipeline_options
+
+FIRST_SEED = 1_000_100
+"""Behind the worlds by which trainings were judged (``training.render.VALIDATION_SEED``)."""
+RATE_HZ = 10.0
+
+
+@click.command("quality")
+@pipeline_options
+@engine_choice_options
+@click.option("--worlds", type=click.IntRange(1), default=8, show_default=True, help="Drives scored.")
+@click.option(
+    "--frames", type=click.IntRange(4), default=40, show_default=True, help="Frames of each, at 10 Hz."
+)
+@click.option("--image-size", default="384x768", show_default=True, help="Camera images, HEIGHTxWIDTH.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+def quality_command(
+    model: str,
+    backend: str,
+    camera_height_m: float,
+    precision: str,
+    network_size: str,
+    worlds: int,
+    frames: int,
+    image_size: str,
+    json_path: Path | None,
+) -> None:
+    """Panoptic, tracking and depth quality of the whole pipeline on unseen worlds through unseen cameras.
+
+    Every drive has a street, weather, traffic and camera (45 to 105 degrees wide, its own height and tilt) of
+    its own; all are scored together, as one data set of so many sequences.
+
+    \b
+    dvps bench quality                                  # lite
+    dvps bench quality --model lite_research --json quality.json
+    """
+    from tqdm import tqdm
+
+    from dvps_ros.cli.quality import ClipQuality
+    from dvps_ros.cli.results import commit, engine_facts, machine_facts, write_report
+    from dvps_ros.data.world import World, WorldConfig, draw_camera
+    from dvps_ros.labels import CITYSCAPES
+    from dvps_ros.runtime.pipeline import DvpsPipeline
+    from dvps_ros.types import Frame
+
+    height, width = parse_size(image_size)
+    config = pipeline_config(model, backend, camera_height_m, precision, network_size)
+    quality = ClipQuality(CITYSCAPES)
+    facts: tuple[str, str] | None = None
+    with tqdm(total=worlds * frames, unit="frame") as bar:
+        for seed in range(FIRST_SEED, FIRST_SEED + worlds):
+            camera = draw_camera(seed, width, height)
+            drive = World(WorldConfig(seed=seed)).frames(camera, rate_hz=RATE_HZ)
+            with DvpsPipeline.open(config, camera) as pipeline:
+                facts = engine_facts(pipeline.engine.description)
+                for index, clip in enumerate(itertools.islice(drive, frames)):
+                    stamp_ns = round((index + 1) * 1e9 / RATE_HZ)
+                    result = pipeline.process(Frame(clip.images[0], stamp_ns, camera, "camera_optical"))
+                    quality.update(clip, result.panoptic, stamp_ns, sequence=seed)
+                    bar.update()
+    scores = quality.compute()
+    click.echo(_table(scores, worlds, frames))
+    if json_path is not None:
+        assert facts is not None
+        write_report(
+            json_path,
+            {
+                "command": ["dvps", *sys.argv[1:]],
+                "commit": commit(),
+                "machine": machine_facts(),
+                "model": facts[0],
+                "backend": facts[1],
+                "seeds": [FIRST_SEED, FIRST_SEED + worlds - 1],
+                "frames_each": frames,
+                "image_size": image_size,
+                "quality": scores,
+            },
+        )
+
+
+def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:
+    """The scores as lines of text, percent."""
+    lines = [f"{worlds} drives of {frames} frames; percent"]
+    pq, stq, objects, depth = (scores[key] for key in ("pq", "stq", "objects", "depth"))
+    lines.append(
+        f"PQ      all {_percent(pq['all'])}  things {_percent(pq['things'])}  stuff {_percent(pq['stuff'])}"
+    )
+    limits = list(next(iter(scores["dvpq"].values())))
+    lines.append("DVPQ    lambda " + "  ".join(f"{limit:>5}" for limit in limits))
+    values = []
+    for k, row in scores["dvpq"].items():
+        lines.append(f"   k={k}         " + "  ".join(f"{_percent(row[limit]):>5}" for limit in limits))
+        values += [row[limit] for limit in limits]
+    mean = None if None in values else sum(values) / len(values)
+    lines.append(f"   mean {_percent(mean)}")
+    lines.append("STQ     " + "  ".join(f"{key} {_percent(stq[key])}" for key in ("STQ", "AQ", "SQ")))
+    lines.append(
+        f"objects {objects['objects']}, found {_percent(objects['found'])} of their sightings, "
+        f"ids kept {_percent(objects['ids_kept'])}, switches {objects['id_switches']}"
+    )
+    lines.append(f"depth   abs_rel {depth['abs_rel']:.3f}  delta1 {_percent(depth['delta1'])}")
+    return "\n".join(lines)
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
