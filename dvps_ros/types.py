@@ -341,6 +341,8 @@ class Sample:
     pixel u, p + scene_flow_m projects to u + flow_px (docs/conventions.md)."""
     moving: np.ndarray | None = None
     """uint8 [T,H,W]: 1 on pixels that move over ground, 0 static, 255 unknown."""
+    seen: np.ndarray | None = None
+    """bool [T,H,W]: False where a crop reaches beyond the camera's image; None: all of it was seen."""
     world_from_camera: np.ndarray | None = None
     """float64 [T,4,4]."""
     steering_rad: np.ndarray | None = None
@@ -362,6 +364,7 @@ class Sample:
             ("flow_px", self.flow_px, np.float32, (t, h, w, 2)),
             ("scene_flow_m", self.scene_flow_m, np.float32, (t, h, w, 3)),
             ("moving", self.moving, np.uint8, (t, h, w)),
+            ("seen", self.seen, np.bool_, (t, h, w)),
             ("world_from_camera", self.world_from_camera, np.float64, (t, 4, 4)),
             ("steering_rad", self.steering_rad, np.float32, (t,)),
             ("speed_mps", self.speed_mps, np.float32, (t,)),

@@ -60,7 +60,7 @@ def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
     """The region ``box`` of every frame, resized to width x height.
 
     Images are filtered (area when shrinking, linear when growing), truth takes the nearest pixel.
-    Outside the source: image 0, class void, instance -1, depth 0, flows NaN, moving 255.
+    Outside the source: image 0, class void, instance -1, depth 0, flows NaN, moving 255, seen False.
 
     Raises:
         InputError: the box is empty.
@@ -87,6 +87,9 @@ def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
     flow = nearest(sample.flow_px, np.nan)
     if flow is not None:
         flow = flow * np.array([sx, sy], np.float32)
+    seen = sample.seen
+    if padded and seen is None:
+        seen = np.ones(sample.images.shape[:3], bool)
     k = sample.intrinsics
     intrinsics = np.stack(
         [
@@ -108,6 +111,7 @@ def crop_resize(sample: Sample, box: Box, width: int, height: int) -> Sample:
         flow_px=flow,
         scene_flow_m=nearest(sample.scene_flow_m, np.nan),
         moving=nearest(sample.moving, 255),
+        seen=nearest(seen, False),
     )
 
 
@@ -156,6 +160,7 @@ def mirror(sample: Sample) -> Sample:
         flow_px=flow,
         scene_flow_m=scene_flow,
         moving=flip(sample.moving),
+        seen=flip(sample.seen),
         world_from_camera=poses,
         steering_rad=None if sample.steering_rad is None else -sample.steering_rad,
     )
@@ -282,6 +287,10 @@ def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, 
     flow[1, ..., 0] = (u - x + 0.5) * (w / box_w) - 0.5 - u
     flow[1, ..., 1] = (v - y + 0.5) * (h / box_h) - 0.5 - v
 
+    seen = previous.seen
+    if seen is not None:
+        seen = np.concatenate([seen, np.ones_like(seen) if sample.seen is None else sample.seen])
+
     def pair(name: str) -> np.ndarray | None:
         now = getattr(sample, name)
         return None if now is None else np.concatenate([getattr(previous, name), now])
@@ -297,6 +306,7 @@ def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, 
         flow_px=flow,
         scene_flow_m=None,
         moving=None,
+        seen=seen,
         world_from_camera=None,
         steering_rad=None,
         speed_mps=None,

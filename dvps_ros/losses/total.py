@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from dvps_ros.config import option
-from dvps_ros.errors import DvpsError
+from dvps_ros.errors import ConfigError, DvpsError
 from dvps_ros.labels import LabelSpace
-from dvps_ros.losses import depth, instance, motion, semantic
+from dvps_ros.losses import depth, instance, motion, panoptic_depth, semantic
+from dvps_ros.losses.photometric import View, photometric
 from dvps_ros.losses.term import Term
 
 RARE_CLASS_WEIGHT = {
@@ -50,6 +51,12 @@ class LossConfig:
     motion: float = option(0.05, "Offset to the previous frame, per pixel of error.", low=0.0)
     moving: float = option(0.3, "Moving over ground or not.", low=0.0)
     identity: float = option(0.2, "Contrast of identity vectors between two frames.", low=0.0)
+    photometric: float = option(
+        0.0, "Likeness to the other frame of a pair, seen through depth and poses.", low=0.0
+    )
+    guided_smoothness: float = option(0.0, "Smoothness of ln depth within a segment.", low=0.0)
+    guided_edges: float = option(0.0, "Breaks of ln depth between segments.", low=0.0)
+    guided_triplet: float = option(0.0, "Features of the depth head apart between segments.", low=0.0)
     max_depth_m: float = option(120.0, "True depth beyond this is left out, metres.", low=1.0)
 
 
@@ -81,8 +88,16 @@ class Targets:
     """uint8 [B,h,w]: 1 moves, 0 static, 255 unknown."""
     sky: Tensor
     """bool [B,h,w]."""
+    segments: Tensor
+    """int64 [B,h,w]: equal where class and instance are equal; -1 where either is unknown."""
     image: Tensor
-    """float [B,3,h,w], 0..255: the image at stride 4, for edge-aware terms."""
+    """float [B,3,h,w], 0..255: the image at stride 4."""
+    seen: Tensor
+    """bool [B,h,w]: all pixels of the cell are of the camera's image, not beyond its border."""
+    intrinsics: Tensor
+    """float [B,4]: fx, fy, cx, cy of ``image``, in its pixels."""
+    other: View
+    """The other frame of the clip, at stride 4; in a clip of one frame its pose is unknown."""
     sources: tuple[str, ...]
     """Name of each sample, for error messages."""
 
@@ -97,6 +112,7 @@ class Prediction(Protocol):
     motion_px: Tensor
     moving_logits: Tensor
     embedding: Tensor
+    depth_features: Tensor | None
 
 
 def class_weights(labels: LabelSpace) -> Tensor:
@@ -112,10 +128,13 @@ def rare_classes(labels: LabelSpace) -> tuple[int, ...]:
 def frame_terms(
     p: Prediction, t: Targets, weight_of_class: Tensor, config: LossConfig, *, has_previous: bool
 ) -> dict[str, Term]:
-    """The terms of one frame, unweighted.
+    """The terms of one frame, unweighted; those that cost time are left out where their weight is 0.
 
     Args:
         has_previous: motion terms are left out in a first frame.
+
+    Raises:
+        ConfigError: a term needs what the network does not give.
     """
     dense = t.depth_m * t.dense_depth[:, None, None]
     terms = {
@@ -129,6 +148,18 @@ def frame_terms(
         "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
         "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
     }
+    if config.photometric:
+        terms["photometric"] = photometric(
+            p.log_depth, t.image, t.seen, t.moving != 1, t.intrinsics, [t.other]
+        )
+    if config.guided_smoothness:
+        terms["guided_smoothness"] = panoptic_depth.guided_smoothness(p.log_depth, t.segments)
+    if config.guided_edges:
+        terms["guided_edges"] = panoptic_depth.guided_edges(p.log_depth, t.segments)
+    if config.guided_triplet:
+        if p.depth_features is None:
+            raise ConfigError("loss.guided_triplet: this network gives no depth features; set it to 0")
+        terms["guided_triplet"] = panoptic_depth.guided_triplet(p.depth_features, t.segments)
     if has_previous:
         terms["motion"] = motion.charbonnier(p.motion_px, t.motion_px)
         terms["moving"] = motion.moving_cross_entropy(p.moving_logits, t.moving)

@@ -223,4 +223,5 @@ class Lite(Network):
             embedding=unit_length(embedding),
             latent=grid_tokens(context, *LATENT_GRID),
             state={"features": remembered},
+            depth_features=depth,
         )

@@ -33,6 +33,8 @@ class RawPrediction:
     """[B,T,C]: tokens of the scene, the same T for every input size."""
     state: dict[str, Tensor]
     """What the next frame needs of this one, each [B,C,H/s,W/s]."""
+    depth_features: Tensor | None = None
+    """[B,F,h,w]: what the depth head reads, for losses; None where a network has no such features."""
 
 
 class Network(nn.Module, ABC):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dvps_ros.errors import InputError
 from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.losses.photometric import View
 from dvps_ros.losses.total import Targets
 from dvps_ros.types import Sample
 
@@ -34,6 +35,7 @@ class FrameBatch:
 
     def to(self, device: torch.device) -> FrameBatch:
         fields = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self.targets).items()}
+        fields["other"] = View(*(v.to(device) for v in self.targets.other))
         return FrameBatch(self.image.to(device), self.intrinsics.to(device), Targets(**fields))
 
 
@@ -60,7 +62,8 @@ def collate(samples: Sequence[Sample], labels: LabelSpace) -> Batch:
 
 def _frame_batch(samples: list[Sample], t: int, labels: LabelSpace) -> FrameBatch:
     maps = [frame_targets(s, t, labels) for s in samples]
-    stacked = {k: torch.from_numpy(np.stack([m[k] for m in maps])) for k in maps[0] if k != "groups"}
+    stacked = {k: torch.from_numpy(np.stack([m[k] for m in maps])) for k in maps[0]}
+    other = View(**{k: stacked.pop(f"other_{k}") for k in View._fields})
     groups = torch.zeros(
         len(samples), max(1, *(len(s.coarse_groups) for s in samples)), len(labels), dtype=torch.bool
     )
@@ -71,12 +74,12 @@ def _frame_batch(samples: list[Sample], t: int, labels: LabelSpace) -> FrameBatc
     return FrameBatch(
         torch.from_numpy(image).permute(0, 3, 1, 2),
         torch.from_numpy(np.stack([s.intrinsics[t] for s in samples])),
-        Targets(**stacked, groups=groups, sources=tuple(s.source for s in samples)),
+        Targets(**stacked, groups=groups, other=other, sources=tuple(s.source for s in samples)),
     )
 
 
 def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.ndarray]:
-    """Arrays of :class:`Targets` for one frame (without the batch axis)."""
+    """Arrays of :class:`Targets` for one frame (no batch axis), ``other`` spread to ``other_...``."""
     h, w = (n // STRIDE for n in sample.images.shape[1:3])
     class_map = _known(sample.class_map, t, (h, w), np.uint8, VOID)
     coarse_map = _known(sample.coarse_map, t, (h, w), np.uint8, VOID)
@@ -105,10 +108,52 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         "motion_px": flow,
         "moving": _known(sample.moving, t, (h, w), np.uint8, 255),
         "sky": np.isin(class_map, sky_ids) | np.isin(coarse_map, sky_groups),
-        "image": cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA)
-        .transpose(2, 0, 1)
-        .astype(np.float32),
+        "segments": _segments(class_map, coarse_map, instance, sample.coarse_groups, labels),
+        **_view(sample, t),
+        **{f"other_{k}": v for k, v in _other_view(sample, t).items()},
     }
+
+
+def _segments(
+    class_map: np.ndarray,
+    coarse_map: np.ndarray,
+    instance: np.ndarray,
+    groups: Sequence[Sequence[int]],
+    labels: LabelSpace,
+) -> np.ndarray:
+    """``Targets.segments``; a coarse label serves where there is no class. Things need an id."""
+    things = np.zeros(VOID + 1, bool)
+    things[: len(groups)] = [bool(labels.is_thing[list(members)].any()) for members in groups]
+    label = np.where(class_map != VOID, class_map.astype(np.int64), coarse_map.astype(np.int64) + VOID + 1)
+    is_thing = np.where(class_map != VOID, labels.is_thing[class_map], things[coarse_map])
+    known = ((class_map != VOID) | (coarse_map != VOID)) & np.where(is_thing, instance > 0, instance >= 0)
+    return np.where(known, (label << 32) + instance, -1)
+
+
+def _view(sample: Sample, t: int) -> dict[str, np.ndarray]:
+    """Image, what of it was seen, and intrinsics of one frame, at stride 4."""
+    h, w = (n // STRIDE for n in sample.images.shape[1:3])
+    image = cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA)
+    seen = np.ones((h, w), bool)
+    if sample.seen is not None:
+        seen = sample.seen[t].reshape(h, STRIDE, w, STRIDE).all((1, 3))
+    # The centre of cell j lies at 4 j + 1.5 of the input.
+    fx, fy, cx, cy = sample.intrinsics[t] / STRIDE
+    middle = (STRIDE - 1) / (2 * STRIDE)
+    return {
+        "image": image.transpose(2, 0, 1).astype(np.float32),
+        "seen": seen,
+        "intrinsics": np.array([fx, fy, cx - middle, cy - middle], np.float32),
+    }
+
+
+def _other_view(sample: Sample, t: int) -> dict[str, np.ndarray]:
+    """Fields of ``View`` of the clip's other frame; the pose is NaN where unknown or there is no other."""
+    other = (len(sample.images) - 1) - t
+    pose = np.full((4, 4), np.nan)
+    if other != t and sample.world_from_camera is not None:
+        pose = np.linalg.inv(sample.world_from_camera[other]) @ sample.world_from_camera[t]
+    return {**_view(sample, other), "view_from_camera": pose.astype(np.float32)}
 
 
 def _known(

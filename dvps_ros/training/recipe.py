@@ -118,7 +118,7 @@ def network_config(recipe: Recipe, *, classes: int) -> Any:
 
 
 def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
-    """Read a configuration file, then apply changes written ``key=value`` (value in YAML).
+    """Read a configuration file, then apply changes written ``key=value`` (value in YAML; none: empty text).
 
     Raises:
         ConfigError: unreadable file, unknown key or bad value.
@@ -128,5 +128,5 @@ def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
         key, equals, text = change.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {change!r}")
-        values[key] = yaml.safe_load(text)
+        values[key] = yaml.safe_load(text) if text else ""
     return from_flat(cls, values)

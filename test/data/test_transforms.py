@@ -113,6 +113,10 @@ def test_outside_there_is_no_truth():
     assert (out.instance_map[edge] == -1).all() and (out.moving[edge] == 255).all()
     assert np.isnan(out.flow_px[edge]).all() and np.isnan(out.scene_flow_m[edge]).all()
     np.testing.assert_array_equal(out.depth_m[:, 2:-2, 4:-4], clip.depth_m)
+    assert clip.seen is None and not out.seen[edge].any() and out.seen[:, 2:-2, 4:-4].all()
+    assert out.seen.sum() == 2 * H * W
+    again = crop_resize(mirror(out), Box(1, 0, W, H), W, H)  # inside, but not of what the camera saw
+    assert (~again.seen[:, :2]).all() and (~again.seen[:, 2:, :3]).all() and again.seen[:, 2:, 3:].all()
 
 
 def test_mirror_twice_is_the_original_and_once_is_consistent():
@@ -193,6 +197,7 @@ def test_pan_knows_where_each_pixel_was():
         px, py = int(round(x + du)), int(round(y + dv))
         assert abs(int(before[py, px, 0]) - x) <= 2 and abs(int(before[py, px, 1]) / 2 - y) <= 2
     assert np.isnan(clip.flow_px[0]).all()
+    assert clip.seen[1].all() and 0 < (~clip.seen[0]).mean() < 0.2
 
 
 def test_refusals():

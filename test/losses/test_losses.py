@@ -10,9 +10,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dvps_ros.errors import DvpsError, InputError  # noqa: E402
+from dvps_ros.errors import ConfigError, DvpsError, InputError  # noqa: E402
 from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses import depth, instance, motion, semantic  # noqa: E402
+from dvps_ros.losses.photometric import View  # noqa: E402
 from dvps_ros.losses.term import Term  # noqa: E402
 from dvps_ros.losses.total import LossConfig, Targets, class_weights, total_loss  # noqa: E402
 
@@ -177,7 +178,7 @@ class Maps:
 
         self.class_logits, self.center_logits, self.center_offset_px = make(19), make(1), make(2)
         self.log_depth, self.motion_px, self.moving_logits = make(1), make(2), make(1)
-        self.raw_embedding = make(8)
+        self.raw_embedding, self.depth_features = make(8), make(6)
 
     @property
     def embedding(self):
@@ -203,7 +204,16 @@ def targets(rows: int = 2) -> Targets:
         motion_px=torch.zeros(rows, 2, 4, 8),
         moving=torch.zeros(size, dtype=torch.uint8),
         sky=torch.ones(size, dtype=torch.bool),
-        image=torch.zeros(rows, 3, 4, 8),
+        segments=instances.long(),
+        image=torch.rand(rows, 3, 4, 8, generator=g) * 255,
+        seen=torch.ones(size, dtype=torch.bool),
+        intrinsics=torch.tensor([[4.0, 4.0, 3.5, 1.5]]).expand(rows, 4),
+        other=View(
+            torch.rand(rows, 3, 4, 8, generator=g) * 255,
+            torch.ones(size, dtype=torch.bool),
+            torch.tensor([[4.0, 4.0, 3.5, 1.5]]).expand(rows, 4),
+            torch.eye(4).expand(rows, 4, 4),
+        ),
         sources=tuple(f"clip {i}" for i in range(rows)),
     )
 
@@ -227,6 +237,25 @@ def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
     assert maps[0].motion_px.grad is None  # a first frame has no previous one
 
 
+def test_terms_of_weight_zero_that_cost_time_are_not_computed_and_others_join_the_sum():
+    maps, config = [Maps(0), Maps(1)], LossConfig()
+    extra = {"photometric": 2.0, "guided_smoothness": 0.1, "guided_edges": 0.2, "guided_triplet": 0.3}
+    plain, without = total_loss(maps, [targets(), targets()], class_weights(CITYSCAPES), config)
+    total, means = total_loss(
+        maps, [targets(), targets()], class_weights(CITYSCAPES), replace(config, **extra)
+    )
+    assert set(means) - set(without) == set(extra)
+    assert (total - plain).item() == pytest.approx(
+        sum(w * means[k].item() for k, w in extra.items()), rel=1e-4
+    )
+    assert all(means[k] > 0 for k in extra)
+    total.backward()
+    assert maps[0].depth_features.grad.abs().sum() > 0
+    maps[0].depth_features = None
+    with pytest.raises(ConfigError, match="gives no depth features"):
+        total_loss(maps[:1], [targets()], class_weights(CITYSCAPES), LossConfig(guided_triplet=1.0))
+
+
 def test_frames_without_any_truth_cost_nothing_but_smoothness():
     t = targets()
     empty = replace(
@@ -238,8 +267,11 @@ def test_frames_without_any_truth_cost_nothing_but_smoothness():
         motion_px=torch.full_like(t.motion_px, math.nan),
         moving=torch.full_like(t.moving, 255),
         sky=torch.zeros_like(t.sky),
+        segments=torch.full_like(t.segments, -1),
+        other=t.other._replace(view_from_camera=torch.full((2, 4, 4), math.nan)),
     )
-    _, means = total_loss([Maps(0), Maps(1)], [empty, empty], class_weights(CITYSCAPES), LossConfig())
+    every = LossConfig(photometric=1.0, guided_smoothness=1.0, guided_edges=1.0, guided_triplet=1.0)
+    _, means = total_loss([Maps(0), Maps(1)], [empty, empty], class_weights(CITYSCAPES), every)
     assert {k for k, v in means.items() if v != 0} == {"smoothness"}
 
 

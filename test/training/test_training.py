@@ -17,16 +17,19 @@ pytest.importorskip("lightning")
 
 from dvps_ros.config import from_flat  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
+from dvps_ros.data.transforms import Box, crop_resize  # noqa: E402
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, EngineError, InputError  # noqa: E402
 from dvps_ros.export.model import export_model  # noqa: E402
 from dvps_ros.export.published import published_weights  # noqa: E402
-from dvps_ros.labels import CITYSCAPES  # noqa: E402
+from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
+from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import fit, validate  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
+from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
 from dvps_ros.training.sources import draw_stills, frames_of, spread, training_parts  # noqa: E402
 from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
@@ -101,6 +104,73 @@ def test_missing_truth_is_masked():
     assert np.isnan(t["motion_px"]).all() and (t["moving"] == 255).all()
 
 
+def test_the_other_frame_comes_with_its_relative_pose_and_intrinsics_of_stride_4():
+    a, b = np.eye(4), np.eye(4)
+    a[:3, 3], b[:3, 3] = [1e6, 2, 3], [1e6 + 0.5, 2, 4]  # far from the origin: float32 poses would not do
+    b[:3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
+    clip = replace(street(), world_from_camera=np.stack([a, b]))
+    first, second = (frame_targets(clip, t, CITYSCAPES) for t in range(2))
+    point = np.array([0.3, -0.2, 5.0, 1.0])  # of frame 1, seen by both
+    assert np.allclose(second["other_view_from_camera"] @ point, np.linalg.inv(a) @ b @ point, atol=1e-4)
+    assert np.allclose(
+        first["other_view_from_camera"] @ second["other_view_from_camera"], np.eye(4), atol=1e-5
+    )
+    assert (first["other_image"] == second["image"]).all() and (second["other_image"] == first["image"]).all()
+    # Pixel 63.5 is the middle of 128, so 15.5 is that of 32.
+    assert second["intrinsics"].tolist() == [25, 25, 15.5, 7.5] == second["other_intrinsics"].tolist()
+    for lonely in (street(), replace(frames_of(clip, 0, 1))):
+        assert np.isnan(frame_targets(lonely, 0, CITYSCAPES)["other_view_from_camera"]).all()
+    batch = collate([clip, street(3, frames=1)], CITYSCAPES)
+    assert torch.isfinite(batch[0].targets.other.view_from_camera[0]).all()
+    assert torch.isnan(batch[0].targets.other.view_from_camera[1]).all()
+
+
+def test_the_depth_of_the_world_explains_its_images_best():
+    """Poses, intrinsics and depth fit together all the way from the renderer to the loss."""
+    batch = collate([random_clip(VALIDATION_SEED, 384, 192)], CITYSCAPES)
+    for frame in batch:
+        t = frame.targets
+        known, errors = (t.depth_m > 0) & (t.depth_m < 40), []
+        for factor in (0.8, 0.9, 1.0, 1.1, 1.25):
+            log_depth = torch.where(known, t.depth_m * factor, 1.0).log()[:, None]
+            warped, visible = warp(log_depth, t.intrinsics, t.other)
+            chosen = visible & known & (t.moving == 0)
+            errors.append((warped - t.image).abs().mean(1)[chosen].mean().item())
+        assert chosen.float().mean() > 0.2 and np.argmin(errors) == 2
+        assert errors[2] < 0.9 * min(errors[1], errors[3])
+
+
+def test_cells_that_reach_beyond_the_image_are_not_seen():
+    cropped = crop_resize(street(), Box(-6, 0, 134, 64), 128, 64)  # 6 of 134 columns: the first 5.7 pixels
+    seen = frame_targets(cropped, 1, CITYSCAPES)["seen"]
+    assert not seen[:, :2].any() and seen[:, 2:].all()
+    assert frame_targets(street(), 0, CITYSCAPES)["seen"].all()
+
+
+def test_segments_are_equal_where_class_and_instance_are():
+    sample = street(frames=1)
+    sample.instance_map[0, :8] = -1  # sky whose instance nobody knows
+    sample.instance_map[0, 24:48, :64][sample.class_map[0, 24:48, :64] == 13] = 0  # a car without an id
+    sample.class_map[0, 60:] = VOID
+    segments = frame_targets(sample, 0, CITYSCAPES)["segments"]
+    classes, ids = sample.class_map[0, 2::4, 2::4], sample.instance_map[0, 2::4, 2::4]
+    assert (segments[:2] == -1).all() and (segments[15] == -1).all()
+    assert (segments[(classes == 13) & (ids == 0)] == -1).all() and ((classes == 13) & (ids == 0)).any()
+    car = segments[ids == 2]
+    assert len(car) and (car == car[0]).all() and (car != segments[14, 0]).all()
+    assert segments[3, 0] != segments[14, 0] and segments[14, 0] == segments[14, -1] == 0
+    coarse = replace(
+        sample,
+        class_map=None,
+        coarse_map=np.repeat([0, 1], 32)[None, :, None].repeat(128, 2).astype(np.uint8),
+        coarse_groups=((10,), (0, 13)),
+        instance_map=np.zeros((1, 64, 128), np.int32),
+    )
+    segments = frame_targets(coarse, 0, CITYSCAPES)["segments"]
+    assert (segments[:8] == segments[0, 0]).all() and segments[0, 0] >= 0
+    assert (segments[8:] == -1).all()  # road or car: may be a thing, which needs an id
+
+
 def test_sky_is_known_from_classes_and_from_coarse_labels_that_mean_nothing_else():
     sample = street(frames=1)
     assert (frame_targets(sample, 0, CITYSCAPES)["sky"] == (sample.class_map[0, 2::4, 2::4] == 10)).all()
@@ -141,6 +211,7 @@ def test_recipe_changes_and_refusals(tmp_path):
     path = tmp_path / "r.yaml"
     path.write_text("schedule: {minutes: 3}\n")
     assert read_recipe(path, ["schedule.minutes=5", "out=x"]).schedule.minutes == 5.0
+    assert read_recipe(ROOT / "config/train/lite.yaml", ["start_from="]).start_from == ""
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         read_recipe(path, ["nonsense"])
     with pytest.raises(ConfigError, match="at least one clip"):
