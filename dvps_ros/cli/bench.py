@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from dvps_ros.cli.designs_bench import designs_command
 from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.graph_bench import graph_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
@@ -63,6 +64,7 @@ def command(
     dvps bench
     dvps bench --camera 640x480 --camera 1920x1080 --json bench.json
     dvps bench --model lite --backend openvino --no-engines
+    dvps bench designs lite
     dvps bench eval
     dvps bench peers
     dvps bench graph
@@ -99,6 +101,7 @@ def command(
         click.echo(f"\nwritten to {json_path}")
 
 
+command.add_command(designs_command)
 command.add_command(eval_command)
 command.add_command(peers_command)
 command.add_command(graph_command)

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps bench designs``: quality against milliseconds of models, input sizes and precisions."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from dvps_ros.cli.options import parse_size
+from dvps_ros.config import EngineConfig, options
+from dvps_ros.errors import EngineError, InputError
+from dvps_ros.labels import VOID
+
+if TYPE_CHECKING:
+    from dvps_ros.runtime.engine import Engine
+    from dvps_ros.types import Sample
+
+FIRST_SEED = 1_000_200
+"""Worlds that neither a training nor its validation saw (``training.render.VALIDATION_SEED``)."""
+RATE_HZ = 10.0
+START_S = 4.0
+"""Each pair of frames is taken this long after its world's start."""
+MAX_DEPTH_M = 80.0
+TIME_LIMIT_S = 120.0
+"""For all rounds of one size: no further round begins later."""
+ROW_KEYS = ("model", "size", "precision")
+SCORES = {"miou": "mIoU", "pq": "PQ", "pq_things": "PQ of things", "abs_rel": "depth abs_rel"}
+LOWER_IS_BETTER = ("abs_rel",)
+_CHOICES = {o.key: o for o in options(EngineConfig)}
+
+
+@click.command("designs")
+@click.argument("models", nargs=-1)
+@click.option("--size", "sizes", multiple=True, metavar="HxW", help="Only this size; may be repeated.")
+@click.option(
+    "--precision",
+    "precisions",
+    multiple=True,
+    type=click.Choice(_CHOICES["precision"].choices[1:]),
+    default=("fp32", "bf16", "int8"),
+    show_default=True,
+    help="May be repeated; what cannot be used is told and left out.",
+)
+@click.option(
+    "--backend", type=click.Choice(_CHOICES["backend"].choices[1:]), default="openvino", show_default=True
+)
+@click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores.")
+@click.option("--quality/--no-quality", default=True, help="Score, or keep the scores that the file has.")
+@click.option("--time/--no-time", "timed", default=True, help="Time, or keep the times that the file has.")
+@click.option(
+    "--worlds", type=click.IntRange(1), default=24, show_default=True, help="Two frames of each are scored."
+)
+@click.option("--image-size", default="512x1024", show_default=True, help="Of the camera and of the truth.")
+@click.option("--rounds", type=click.IntRange(2), default=30, show_default=True, help="Runs timed of each.")
+@click.option(
+    "--json",
+    "json_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("out/designs.json"),
+    show_default=True,
+    help="Results, read first where it exists; a plot goes beside it.",
+)
+def designs_command(
+    models: tuple[str, ...],
+    sizes: tuple[str, ...],
+    precisions: tuple[str, ...],
+    backend: str,
+    threads: int,
+    quality: bool,
+    timed: bool,
+    worlds: int,
+    image_size: str,
+    rounds: int,
+    json_path: Path,
+) -> None:
+    """Score and time MODELS (names or folders) at each size and precision; print a table, draw a plot.
+
+    Scored are pairs of frames of synthetic worlds, each with a camera of its own, at camera resolution,
+    whatever the network's size: mean IoU, panoptic quality, relative depth error. Timed is the engine alone,
+    on the golden frame, those of one size in turns. The two need not be taken together: scores are the same
+    on every machine, times want a quiet one.
+
+    \b
+    dvps bench designs lite --no-time --json lite_sizes.json       # once
+    dvps bench designs lite --no-quality --json lite_sizes.json    # on each machine
+    dvps bench designs --json lite_sizes.json                      # table and plot again
+    """
+    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.viz.designs_plot import write_designs_plot
+
+    require("matplotlib")
+    report = read_report(json_path)
+    if models:
+        load = os.getloadavg()[0]
+        if timed and load > 0.5:
+            click.echo(f"other work is running (load {load:.1f}): times will be too long")
+        made = {"command": ["dvps", *sys.argv[1:]], "commit": commit()}
+        designs = list(_designs(models, sizes, precisions, backend, threads))
+        report["rows"] = rows = [d.row | kept_parts(d.row, report["rows"]) for d in designs]
+        if quality:
+            clips = list(held_out_clips(worlds, *parse_size(image_size)))
+            for row, design in zip(rows, designs, strict=True):
+                row["quality"] = _score(design, clips)
+            seeds = [FIRST_SEED, FIRST_SEED + worlds - 1]
+            report["quality_made"] = made | {"seeds": seeds, "image_size": image_size}
+            write_report(json_path, report)
+        if timed:
+            for row, times in zip(rows, _times(designs, rounds), strict=True):
+                row["ms"] = times
+            report["time_made"] = made | {"machine": {**machine_facts(), "load": load}, "rounds": rounds}
+        report["rows"] = [r for r in rows if r["quality"] or r["ms"]]
+        write_report(json_path, report)
+    if not report["rows"]:
+        raise InputError(f"{json_path} holds no results: name models to measure")
+    picture = json_path.with_suffix(".png")
+    write_designs_plot(picture, report, {score: pareto_front(report["rows"], score) for score in SCORES})
+    click.echo(f"{table(report['rows'])}\n\nwritten to {json_path} and {picture}")
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """The results of earlier calls; without rows where there is no file.
+
+    Raises:
+        InputError: the file is no such report.
+    """
+    if not path.exists():
+        return {"rows": []}
+    try:
+        report = json.loads(path.read_text())
+        complete = all({*ROW_KEYS, "digest", "quality", "ms"} <= set(row) for row in report["rows"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} was not written by `dvps bench designs`: {error!r}") from error
+    if not complete:
+        raise InputError(f"{path} was not written by `dvps bench designs`: a row lacks keys")
+    return report
+
+
+def kept_parts(row: Mapping[str, Any], earlier: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """``quality`` and ``ms`` of the same weights on the same engine in an earlier report, else None."""
+    same = (old for old in earlier if all(old[key] == row[key] for key in (*ROW_KEYS, "backend", "digest")))
+    found = next(same, {})
+    return {part: found.get(part) for part in ("quality", "ms")}
+
+
+@dataclass(frozen=True)
+class Design:
+    """What is measured: a model at one size and precision."""
+
+    folder: Path
+    config: EngineConfig
+    row: dict[str, Any]
+    """Its keys in the report."""
+
+    def open(self) -> Engine | None:
+        """The engine; None, told on the console, where it cannot be had."""
+        from dvps_ros.runtime.engine import Engine
+
+        try:
+            return Engine.open(self.folder, self.config)
+        except EngineError as error:
+            click.echo(f"{' '.join(self.row[key] for key in ROW_KEYS)} is left out: {error}")
+            return None
+
+
+def _designs(
+    models: Sequence[str], sizes: Sequence[str], precisions: Sequence[str], backend: str, threads: int
+) -> Iterator[Design]:
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+
+    for model in models:
+        folder = find_model(model)
+        manifest = load_manifest(folder)
+        for size in sizes or [graph.size for graph in manifest.graphs]:
+            graph = manifest.graph_of(size)
+            for precision in precisions:
+                config = EngineConfig(size=size, backend=backend, precision=precision, threads=threads)
+                row = {
+                    "model": manifest.name,
+                    "version": manifest.version,
+                    "size": size,
+                    "precision": precision,
+                    "backend": backend,
+                    "digest": f"{graph.sha256[:16]}-{manifest.weights.sha256[:16]}",
+                    "weights_mb": round((folder / manifest.weights.file).stat().st_size / 1e6, 2),
+                }
+                yield Design(folder, config, row)
+
+
+def held_out_clips(worlds: int, height: int, width: int) -> Iterator[list[Sample]]:
+    """Two neighbouring frames of each unseen world, through a camera of its own."""
+    from tqdm import tqdm
+
+    from dvps_ros.data.world import World, WorldConfig, draw_camera
+
+    for seed in tqdm(range(FIRST_SEED, FIRST_SEED + worlds), desc="worlds", leave=False):
+        drive = World(WorldConfig(seed=seed)).frames(
+            draw_camera(seed, width, height), rate_hz=RATE_HZ, start_s=START_S
+        )
+        yield [replace(frame, flow_px=None, moving=None) for frame in itertools.islice(drive, 2)]
+
+
+def _score(design: Design, clips: Sequence[Sequence[Sample]]) -> dict[str, float | None] | None:
+    """Scores of the frames of all clips; None where the engine cannot be had."""
+    from tqdm import tqdm
+
+    from dvps_ros.cli.quality import ClipQuality
+    from dvps_ros.runtime.maps import MapMaker
+    from dvps_ros.runtime.preprocess import Preprocess
+    from dvps_ros.types import CameraModel
+
+    engine = design.open()
+    if engine is None:
+        return None
+    labels = engine.manifest.label_space
+    quality = ClipQuality(labels)
+    # Nothing is tracked: a segment's id is its row.
+    row_track = np.arange(1, 257).astype(np.uint16)
+    with contextlib.closing(engine):
+        for clip in tqdm(clips, desc=engine.description, leave=False):
+            height, width = clip[0].images.shape[1:3]
+            preprocess = Preprocess(
+                CameraModel(width, height, *map(float, clip[0].intrinsics[0])), engine.width, engine.height
+            )
+            make_maps = MapMaker(
+                preprocess.fit,
+                labels,
+                sky_class=engine.manifest.sky_class,
+                max_depth_m=MAX_DEPTH_M,
+                stride=engine.stride,
+            )
+            engine.reset()
+            for index, frame in enumerate(clip):
+                _, image = preprocess(frame.images[0])
+                output = engine.run(image, preprocess.network_camera.vector)
+                row_class = np.full(256, VOID, np.uint8)
+                row_class[: len(output.segments)] = output.segments[:, 0]
+                maps = make_maps(output, row_class, row_track, 1.0)
+                quality.update(frame, maps, index, sequence=frame.source)
+    found = quality.compute()
+    return {
+        "miou": found["stq"]["SQ"],
+        "pq": found["pq"]["all"],
+        "pq_things": found["pq"]["things"],
+        "abs_rel": found["depth"]["abs_rel"],
+    }
+
+
+def _times(designs: Sequence[Design], rounds: int) -> list[dict[str, float] | None]:
+    """Median and quartiles of each engine's milliseconds; those of one size run in turns."""
+    from dvps_ros.runtime.engine import times_in_turns
+    from dvps_ros.runtime.verify import load_golden
+
+    found: dict[int, dict[str, float]] = {}
+    for size in dict.fromkeys(d.row["size"] for d in designs):
+        with contextlib.ExitStack() as stack:
+            engines = {}
+            for i, design in enumerate(designs):
+                if design.row["size"] == size and (engine := design.open()) is not None:
+                    engines[i] = stack.enter_context(engine)
+            if not engines:
+                continue
+            first = designs[next(iter(engines))].folder
+            golden = load_golden(first / next(iter(engines.values())).graph.golden)
+            for i, times in times_in_turns(engines, golden, rounds=rounds, limit_s=TIME_LIMIT_S).items():
+                low, median, high = np.percentile(times, (25, 50, 75)).tolist()
+                found[i] = {"median": median, "quartile_1": low, "quartile_3": high, "runs": len(times)}
+    return [found.get(i) for i in range(len(designs))]
+
+
+def pareto_front(rows: Sequence[Mapping[str, Any]], score: str) -> list[int]:
+    """Indices of the rows, fastest first, than which none is as fast and better, or as good and faster.
+
+    Args:
+        score: key of ``quality``; rows that lack it or a time take no part.
+    """
+    sign = -1 if score in LOWER_IS_BETTER else 1
+    points = [
+        (row["ms"]["median"], -sign * row["quality"][score], i)
+        for i, row in enumerate(rows)
+        if row["ms"] and row["quality"] and row["quality"][score] is not None
+    ]
+    front: list[int] = []
+    best = math.inf
+    for _, cost, i in sorted(points):
+        if cost < best:
+            best = cost
+            front.append(i)
+    return front
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows in Markdown; scores that no faster row reaches are bold."""
+    lines = [
+        f"| model | size | precision | {' | '.join(SCORES.values())} | engine, ms (quartiles) |",
+        "|---" * (len(SCORES) + 4) + "|",
+    ]
+    fronts = {score: pareto_front(rows, score) for score in SCORES}
+    for i, row in enumerate(rows):
+        cells = [row[key] for key in ROW_KEYS]
+        for score in SCORES:
+            value = row["quality"] and row["quality"][score]
+            text = "-" if value is None else f"{value:.3f}"
+            cells.append(f"**{text}**" if i in fronts[score] else text)
+        ms = row["ms"]
+        spread = ms and f"{ms['median']:.1f} ({ms['quartile_1']:.1f} - {ms['quartile_3']:.1f})"
+        lines.append(f"| {' | '.join([*cells, spread or '-'])} |")
+    return "\n".join(lines)
