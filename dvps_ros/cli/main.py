@@ -64,9 +64,8 @@ def cli(verbose: bool) -> None:
 def main() -> int:
     """Entry point: errors of the package end it with status 1 and one sentence on stderr."""
     try:
-        cli.main(standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        return exit_.exit_code
+        # Not standalone, click gives back the status of an Exit, and None of a command that ends by itself.
+        return cli.main(standalone_mode=False) or 0
     except click.Abort:
         print("dvps: interrupted", file=sys.stderr)
         return 130
@@ -76,7 +75,6 @@ def main() -> int:
     except DvpsError as error:
         print(f"dvps: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

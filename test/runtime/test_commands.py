@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from dvps_ros.cli import bench, doctor
+from dvps_ros.cli.main import main
 from dvps_ros.config import EngineConfig
 from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.pipeline import STAGES
@@ -61,6 +62,21 @@ def test_doctor_is_content(tiny_model):
         assert f"{'ok     ' if name in installed() else 'note   '}{name} " in result.output
     assert "model tiny 64x128: golden frames fit on onnxruntime fp32" in result.output
     assert "0 broken" in result.output
+
+
+def test_a_failed_command_has_a_status_that_a_shell_sees(tiny_model, tmp_path, monkeypatch, capsys):
+    """The one of ``dvps`` itself, not of click's test runner."""
+
+    def dvps(*arguments):
+        monkeypatch.setattr(sys, "argv", ["dvps", *map(str, arguments)])
+        return main()
+
+    build = ("engine", "build", "--model", tiny_model, "--backend", "onnxruntime", "--size", "64x128")
+    assert dvps(*build) == 0 and dvps("engine", "list") == 0 and dvps("--version") == 0
+    assert dvps(*build, "--precision", "int8") == 1
+    assert "was not calibrated yet" in capsys.readouterr().out
+    assert dvps("engine", "build", "--nonsense") == 2
+    assert dvps("engine", "verify", "--model", tmp_path / "none") == 1
 
 
 def test_doctor_finds_a_damaged_and_a_missing_model(tiny_model, tmp_path, monkeypatch):
