@@ -218,6 +218,10 @@ class EngineConfig:
     target: str = option(
         "", "TensorRT-RTX: build for this GPU generation, such as sm_89, on any machine; empty: the GPU here."
     )
+    resize_on_device: bool = option(
+        False,
+        "Copy the camera's whole image to where the network computes, and resize it there.",
+    )
     verify: bool = option(
         True, "Run the model's golden frames through the engine at start-up; refuse a wrong one."
     )

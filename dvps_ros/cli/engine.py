@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dvps_ros.runtime.plans import Record
     from dvps_ros.types import Frame
 
-_OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify")}
+_OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify", "resize_on_device")}
 
 
 def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,6 +115,9 @@ def build(
                 progress.done(f"{label}: {error}")
                 continue
         what = "was there" if there else f"built in {time.monotonic() - start:.1f} s"
+        if builder.kept(config) is None:
+            failed += 1
+            what += ", but not kept (the warning says why)"
         progress.done(f"{label}: {what}\n{text}")
     if failed:
         raise click.exceptions.Exit(1)
@@ -156,6 +159,11 @@ def verify(sizes: tuple[str, ...], **values: Any) -> None:
         raise click.exceptions.Exit(1)
 
 
+LONGEST = 25
+"""Layers that are printed; all are in the JSON."""
+_PROFILE_ROW = "{:<44}{:<32}{:>9}{:>7}{:>10}{:>8}{:>8}{:>8}"
+
+
 @command.command()
 @engine_options
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Runs that are timed.")
@@ -183,17 +191,20 @@ def profile(
         click.echo(f"other work is running (load {load:.1f}): times and peaks will be wrong")
     for builder, config in _jobs(sizes, values):
         label = builder.label(config)
-        peak = profiling.measured_peak(config)
-        peak = profiling.Peak(
-            peak_gflops * 1e9 if peak_gflops else peak.flop_s, peak_gbps * 1e9 if peak_gbps else peak.bytes_s
-        )
+        peak = profiling.Peak((peak_gflops or 0) * 1e9, (peak_gbps or 0) * 1e9)
+        if not (peak_gflops and peak_gbps):
+            measured = profiling.measured_peak(config)
+            peak = profiling.Peak(peak.flop_s or measured.flop_s, peak.bytes_s or measured.bytes_s)
         with _Console() as progress:
             found = profiling.profile_engine(builder, config, runs, progress)
         total_ms = sum(layer.ms for layer in found.layers)
-        lines = [f"{'layer':<56}{'kind':<28}{'ms':>8}{'share':>7}"]
-        for layer in found.layers[:25]:
-            share = layer.ms / total_ms
-            lines.append(f"{layer.name[-54:]:<56}{layer.kind[:26]:<28}{layer.ms:>8.3f}{share:>7.1%}")
+        lines = [_PROFILE_ROW.format("layer", "kind", "ms", "share", "GFLOP/s", "of peak", "GB/s", "of peak")]
+        for layer, cost in zip(found.layers[:LONGEST], found.costs, strict=False):
+            cells = [layer.name[-42:], layer.kind[:30], f"{layer.ms:.3f}", f"{layer.ms / total_ms:.1%}"]
+            for amount, top in ((cost.flop, peak.flop_s), (cost.bytes, peak.bytes_s)):
+                rate = amount / layer.ms * 1e3 if layer.ms else 0.0
+                cells += [f"{rate / 1e9:.1f}", f"{rate / top:.0%}"] if amount else ["", ""]
+            lines.append(_PROFILE_ROW.format(*cells))
         flop_s = found.cost.flop / found.latency_ms * 1e3
         bytes_s = found.cost.bytes / found.latency_ms * 1e3
         roof = min(peak.flop_s, found.cost.flop / found.cost.bytes * peak.bytes_s)
@@ -208,9 +219,14 @@ def profile(
         click.echo("\n".join([label, *lines]))
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"{label.replace(' ', '-')}.png"
-        points = [(label, found.cost.flop / found.cost.bytes, flop_s)]
         bars = [(layer.name, layer.ms) for layer in found.layers]
-        draw_profile(file, label, bars, points, peak.flop_s, peak.bytes_s)
+        dots = [
+            (cost.flop / cost.bytes, cost.flop / layer.ms * 1e3, layer.ms / total_ms)
+            for layer, cost in zip(found.layers, found.costs, strict=True)
+            if cost.flop and layer.ms
+        ]
+        whole = (found.cost.flop / found.cost.bytes, flop_s)
+        draw_profile(file, label, bars, dots, whole, peak.flop_s, peak.bytes_s)
         report = {
             "command": ["dvps", *sys.argv[1:]],
             "machine": machine_facts(),
@@ -220,7 +236,10 @@ def profile(
             "bytes": found.cost.bytes,
             "peak_flop_s": peak.flop_s,
             "peak_bytes_s": peak.bytes_s,
-            "layers": [vars(layer) for layer in found.layers],
+            "layers": [
+                {**vars(layer), "flop": cost.flop, "bytes": cost.bytes}
+                for layer, cost in zip(found.layers, found.costs, strict=True)
+            ],
         }
         write_report(file.with_suffix(".json"), report)
         click.echo(f"written to {file} and .json")
@@ -306,6 +325,8 @@ def _stale(record: Record) -> str:
     for key in ("version", *DEVICE_FACTS):
         if name and made_of.get(key) != here.get(key):
             return f"stale: of {key} {made_of.get(key)}, here is {here.get(key)}"
+    if "resize" in made_of:
+        return ""
     graphs = {(g.sha256, manifest.weights.sha256) for g in manifest.graphs}
     if (made_of["graph"], made_of["weights"]) not in graphs:
         return "stale: the model was exported again"

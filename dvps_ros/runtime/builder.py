@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
+import tempfile
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
+from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime import calibration
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress
 from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files
 from dvps_ros.runtime.plans import PlanStore, Record
+from dvps_ros.runtime.resize import check_resize, resize_graph
 from dvps_ros.runtime.verify import Difference
 from dvps_ros.types import Frame
 
@@ -149,15 +154,19 @@ class Builder:
         Raises:
             EngineError: it cannot be built.
         """
-        label, made_of = self.label(config), self.made_of(config)
+        return self._build(config, self.label(config), self.made_of(config), self.source(config), progress)
+
+    def _build(
+        self, config: EngineConfig, label: str, made_of: dict[str, str], source: Path, progress: Progress
+    ) -> bytes:
         with self.store.lock(label, made_of, progress) as waited:
-            plan = self.kept(config) if waited else None
+            plan = self.store.read(label, made_of) if waited else None
             if plan is not None:
                 return plan
             log.info("building the engine %s", label)
             start = time.perf_counter()
             plan = BACKENDS[config.backend].build(
-                self.source(config),
+                source,
                 config,
                 lambda what: progress(f"building {label}: {what}"),
                 self.store.folder,
@@ -169,6 +178,40 @@ class Builder:
             except EngineError as error:
                 log.warning("%s", error)
             return plan
+
+    def resizer(self, config: EngineConfig, fit: Fit, progress: Progress) -> bytes:
+        """The plan that makes this network's input of a camera image, proved against the processor.
+
+        Raises:
+            EngineError: the backend cannot resize, or does it wrongly.
+        """
+        kind = BACKENDS[config.backend]
+        if kind.put_before is None:
+            able = ", ".join(name for name, k in BACKENDS.items() if k.put_before is not None)
+            raise EngineError(
+                f"engine.resize_on_device: {config.backend} cannot, {able} can; set it to false"
+            )
+        config = replace(config, precision="fp32")
+        graph = resize_graph(fit)
+        label = f"resize {fit.camera_width}x{fit.camera_height} to {self._graph.size} {config.backend} fp32"
+        made_of = {
+            "resize": hashlib.sha256(graph).hexdigest(),
+            "recipe": RECIPE,
+            "backend": config.backend,
+            "version": kind.version(),
+            "precision": config.precision,
+            **kind.facts(config),
+        }
+        with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
+            path = Path(folder) / "resize.onnx"
+            path.write_bytes(graph)
+            plan = self.store.read(label, made_of) or self._build(config, label, made_of, path, progress)
+            engine = kind.load(plan, path, config)
+            try:
+                check_resize(engine, fit)
+            finally:
+                engine.close()
+        return plan
 
     def note(self, config: EngineConfig, *, passed: bool, differences: list[Difference]) -> None:
         """Keep what the golden frames gave beside the plan."""

@@ -9,6 +9,7 @@ other way round, so states are never copied.
 from __future__ import annotations
 
 import logging
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ class _Slot:
     computed: int
     copied_out: int
     """Events."""
-    graph: int | None = None
+    graphs: dict[frozenset[str], int]
+    """The captured computation, by what was copied in."""
+    given: frozenset[str] = frozenset()
     fetched: Collection[str] = ()
 
 
@@ -70,6 +73,7 @@ class DeviceRun:
         self._outputs = dict(outputs)
         self._states = {n: _size(spec) for n, spec in inputs.items() if n.startswith(STATE)}
         self._under_way: deque[_Slot] = deque()
+        self._optional: set[str] = set()
         with device.current():
             self._in, self._compute, self._out = (device.new_stream() for _ in range(3))
             memory = [{n: device.allocate(size) for n, size in self._states.items()} for _ in range(2)]
@@ -86,12 +90,27 @@ class DeviceRun:
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._feeds.items()},
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._outputs.items()},
             *(device.new_event() for _ in range(3)),
+            graphs={},
         )
+
+    def add_input(self, name: str, spec: Spec) -> None:
+        """One more input, which frames may leave out; the computation gets its address only when it is given.
+
+        Raises:
+            DeviceError: the device has not the memory.
+        """
+        dtype, shape = spec
+        with self._device.current():
+            for slot in self._slots:
+                slot.addresses[name] = self._device.allocate(_size(spec))
+                slot.feeds[name] = self._device.pinned(shape, dtype)
+        self._optional.add(name)
 
     def submit(self, feeds: Mapping[str, np.ndarray], wanted: Collection[str]) -> None:
         """Queue one frame; the arrays may change afterwards.
 
         Args:
+            feeds: the inputs that are no states. One that an added input stands for may be left out.
             wanted: outputs that are copied back.
 
         Raises:
@@ -101,17 +120,18 @@ class DeviceRun:
         if len(self._under_way) == len(self._slots):
             raise EngineError("two frames are under way: collect one first")
         device, slot = self._device, self._slots[0]
-        for name, array in slot.feeds.items():
-            array[...] = feeds[name]
+        slot.given = frozenset(feeds)
+        for name, array in feeds.items():
+            slot.feeds[name][...] = array
         with device.current():
-            for name, array in slot.feeds.items():
-                device.to_device(slot.addresses[name], array, self._in)
+            for name in feeds:
+                device.to_device(slot.addresses[name], slot.feeds[name], self._in)
             device.record(slot.copied_in, self._in)
             device.wait(self._compute, slot.copied_in)
-            if slot.graph is not None:
-                device.launch(slot.graph, self._compute)
+            if slot.given in slot.graphs:
+                device.launch(slot.graphs[slot.given], self._compute)
             else:
-                self._enqueue(slot.addresses, self._compute)
+                self._enqueue(self._addresses(slot), self._compute)
             device.record(slot.computed, self._compute)
             device.wait(self._out, slot.computed)
             for name in wanted:
@@ -133,15 +153,19 @@ class DeviceRun:
         slot = self._under_way.popleft()
         with self._device.current():
             self._device.synchronise(slot.copied_out)
-            if self._capture and slot.graph is None and not self._under_way:
+            if self._capture and slot.given not in slot.graphs and not self._under_way:
                 self._capture_graph(slot)  # its first run, just now, made what the library makes lazily
         for name in slot.fetched:
             results[name][...] = slot.results[name]
 
+    def _addresses(self, slot: _Slot) -> dict[str, int]:
+        left_out = self._optional - slot.given
+        return {name: address for name, address in slot.addresses.items() if name not in left_out}
+
     def _capture_graph(self, slot: _Slot) -> None:
-        addresses, stream = slot.addresses, self._compute
+        addresses, stream = self._addresses(slot), self._compute
         try:
-            slot.graph = self._device.capture(stream, lambda: self._enqueue(addresses, stream))
+            slot.graphs[slot.given] = self._device.capture(stream, lambda: self._enqueue(addresses, stream))
         except DeviceError as error:
             log.warning("no CUDA graph, every frame costs more processor time: %s", error)
             self._capture = False
@@ -150,6 +174,31 @@ class DeviceRun:
         """One frame, begun and ended."""
         self.submit(feeds, results.keys())
         self.collect(results)
+
+    def compute_only_s(self, count: int) -> float:
+        """Seconds a frame of the computation alone, as ``trtexec`` times it: no copies, one wait at the end.
+
+        The states are overwritten.
+
+        Raises:
+            EngineError: frames are under way, or none has run yet.
+            DeviceError: the device failed.
+        """
+        slot = self._slots[0]
+        if self._under_way or not slot.given:
+            raise EngineError("the computation alone is timed after two frames have ended")
+        with self._device.current():
+            start = 0.0
+            for i in range(count + 1):
+                if slot.given in slot.graphs:
+                    self._device.launch(slot.graphs[slot.given], self._compute)
+                else:
+                    self._enqueue(self._addresses(slot), self._compute)
+                if i in (0, count):  # the first one warms up
+                    self._device.record(slot.computed, self._compute)
+                    self._device.synchronise(slot.computed)
+                    start = start or time.perf_counter()
+            return (time.perf_counter() - start) / count
 
     def reset(self) -> None:
         """All zeros where the next frame reads its states."""

@@ -16,8 +16,10 @@ import numpy as np
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError, InputError
+from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime import machine, verify
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress, installed
+from dvps_ros.runtime.backends.protocol import CAMERA
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.manifest import GraphFile, Manifest, find_model, load_manifest
 from dvps_ros.runtime.plans import PlanStore
@@ -44,6 +46,7 @@ class Engine:
 
     Attributes:
         differences: what the golden frames gave when the engine was loaded; empty where they did not run.
+        camera_shape: (H, W, 3) of the camera's images that the engine resizes itself; None where it does not.
     """
 
     def __init__(self, manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
@@ -52,6 +55,7 @@ class Engine:
         self.stride = manifest.stride
         self.description = f"{manifest.name} {manifest.version} at {graph.size} on {backend.description}"
         self.differences: list[verify.Difference] = []
+        self.camera_shape: tuple[int, int, int] | None = None
         _check_interface(manifest, graph, backend)
         self._backend: Backend | None = backend
         self._again: Callable[[], Backend] | None = None
@@ -94,7 +98,7 @@ class Engine:
         manifest = load_manifest(model_dir)
         graph = choose_graph(manifest, config.size, camera_size)
         engine = _Opener(
-            model_dir, manifest, graph, config, cache_dir or machine.cache_dir(), progress
+            model_dir, manifest, graph, config, cache_dir or machine.cache_dir(), progress, camera_size
         ).open()
         log.info("engine: %s", engine.description)
         return engine
@@ -105,8 +109,8 @@ class Engine:
         """One frame.
 
         Args:
-            image: uint8 [H,W,3] RGB at the network's size.
-            intrinsics: float32 [4] fx, fy, cx, cy of that image.
+            image: uint8 [H,W,3] RGB at the network's size; or of :attr:`camera_shape`, resized here.
+            intrinsics: float32 [4] fx, fy, cx, cy at the network's size.
             wanted: of ``output_names``, those to fetch beside the required ones; the others stay where the
                 engine computes. By default all but the states.
 
@@ -115,7 +119,9 @@ class Engine:
             EngineError: the backend failed, or its device was lost; then the next run begins with a new
                 engine and an empty memory.
         """
-        check_array("network image", image, np.uint8, (self.height, self.width, 3))
+        resize = image.shape == self.camera_shape
+        if not resize:
+            check_array("network image", image, np.uint8, (self.height, self.width, 3))
         check_array("network intrinsics", intrinsics, np.float32, (4,))
         if not np.isfinite(intrinsics).all():
             raise InputError(f"network intrinsics: expected finite numbers, got {intrinsics.tolist()}")
@@ -124,7 +130,7 @@ class Engine:
         )
         self._results.reverse()
         now = self._results[0]
-        feeds = {"image": image, "intrinsics": intrinsics}
+        feeds = {CAMERA if resize else "image": image, "intrinsics": intrinsics}
         feeds = {name: np.ascontiguousarray(array)[None] for name, array in feeds.items()}
         if self._backend is None:
             self._backend = self._load_again()
@@ -274,7 +280,9 @@ def candidates(config: EngineConfig) -> list[tuple[str, str]]:
         fits = [pair for pair in have if pair[1] == config.precision]
         if not fits:
             there = ", ".join(f"{name} {precision}" for name, precision in have)
-            raise EngineError(f"no engine computes in {config.precision} here; there is {there}")
+            raise EngineError(
+                f"no engine computes in {config.precision} here; take one of {there}, or precision auto"
+            )
     return fits
 
 
@@ -289,8 +297,12 @@ class _Opener:
         config: EngineConfig,
         cache_dir: Path,
         progress: Progress,
+        camera_size: tuple[int, int] | None,
     ) -> None:
         self.config, self.progress = config, progress
+        self.fit = None
+        if config.resize_on_device and camera_size is not None:
+            self.fit = Fit.letterbox(*camera_size, graph.width, graph.height)
         self.builder = Builder(model_dir, manifest, graph, PlanStore(cache_dir / ENGINES))
         self.golden = verify.load_golden(model_dir / graph.golden)
         self.manifest, self.graph = manifest, graph
@@ -339,10 +351,19 @@ class _Opener:
                     self.builder.note(config, passed=False, differences=error.differences)
                     raise
                 self.builder.note(config, passed=True, differences=engine.differences)
+            if self.fit is not None:
+                self._put_resize_before(engine, opened, config, self.fit)
         except BaseException:
             opened.close()
             raise
         return engine
+
+    def _put_resize_before(self, engine: Engine, opened: Backend, config: EngineConfig, fit: Fit) -> None:
+        plan = self.builder.resizer(config, fit, self.progress)
+        put_before = BACKENDS[config.backend].put_before
+        assert put_before is not None, "the builder refuses such backends"
+        put_before(opened, plan, self.builder.path, replace(config, precision="fp32"))
+        engine.camera_shape = (fit.camera_height, fit.camera_width, 3)
 
     def _measure(self, pairs: list[tuple[str, str]]) -> tuple[Engine, dict]:
         """The fastest of the engines that load and verify, timed in turns on the golden frame."""

@@ -125,7 +125,10 @@ class DvpsPipeline:
         self._check(frame, wanted, world_from_camera)
         lap = _Laps()
         self._follow(frame)
-        image, network_image = self._preprocess(frame.image)
+        if self.engine.camera_shape == frame.image.shape:
+            image = network_image = self._preprocess.rectified(frame.image)
+        else:
+            image, network_image = self._preprocess(frame.image)
         lap("fit")
         try:
             output = self.engine.run(
@@ -203,6 +206,12 @@ class DvpsPipeline:
         if frame.camera != self._camera:
             preprocess = Preprocess(frame.camera, self.engine.width, self.engine.height)
             known = self._camera
+            size = (frame.camera.height, frame.camera.width, 3)
+            if self.engine.camera_shape not in (None, size):
+                height, width, _ = self.engine.camera_shape
+                log.warning(
+                    "the engine resizes images of %dx%d; these are resized on the processor", width, height
+                )
             if known is not None and (known.width, known.height) != (frame.camera.width, frame.camera.height):
                 self._scale.reset()
                 self._forget("image size changed")

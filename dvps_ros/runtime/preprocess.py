@@ -30,8 +30,6 @@ class Preprocess:
         # Fixed-point maps: half the memory traffic of float maps, exact to 1/32 pixel.
         self._maps = cv2.convertMaps(*rectify_maps(camera), cv2.CV_16SC2) if camera.is_distorted else None
         self._input = np.zeros((height, width, 3), np.uint8)
-        f = self.fit
-        self._inner = self._input[f.pad_y : f.pad_y + f.inner_height, f.pad_x : f.pad_x + f.inner_width]
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rectify and fit one frame.
@@ -43,16 +41,34 @@ class Preprocess:
             The rectified image at camera resolution (the given one if there is nothing to rectify), and the
             network's input uint8 [h,w,3]: a buffer that the next call overwrites.
         """
-        check_array("camera image", image, np.uint8, (self.camera.height, self.camera.width, 3))
-        if self._maps is not None:
-            image = cv2.remap(image, *self._maps, cv2.INTER_LINEAR)
-        scale, source = self.fit.scale, image
-        # Means of 2x2 first where more than that would be skipped: INTER_AREA at a fractional scale is
-        # exact as well but takes 10 ms for 1024x2048, this 2.
-        while scale < 0.5 and source.shape[0] % 2 == 0 and source.shape[1] % 2 == 0:
-            source = cv2.resize(source, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-            scale *= 2
-        # fx and fy, not a size: OpenCV would make scales of its own from the rounded size.
-        fitted = cv2.resize(source, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-        self._inner[:] = fitted[: self.fit.inner_height, : self.fit.inner_width]
+        image = self.rectified(image)
+        fitted(image, self.fit, self._input)
         return image, self._input
+
+    def rectified(self, image: np.ndarray) -> np.ndarray:
+        """uint8 [H,W,3] at camera resolution, for engines that resize themselves."""
+        check_array("camera image", image, np.uint8, (self.camera.height, self.camera.width, 3))
+        return image if self._maps is None else cv2.remap(image, *self._maps, cv2.INTER_LINEAR)
+
+
+def halvings(fit: Fit) -> tuple[int, float]:
+    """How often the image is halved before the last resize, and the scale of that.
+
+    Means of 2x2 first where more than that would be skipped: INTER_AREA at a fractional scale is exact as
+    well but takes 10 ms for 1024x2048, this 2.
+    """
+    times, scale, height, width = 0, fit.scale, fit.camera_height, fit.camera_width
+    while scale < 0.5 and height % 2 == 0 and width % 2 == 0:
+        times, scale, height, width = times + 1, scale * 2, height // 2, width // 2
+    return times, scale
+
+
+def fitted(image: np.ndarray, fit: Fit, out: np.ndarray) -> None:
+    """Resize a rectified image uint8 [H,W,3] into the inner part of ``out`` uint8 [h,w,3]."""
+    times, scale = halvings(fit)
+    for _ in range(times):
+        image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    # fx and fy, not a size: OpenCV would make scales of its own from the rounded size.
+    image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
+    inner = out[fit.pad_y : fit.pad_y + fit.inner_height, fit.pad_x : fit.pad_x + fit.inner_width]
+    inner[:] = image[: fit.inner_height, : fit.inner_width]

@@ -8,11 +8,14 @@ Waterman, Patterson, "Roofline: an insightful visual performance model", CACM 20
 from __future__ import annotations
 
 import math
+import re
 import statistics
 import tempfile
 import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,11 +32,11 @@ PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 @dataclass(frozen=True)
 class Cost:
-    """Work and traffic of one operator, or a sum of them.
+    """Work and traffic of a layer, or a sum of them.
 
     Args:
-        flop: floating-point operations, two a multiply-add.
-        bytes: read and written once each, float32 activations.
+        flop: floating-point operations of convolutions and matrix products, two a multiply-add.
+        bytes: read and written, each tensor once.
     """
 
     flop: float
@@ -51,26 +54,48 @@ class Peak:
     bytes_s: float
 
 
-def graph_costs(path: Path) -> dict[str, Cost]:
-    """Cost of each matrix product and convolution by its node's name; fusion and the rest do no such work.
+FLOAT_BYTES = {"fp16": 2, "bf16": 2, "int8": 1, "fp8": 1}
+"""Size of a value between the layers, by precision; 4 in the others. What an engine keeps in float32 all the
+same (fusion, the outputs) is counted too small."""
+
+
+class GraphCosts:
+    """Work and traffic of a graph's nodes, and of the layers that a library made of them.
+
+    Args:
+        path: the ONNX graph.
+        float_bytes: size of a value that is float32 in the graph; weights count as they are stored.
 
     Raises:
         EngineError: see :func:`~dvps_ros.runtime.precision.load_graph`.
     """
-    import onnx
 
-    model = onnx.shape_inference.infer_shapes(load_graph(path), strict_mode=True)
-    graph = model.graph
-    shapes = {
-        v.name: [d.dim_value for d in v.type.tensor_type.shape.dim]
-        for v in (*graph.value_info, *graph.input, *graph.output)
-    }
-    shapes |= {t.name: list(t.dims) for t in graph.initializer}
-    costs = {}
-    for node in graph.node:
+    def __init__(self, path: Path, float_bytes: int = 4) -> None:
+        import onnx
+
+        graph = onnx.shape_inference.infer_shapes(load_graph(path), strict_mode=True).graph
+        self._nodes = graph.node
+        self._shapes: dict[str, list[int]] = {}
+        self._bytes: dict[str, int] = {}
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            kind = value.type.tensor_type
+            self._shapes[value.name] = [d.dim_value for d in kind.shape.dim]
+            size = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).itemsize
+            is_float = kind.elem_type == onnx.TensorProto.FLOAT
+            self._bytes[value.name] = math.prod(self._shapes[value.name]) * (
+                float_bytes if is_float else size
+            )
+        for tensor in graph.initializer:
+            self._shapes[tensor.name] = list(tensor.dims)
+            size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            self._bytes[tensor.name] = math.prod(tensor.dims) * size
+        self._results = {o.name for o in graph.output}
+        self.total = self._of(range(len(self._nodes)), PRODUCTS)
+
+    def _flop(self, node: Any) -> float:
         if node.op_type not in PRODUCTS:
-            continue
-        first, second, out = shapes[node.input[0]], shapes[node.input[1]], shapes[node.output[0]]
+            return 0.0
+        first, second, out = (self._shapes[n] for n in (*node.input[:2], node.output[0]))
         if node.op_type == "Conv":
             macs = math.prod(out) * math.prod(second[1:])
         elif node.op_type == "ConvTranspose":
@@ -78,9 +103,44 @@ def graph_costs(path: Path) -> dict[str, Cost]:
         else:
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
             macs = math.prod(out) * first[-2 if transposed else -1]
-        sizes = [math.prod(shapes[n]) for n in (*node.input, *node.output) if n]
-        costs[node.name] = Cost(2.0 * macs, 4.0 * sum(sizes))
-    return costs
+        return 2.0 * macs
+
+    def _of(self, indices: Iterable[int], kinds: Collection[str]) -> Cost:
+        """Sum over nodes of these kinds, each on its own."""
+        nodes = [self._nodes[i] for i in indices if self._nodes[i].op_type in kinds]
+        traffic = sum(self._bytes.get(name, 0) for n in nodes for name in (*n.input, *n.output))
+        return Cost(sum(map(self._flop, nodes)), float(traffic))
+
+    def of_layers(self, layers: Sequence[LayerTime]) -> list[Cost]:
+        """Cost of each layer: of the nodes that it names, and of those that none names and whose result only
+        it reads (they were fused into it). Between the nodes of one layer nothing is read or written."""
+        by_name: dict[str, int] = {}
+        for i, node in enumerate(self._nodes):
+            by_name |= {name: i for name in (*node.output, node.name) if name}
+        owner: dict[int, int] = {}
+        for k, layer in enumerate(layers):
+            for name in re.findall(r"[^\s,+()\[\]{}]+", layer.origin):
+                if name in by_name:
+                    owner.setdefault(by_name[name], k)
+        readers: dict[str, set[int]] = {}
+        for i in reversed(range(len(self._nodes))):
+            node = self._nodes[i]
+            reading = {owner[j] for name in node.output for j in readers.get(name, ()) if j in owner}
+            if i not in owner and len(reading) == 1:
+                owner[i] = reading.pop()
+            for name in node.input:
+                readers.setdefault(name, set()).add(i)
+        members: list[list[int]] = [[] for _ in layers]
+        for i, k in owner.items():
+            members[k].append(i)
+        return [self._fused(set(group), readers) for group in members]
+
+    def _fused(self, group: set[int], readers: Mapping[str, set[int]]) -> Cost:
+        made = {name for i in group for name in self._nodes[i].output}
+        read = {name for i in group for name in self._nodes[i].input} - made
+        written = {name for name in made if name in self._results or readers.get(name, set()) - group}
+        traffic = sum(self._bytes.get(name, 0) for name in read | written)
+        return Cost(sum(self._flop(self._nodes[i]) for i in group), float(traffic))
 
 
 @dataclass(frozen=True)
@@ -89,11 +149,13 @@ class EngineProfile:
 
     Args:
         layers: the longest first.
-        cost: of the whole graph.
+        costs: of each; zero where the library does not tell what a layer was made of.
+        cost: of all convolutions and matrix products of the graph.
         latency_ms: median of a run without profiling, no output fetched.
     """
 
     layers: list[LayerTime]
+    costs: list[Cost]
     cost: Cost
     latency_ms: float
 
@@ -117,8 +179,9 @@ def profile_engine(
         engine.close()
     progress("timing layers")
     layers = BACKENDS[config.backend].profile(builder.source(config), config, feeds, runs)
-    cost = sum(graph_costs(builder.path).values(), Cost(0.0, 0.0))
-    return EngineProfile(sorted(layers, key=lambda layer: -layer.ms), cost, latency_ms)
+    layers = sorted(layers, key=lambda layer: -layer.ms)
+    graph = GraphCosts(builder.path, FLOAT_BYTES.get(config.precision, 4))
+    return EngineProfile(layers, graph.of_layers(layers), graph.total, latency_ms)
 
 
 def measured_peak(config: EngineConfig) -> Peak:

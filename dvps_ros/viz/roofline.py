@@ -13,7 +13,8 @@ def draw_profile(
     path: Path,
     title: str,
     layers: Sequence[tuple[str, float]],
-    points: Sequence[tuple[str, float, float]],
+    dots: Sequence[tuple[float, float, float]],
+    whole: tuple[float, float],
     peak_flop_s: float,
     peak_bytes_s: float,
 ) -> None:
@@ -21,7 +22,8 @@ def draw_profile(
 
     Args:
         layers: (name, milliseconds), the longest first.
-        points: (name, operations a byte, operations a second).
+        dots: (operations a byte, operations a second, share of the time) of layers with operations.
+        whole: (operations a byte, operations a second) of the engine.
     """
     from matplotlib.figure import Figure
 
@@ -34,13 +36,15 @@ def draw_profile(
     bars.set_title(f"longest layers ({len(shown)} of {len(layers)})")
     bars.tick_params(axis="y", labelsize=7)
     ridge = peak_flop_s / peak_bytes_s
-    low = min([ridge / 30, *(x / 2 for _, x, _ in points)])
-    high = max([ridge * 30, *(x * 2 for _, x, _ in points)])
+    low = min([ridge / 30, *(x / 2 for x, *_ in (*dots, whole))])
+    high = max([ridge * 30, *(x * 2 for x, *_ in (*dots, whole))])
     roof.loglog([low, ridge, high], [low * peak_bytes_s, peak_flop_s, peak_flop_s], "k-")
-    for name, intensity, achieved in points:
-        roof.plot(intensity, achieved, "o", color="#c44e52")
-        roof.annotate(f"{name}: {achieved / peak_flop_s:.0%} of peak", (intensity, achieved), (-8, -14),
-                      textcoords="offset points", fontsize=8, ha="right")  # fmt: skip
+    if dots:
+        intensity, achieved, share = zip(*dots, strict=True)
+        sizes = [20 + 2000 * s for s in share]
+        roof.scatter(intensity, achieved, sizes, color="#4878a8", alpha=0.4, label="layers, by their time")
+    roof.plot(*whole, "o", color="#c44e52", label=f"the engine: {whole[1] / peak_flop_s:.0%} of peak")
+    roof.legend(loc="lower right")
     roof.set_xlabel("operations a byte")
     roof.set_ylabel("operations a second")
     roof.set_title(f"roofline: {peak_flop_s / 1e9:.0f} GFLOP/s, {peak_bytes_s / 1e9:.1f} GB/s")

@@ -110,7 +110,8 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_engine_works(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert "built in" in run("build", "--model", tiny_model, *ORT, "--size", "64x128")
+    told = run("build", "--model", tiny_model, *ORT, "--size", "64x128", code=1)
+    assert "built in" in told and "but not kept" in told and "panoptic" in told
     assert "cannot keep the engine" in caplog.text and "set XDG_CACHE_HOME" in caplog.text
 
 

@@ -6,8 +6,12 @@
     PYTHONPATH=. python test/gpu/check.py --out gpu.json
 
 (``tensorrt-rtx``, ``onnxruntime-gpu`` or ``torch`` in place of ``tensorrt`` with ``--backend``; ``pycuda`` in
-place of or beside ``cuda-python``.) Checks come before times; a failed one ends it with status 1. With
-a backend of the processor, the checks that need no GPU run.
+place of or beside ``cuda-python``.) Checks come before times; a failed one ends it with status 1. The last
+lines are tables for docs/engines.md, with the project's targets for one H200. Sizes that are not shipped are
+exported elsewhere (``dvps export lite --checkpoint FILE --size 1024x2048 --out big``) and given with
+``--model big``.
+
+Dry run without a GPU, for all but CUDA itself: ``--backend onnxruntime --frames 5``.
 """
 
 from __future__ import annotations
@@ -32,9 +36,11 @@ from dvps_ros.errors import DeviceError, DvpsError, EngineError
 from dvps_ros.runtime import device_memory, machine, verify
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import Builder, quiet
-from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.engine import REQUIRED_OUTPUTS, Engine
 from dvps_ros.runtime.manifest import find_model, load_manifest
+from dvps_ros.runtime.pipeline import ALL_OUTPUTS, DvpsPipeline
 from dvps_ros.runtime.plans import PlanStore
+from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.types import CameraModel, Frame, FrameResult
 
 
@@ -304,6 +310,28 @@ def check_calibrated(bench: Bench, precision: str) -> str:
     return verify.summary(engine.differences)
 
 
+def check_resize_on_device(bench: Bench) -> str:
+    """Camera images of twice the side give what the golden images give, whatever was before."""
+    if bench.kind.put_before is None:
+        raise Skip(f"{bench.backend} does not resize")
+    size = (2 * bench.graph.width, 2 * bench.graph.height)
+    config = dataclasses.replace(bench.base, resize_on_device=True)
+    with Engine.open(bench.model, config, camera_size=size, cache_dir=bench.cache) as engine:
+        for image in bench.golden.images:
+            whole = np.repeat(np.repeat(image, 2, 0), 2, 1)
+            engine.run(whole, bench.golden.intrinsics, engine.output_names)
+        rows = verify.compare(bench.golden.outputs, engine.outputs(), bench.precision)
+        assert all(d.passed for d in rows), verify.table(rows)
+        engine.reset()
+        for image in bench.images(6):  # both kinds in turns, so that each has its graph
+            want = engine.run(image, bench.golden.intrinsics).depth_m.copy()
+            engine.reset()
+            got = engine.run(np.repeat(np.repeat(image, 2, 0), 2, 1), bench.golden.intrinsics).depth_m
+            assert np.array_equal(got, want), "another depth than of the small image"
+            engine.reset()
+    return verify.summary(rows)
+
+
 CHECKS: dict[str, Callable[[Bench], str]] = {
     "device memory": check_memory,
     "precisions, plans kept": check_precisions,
@@ -311,6 +339,7 @@ CHECKS: dict[str, Callable[[Bench], str]] = {
     "graph and pipelining": check_graph_and_pipelining,
     "two engines at once": check_two_engines_in_two_threads,
     "refusals": check_refusals,
+    "resize on the device": check_resize_on_device,
     "out of memory": check_out_of_memory,
     "int8": lambda bench: check_calibrated(bench, "int8"),
     "fp8": lambda bench: check_calibrated(bench, "fp8"),
@@ -335,62 +364,107 @@ def times(bench: Bench) -> dict[str, float]:
     found: dict[str, float] = {}
     backend = bench.load()
     feeds = bench.feeds(bench.golden.images[1])
+    required = {n: a for n, a in empty(backend).items() if n in REQUIRED_OUTPUTS}
     found["engine_only_ms"] = median_ms(lambda: backend.run(feeds, {}), bench.frames)
-    results = empty(backend)
-    found["engine_all_outputs_ms"] = median_ms(lambda: backend.run(feeds, results), bench.frames)
+    found["engine_ms"] = median_ms(lambda: backend.run(feeds, required), bench.frames)
+    found["engine_all_outputs_ms"] = median_ms(lambda: backend.run(feeds, empty(backend)), bench.frames)
     if bench.backend.startswith("tensorrt"):
-        found["bare_execution_ms"] = bare_execution_ms(bench, backend)
-        found["pipelined_ms"] = pipelined_ms(bench, backend, feeds)
+        found["bare_execution_ms"] = backend.compute_only_s(bench.frames) * 1e3
+        found["host_overhead_ms"] = found["engine_ms"] - found["bare_execution_ms"]
+        found["pipelined_ms"] = pipelined_ms(backend, feeds, list(required), bench.frames)
     backend.close()
+    if bench.kind.put_before is not None:
+        found |= resize_times(bench)
     return found | pipeline_times(bench)
 
 
-def bare_execution_ms(bench: Bench, backend: Any) -> float:
-    """The captured graph alone, launched in a row as trtexec does: no copy, one wait at the end."""
-    run, device = backend._run, backend._device
-    slot = run._slots[0]
-    assert slot.graph is not None, "no CUDA graph was captured"
-    with device.current():
-        start = 0.0
-        for i in range(bench.frames + 10):
-            if i == 10:
-                device.record(slot.computed, run._compute)
-                device.synchronise(slot.computed)
-                start = time.perf_counter()
-            device.launch(slot.graph, run._compute)
-        device.record(slot.computed, run._compute)
-        device.synchronise(slot.computed)
-    return (time.perf_counter() - start) / bench.frames * 1e3
+def pipelined_ms(run: Any, feeds: dict[str, np.ndarray], wanted: list[str], frames: int) -> float:
+    """Time a frame with two under way and the required maps copied back: more frames, one frame more latency.
 
-
-def pipelined_ms(bench: Bench, backend: Any, feeds: dict[str, np.ndarray]) -> float:
-    """Time a frame with two under way and all maps copied back: throughput at one frame more latency."""
-    names = frozenset(n for n in backend.outputs if not n.startswith("next_"))
-    results = empty(backend)
-    backend.submit(feeds, names)
+    Args:
+        run: a TensorRT engine, or a DeviceRun.
+    """
+    results = {n: np.empty(s, t) for n, (t, s) in run.outputs.items() if n in wanted}
+    run.submit(feeds, frozenset(wanted))
     start = time.perf_counter()
-    for _ in range(bench.frames):
-        backend.submit(feeds, names)
-        backend.collect(results)
+    for _ in range(frames):
+        run.submit(feeds, frozenset(wanted))
+        run.collect(results)
     seconds = time.perf_counter() - start
-    backend.collect(results)
-    return seconds / bench.frames * 1e3
+    run.collect(results)
+    return seconds / frames * 1e3
+
+
+def resize_times(bench: Bench) -> dict[str, float]:
+    """A camera of twice the side: its image resized by the engine, and by the processor before the engine."""
+    camera = CameraModel.from_fov(2 * bench.graph.width, 2 * bench.graph.height, 80.0)
+    fit = Preprocess(camera, bench.graph.width, bench.graph.height)
+    image = np.repeat(np.repeat(bench.golden.images[1], 2, 0), 2, 1)
+    config = dataclasses.replace(bench.base, resize_on_device=True)
+    size = (camera.width, camera.height)
+    with Engine.open(bench.model, config, camera_size=size, cache_dir=bench.cache) as engine:
+
+        def there() -> None:
+            engine.run(image, bench.golden.intrinsics, frozenset())
+
+        def here() -> None:
+            engine.run(fit(image)[1], bench.golden.intrinsics, frozenset())
+
+        return {
+            "resize_on_device_ms": median_ms(there, bench.frames),
+            "resize_on_processor_ms": median_ms(here, bench.frames),
+        }
 
 
 def pipeline_times(bench: Bench) -> dict[str, float]:
-    """Camera bytes in, maps, tracks and cloud out, in one process."""
-    from dvps_ros.runtime.pipeline import DvpsPipeline
-
+    """Camera bytes in, maps and tracked objects out, in one process; and the same with the cloud."""
     camera = CameraModel.from_fov(bench.graph.width, bench.graph.height, 80.0)
     config = PipelineConfig(engine=dataclasses.replace(bench.base, model=str(bench.model)))
     stages: dict[str, list[float]] = {}
     with DvpsPipeline.open(config, camera, cache_dir=bench.cache) as pipeline:
-        for i, image in enumerate(bench.images(bench.frames + 5)):
-            result: FrameResult = pipeline.process(Frame(image.copy(), (i + 1) * 50_000_000, camera))
-            if i >= 5:
-                for name, ms in (*result.stages_ms.items(), ("total", sum(result.stages_ms.values()))):
-                    stages.setdefault(name, []).append(ms)
+        for turn, wanted in enumerate((frozenset({"panoptic"}), ALL_OUTPUTS)):
+            for i, image in enumerate(bench.images(bench.frames + 5)):
+                stamp_ns = (1 + i + turn * (bench.frames + 5)) * 50_000_000
+                result: FrameResult = pipeline.process(Frame(image.copy(), stamp_ns, camera), wanted)
+                total = sum(result.stages_ms.values())
+                times_ms = {"with_cloud": total} if turn else {**result.stages_ms, "maps_out": total}
+                if i >= 5:
+                    for name, ms in times_ms.items():
+                        stages.setdefault(name, []).append(ms)
     return {f"pipeline_{name}_ms": statistics.median(ms) for name, ms in stages.items()}
+
+
+TARGETS = {
+    "512x1024": {"engine_only_ms": 1.0, "pipeline_maps_out_ms": 1000 / 300, "host_overhead_ms": 1.5},
+    "1024x2048": {"engine_only_ms": 1000 / 300, "host_overhead_ms": 1.5},
+}
+"""Most milliseconds on one H200 in fp16, by input size."""
+MOST_OVER_BARE = 1.3
+"""Engine only, times the bare execution of the same graph."""
+
+
+def tables(engine: str, size: str, found: dict[str, float]) -> str:
+    """In Markdown: the row of docs/engines.md, and each target with what was measured."""
+    columns = (
+        "engine_only_ms",
+        "bare_execution_ms",
+        "pipelined_ms",
+        "pipeline_maps_out_ms",
+        "host_overhead_ms",
+    )
+    cells = [f"{found[name]:.2f} ms" if name in found else "" for name in columns]
+    lines = ["| " + " | ".join([engine, size, *cells]) + " |", ""]
+    lines += ["| target | at most | measured | met |", "|---|---|---|---|"]
+    goals = dict(TARGETS.get(size, {}))
+    if "bare_execution_ms" in found:
+        goals |= {"engine_only_ms over bare_execution_ms": MOST_OVER_BARE}
+        ratio = found["engine_only_ms"] / found["bare_execution_ms"]
+        found = found | {"engine_only_ms over bare_execution_ms": ratio}
+    for name, most in goals.items():
+        value = found.get(name)
+        shown = ("not measured", "") if value is None else (f"{value:.3f}", "yes" if value <= most else "NO")
+        lines.append(f"| {name} | {most:.3f} | {shown[0]} | {shown[1]} |")
+    return "\n".join(lines)
 
 
 def main() -> int:
@@ -427,6 +501,8 @@ def main() -> int:
             report["times"] = times(bench)
             for name, ms in report["times"].items():
                 print(f"{ms:>9.3f}  {name}")
+            engine = f"{report['engine']} {bench.precision}"
+            print(tables(engine, bench.graph.size, report["times"]))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if failed else 0

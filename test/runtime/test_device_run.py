@@ -326,3 +326,58 @@ def test_too_little_memory_and_a_lost_device_are_told(tiny_model):
     with pytest.raises(DeviceError, match="lost"):
         rig.run.run(feeds(16), got)
     assert all((a == 99).all() for a in got.values())  # nothing that could be taken for a result
+
+
+def test_an_added_input_may_stand_for_another(tiny_model):
+    """A graph before the network makes ``image`` of ``camera``: both kinds in turns, two under way."""
+    rig = Rig(tiny_model, LazyDevice())
+    enqueue, seen = rig.run._enqueue, []
+
+    def with_front(addresses, stream):
+        seen.append("camera" in addresses)
+        own = {n: a for n, a in addresses.items() if n != "camera"}
+        if "camera" in addresses:
+            source, target = addresses["camera"], addresses["image"]
+
+            def halve():
+                camera = np.frombuffer((ctypes.c_uint8 * (128 * 256 * 3)).from_address(source), np.uint8)
+                image = np.frombuffer((ctypes.c_uint8 * (64 * 128 * 3)).from_address(target), np.uint8)
+                image.reshape(64, 128, 3)[...] = camera.reshape(128, 256, 3)[::2, ::2]
+
+            rig.device.queue(stream, halve)
+        enqueue(own, stream)
+
+    rig.run._enqueue = with_front
+    rig.run.add_input("camera", (np.dtype(np.uint8), (1, 128, 256, 3)))
+
+    def given(x, whole):
+        if not whole:
+            return feeds(x)
+        return {"camera": paint(128, 256, car_x=2 * x)[None], "intrinsics": INTRINSICS}
+
+    frames = [(8, True), (16, True), (24, False), (32, False), (40, True), (16, True), (8, False), (24, True)]
+    want = [rig.expect(feeds(x)) for x, _ in frames]
+    for (x, whole), expected in zip(frames, want, strict=True):
+        got = rig.results()
+        rig.run.run(given(x, whole), got)
+        same(got, expected)
+    assert rig.device.launched == 4  # two slots, two kinds: of eight frames four came before their graph
+    assert set(seen) == {True, False}
+    rig.run.submit(given(32, True), rig.names)
+    rig.run.submit(given(40, False), rig.names)
+    for x in (32, 40):
+        got = rig.results()
+        rig.run.collect(got)
+        same(got, rig.expect(feeds(x)))
+
+
+def test_the_computation_alone_is_launched_in_a_row(tiny_model):
+    rig = Rig(tiny_model, EagerDevice())
+    with pytest.raises(EngineError, match="after two frames have ended"):
+        rig.run.compute_only_s(3)
+    for x in (8, 16):
+        rig.run.run(feeds(x), rig.results())
+    computed, launched, copied = rig.computed, rig.device.launched, rig.device.copied_back
+    assert 0 < rig.run.compute_only_s(5) < 1
+    assert rig.device.launched == launched + 6 and rig.computed == computed + 6  # one warms up
+    assert rig.device.copied_back == copied

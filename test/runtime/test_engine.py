@@ -442,5 +442,5 @@ def test_states_bound_to_a_device_go_on_and_are_reset(tiny_model, cache):
 
 
 def test_a_precision_that_is_not_there(tiny_model, cache):
-    with pytest.raises(EngineError, match="no engine computes in bf16 here; there is onnxruntime fp32"):
+    with pytest.raises(EngineError, match="no engine computes in bf16 here; take one of onnxruntime fp32"):
         Engine.open(tiny_model, config("onnxruntime", "bf16"), cache_dir=cache)

@@ -14,7 +14,8 @@ from dvps_ros.cli.engine import command
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime.backends import installed
-from dvps_ros.runtime.profile import Cost, graph_costs, measured_peak
+from dvps_ros.runtime.backends.protocol import LayerTime
+from dvps_ros.runtime.profile import Cost, GraphCosts, measured_peak
 from dvps_ros.viz.roofline import draw_profile
 
 PROFILED = [name for name in ("onnxruntime", "openvino") if name in installed()]
@@ -42,11 +43,20 @@ def test_costs_by_hand(tmp_path):
     )
     path = tmp_path / "x.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    assert graph_costs(path) == {
-        # 6 x 4 x 4 results of 2 x 3 x 3 products; image, weights, bias and result.
-        "conv": Cost(2 * 96 * 18, 4 * (256 + 108 + 6 + 96)),
-        "product": Cost(2 * 30 * 16, 4 * (96 + 80 + 30)),
-    }
+    # 6 x 4 x 4 results of 2 x 3 x 3 products; image, weights, bias and result.
+    conv = Cost(2 * 96 * 18, 4 * (256 + 108 + 6 + 96))
+    product = Cost(2 * 30 * 16, 4 * (96 + 80 + 30))
+    costs = GraphCosts(path)
+    assert costs.total == conv + product
+    shape = 2 * 8
+    each = [LayerTime("a", "", 1, "conv"), LayerTime("b", "", 1, "r"), LayerTime("c", "", 1, "[product] + x")]
+    assert costs.of_layers(each) == [conv, Cost(0, 4 * 2 * 96 + shape), product]
+    # Fused: what lies between is not written, and a node that nobody names belongs to its reader.
+    fused = costs.of_layers([LayerTime("a", "", 1, "reorder_1"), LayerTime("b", "", 1, "out,r")])
+    assert fused[0] == Cost(0, 0)
+    assert fused[1] == Cost(conv.flop + product.flop, 4 * (256 + 108 + 6 + 80 + 30) + shape)
+    # In bf16 activations are half as large; weights count as they are stored.
+    assert GraphCosts(path, 2).total.bytes == 2 * (256 + 96 + 96 + 30) + 4 * (108 + 6 + 80)
 
 
 @pytest.mark.parametrize("backend", PROFILED)
@@ -64,6 +74,9 @@ def test_profile_tells_layers_latency_and_roof(tiny_model, tmp_path, monkeypatch
     times = [layer["ms"] for layer in report["layers"]]
     assert len(times) > 10 and times == sorted(times, reverse=True) and min(times) >= 0
     assert any("Conv" in layer["kind"] for layer in report["layers"])
+    flop = [layer["flop"] for layer in report["layers"]]
+    assert sum(flop) == report["flop"] and "GFLOP/s" in result.output
+    assert sum(layer["bytes"] for layer in report["layers"]) > 64 * 128 * 3  # the image is read
     assert 0 < report["latency_ms"] < 100 and "of the roof" in result.output
     picture = cv2.imread(str(tmp_path / "out" / f"tiny-64x128-{backend}-fp32.png"))
     assert picture.shape[0] > 500 and picture.std() > 10
@@ -93,9 +106,8 @@ def test_a_backend_that_tells_no_layers_says_so(tiny_model, tmp_path, monkeypatc
 
 
 def test_roofline_picture_marks_the_point_below_the_roof(tmp_path):
-    draw_profile(
-        tmp_path / "p.png", "an engine", [("conv", 2.0), ("add", 1.0)], [("it", 10, 5e10)], 1e11, 1e10
-    )
+    bars, dots = [("conv", 2.0), ("add", 1.0)], [(10, 6e10, 0.7), (2, 1e10, 0.1)]
+    draw_profile(tmp_path / "p.png", "an engine", bars, dots, (10, 5e10), 1e11, 1e10)
     picture = cv2.imread(str(tmp_path / "p.png"))
     red = (picture == (0x52, 0x4E, 0xC4)).all(2)  # the point, right half
     assert red[:, picture.shape[1] // 2 :].sum() > 10 and not red[:, : picture.shape[1] // 2].any()

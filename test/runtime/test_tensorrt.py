@@ -17,16 +17,19 @@ from onnx import TensorProto, helper
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
+from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.device_memory import open_device
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import list_models, load_manifest
 from dvps_ros.runtime.plans import PlanStore
+from dvps_ros.runtime.resize import resize_graph
 
 trt = pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: pip install tensorrt-rtx")
 KIND = BACKENDS["tensorrt_rtx"]
 PERCEPTION = list(list_models())
+MODELS = Path(__file__).parents[2] / "models"
 
 
 def config(precision="fp16", target="sm_89"):
@@ -58,6 +61,19 @@ def test_every_shipped_network_parses_and_builds(model, precision, tmp_path):
     weights = (folder / manifest.weights.file).stat().st_size  # float16, most of them
     factor = 1.9 if precision == "fp32" else 0.9
     assert len(plan) > factor * weights
+
+
+def test_the_shipped_steering_head_parses_and_builds(tmp_path):
+    graph = MODELS / "steering" / "steering.onnx"
+    plan = KIND.build(graph, config("fp32"), quiet, tmp_path)
+    assert len(plan) > 0.9 * graph.stat().st_size  # its weights are in there
+
+
+@pytest.mark.parametrize("sizes", [(2048, 1024, 1024, 512), (1280, 720, 768, 384), (333, 201, 96, 64)])
+def test_the_resize_parses_and_builds(sizes, tmp_path):
+    path = tmp_path / "resize.onnx"
+    path.write_bytes(resize_graph(Fit.letterbox(*sizes)))
+    assert len(KIND.build(path, config("fp32"), quiet, tmp_path)) > 1000
 
 
 def test_a_plan_is_built_once_a_gpu_and_precision(builder):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of a graph that computes on the processor: two sets of arrays that swap."""
+"""What graphs on the processor have beside them: memory in two sets of arrays that swap, and a resize."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
+
+from dvps_ros.runtime.backends.protocol import CAMERA, Backend, Feeds
 
 STATE = "state_"
 
@@ -41,3 +43,13 @@ class HostStates:
     def reset(self) -> None:
         for array in self._last.values():
             array.fill(0)
+
+
+def resized(front: Backend | None, feeds: Feeds) -> Feeds:
+    """The feeds with ``image``, which ``front`` makes where they hold ``camera`` in its place."""
+    if front is None or CAMERA not in feeds:
+        return feeds
+    dtype, shape = front.outputs["image"]
+    image = np.empty(shape, dtype)
+    front.run({CAMERA: feeds[CAMERA]}, {"image": image})
+    return {name: array for name, array in feeds.items() if name != CAMERA} | {"image": image}

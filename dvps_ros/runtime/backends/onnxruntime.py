@@ -13,8 +13,8 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
-from dvps_ros.runtime.backends.host_states import HostStates
-from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.host_states import HostStates, resized
+from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
 
 _NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
@@ -79,10 +79,12 @@ class OnnxRuntime:
         self.inputs = {i.name: spec(i) for i in self._session.get_inputs()}
         self.outputs = {o.name: spec(o) for o in self._session.get_outputs()}
         self._states = HostStates(self.outputs)
+        self.front: Backend | None = None
         self._binding = self._session.io_binding()
         self.description = f"onnxruntime {version()} {config.precision}, {config.threads} threads"
 
     def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
+        feeds = resized(self.front, feeds)
         self._binding.clear_binding_outputs()
         for name, array in (*feeds.items(), *self._states.feeds().items()):
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -99,6 +101,10 @@ class OnnxRuntime:
 
     def close(self) -> None:
         self._session = self._binding = None
+
+
+def put_before(engine: OnnxRuntime, plan: bytes, path: Path, config: EngineConfig) -> None:
+    engine.front = OnnxRuntime(plan, path, config)
 
 
 def _options(config: EngineConfig):
@@ -156,9 +162,12 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
         if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
             key = event["name"].removesuffix("_kernel_time"), event["args"]["op_name"]
             times.setdefault(key, []).append(event["dur"] * 1e-3)
-    return [LayerTime(*key, sum(ms[1:]) / runs) for key, ms in times.items()]
+    return [
+        LayerTime(name, kind, sum(ms[1:]) / runs, name.removesuffix("_nchwc"))
+        for (name, kind), ms in times.items()
+    ]
 
 
 TYPE = BackendType(
-    version, device, precisions, ("fp32",), facts, build, OnnxRuntime, {"int8": "qdq"}, profile
+    version, device, precisions, ("fp32",), facts, build, OnnxRuntime, {"int8": "qdq"}, profile, put_before
 )

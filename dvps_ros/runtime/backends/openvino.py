@@ -12,8 +12,8 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
-from dvps_ros.runtime.backends.host_states import HostStates
-from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.host_states import HostStates, resized
+from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.openvino_file import read_openvino
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
@@ -91,6 +91,7 @@ class OpenVino:
         self.inputs = {p.any_name: _spec(p) for p in self._compiled.inputs}
         self.outputs = {p.any_name: _spec(p) for p in self._compiled.outputs}
         self._states = HostStates(self.outputs)
+        self.front: Backend | None = None
         self._request = self._compiled.create_infer_request()
         self._tensor = openvino.Tensor
         # Outputs that nobody wants are written as well: to arrays that are overwritten by the next run.
@@ -98,6 +99,7 @@ class OpenVino:
         self.description = f"openvino {version()} {config.precision}, {config.threads} threads"
 
     def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
+        feeds = resized(self.front, feeds)
         arrays = {**feeds, **self._states.feeds(), **self._unwanted, **results, **self._states.results()}
         for name, array in arrays.items():
             self._request.set_tensor(name, self._tensor(array, shared_memory=True))
@@ -112,6 +114,10 @@ class OpenVino:
 
     def close(self) -> None:
         self._request = self._compiled = None
+
+
+def put_before(engine: OpenVino, plan: bytes, path: Path, config: EngineConfig) -> None:
+    engine.front = OpenVino(plan, path, config)
 
 
 def _options(config: EngineConfig) -> dict:
@@ -141,6 +147,10 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
     """By the library's performance counters; layers that were fused away are left out."""
     compiled = _compiled(path, config, {"PERF_COUNT": True})
     request = compiled.create_infer_request()
+    fused = {
+        op.get_friendly_name(): op.get_rt_info()["originalLayersNames"].astype(str)
+        for op in compiled.get_runtime_model().get_ordered_ops()
+    }
     states = {p.any_name: np.zeros(*_spec(p)[::-1]) for p in compiled.inputs if p.any_name not in feeds}
     times: dict[tuple[str, str], float] = {}
     for run in range(runs + 1):
@@ -149,9 +159,18 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
             if layer.status == layer.EXECUTED:
                 key = layer.node_name, f"{layer.node_type} {layer.exec_type}"
                 times[key] = times.get(key, 0.0) + layer.real_time.total_seconds() * 1e3 / runs
-    return [LayerTime(*key, ms) for key, ms in times.items()]
+    return [LayerTime(*key, ms, fused.get(key[0], "")) for key, ms in times.items()]
 
 
 TYPE = BackendType(
-    version, device, precisions, ("fp32", "bf16"), facts, build, OpenVino, {"int8": "nncf"}, profile
+    version,
+    device,
+    precisions,
+    ("fp32", "bf16"),
+    facts,
+    build,
+    OpenVino,
+    {"int8": "nncf"},
+    profile,
+    put_before,
 )

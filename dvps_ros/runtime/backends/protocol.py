@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from dvps_ros.errors import EngineError
 
 Feeds = Mapping[str, np.ndarray]
 """Inputs by name, states left out."""
+CAMERA = "camera"
+"""Input of the graph that resizes; see ``BackendType.put_before``."""
 Progress = Callable[[str], None]
 """Told what a build is doing, often; may raise to cancel it."""
 
@@ -62,6 +64,8 @@ class LayerTime:
     kind: str
     ms: float
     """Mean of several runs."""
+    origin: str = ""
+    """Names of the graph's nodes or tensors that it computes, as the library tells them."""
 
 
 def no_profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[LayerTime]:
@@ -83,6 +87,8 @@ class BackendType:
         load: (plan, graph file, config) -> the engine.
         quantised: precision -> kind of calibrated graph that it takes (``dvps_ros.runtime.calibration``).
         profile: (graph file, config, inputs, runs) -> mean times of the layers.
+        put_before: (engine, plan, graph file, config): runs that plan, which makes ``image`` of ``camera``,
+            before an opened engine on its device; its feeds may then hold ``camera`` in place of ``image``.
     """
 
     version: Callable[[], str]
@@ -94,6 +100,7 @@ class BackendType:
     load: Callable[[bytes, Path, EngineConfig], Backend]
     quantised: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[Path, EngineConfig, Feeds, int], list[LayerTime]] = no_profile
+    put_before: Callable[[Any, bytes, Path, EngineConfig], None] | None = None
 
     def choices(self, config: EngineConfig) -> tuple[str, ...]:
         """Precisions that "auto" measures here."""

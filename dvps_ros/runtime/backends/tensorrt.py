@@ -23,7 +23,7 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError
 from dvps_ros.runtime import precision as graphs
-from dvps_ros.runtime.backends.protocol import BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.protocol import CAMERA, BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.device_memory import Device, open_device
 from dvps_ros.runtime.device_run import DeviceRun
 from dvps_ros.runtime.machine import keep
@@ -48,7 +48,9 @@ def _library(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         package = name.replace("_", "-")
-        raise EngineError(f"backend {name}: pip install {package} ({error})") from error
+        raise EngineError(
+            f"backend {name}: pip install {package} onnx cuda-python, for an NVIDIA GPU ({error})"
+        ) from error
 
 
 def _version(name: str) -> str:
@@ -283,6 +285,7 @@ class TensorRt:
     ) -> None:
         trt = _library(name)
         self._capture = capture
+        self._front: tuple[Any, Any] | None = None
         self._device: Device | None = open_device()
         try:
             with self._device.current():
@@ -320,10 +323,29 @@ class TensorRt:
         self.outputs = {n: spec for n, spec in specs.items() if not is_input[n]}
         self._run = DeviceRun(self._device, self.inputs, self.outputs, self._enqueue, capture=self._capture)
 
+    def put_before(self, plan: bytes) -> None:
+        """Run another plan first, which makes ``image`` of ``camera``; see ``BackendType.put_before``."""
+        assert self._device is not None
+        with self._device.current():
+            engine = self._runtime.deserialize_cuda_engine(plan)
+            context = None if engine is None else engine.create_execution_context()
+            if context is None:
+                raise EngineError(f"cannot load the engine that resizes: {self._logger.last}")
+            self._front = engine, context
+            spec = np.dtype(np.uint8), tuple(engine.get_tensor_shape(CAMERA))
+        self._run.add_input(CAMERA, spec)
+
     def _enqueue(self, addresses: Mapping[str, int], stream: int) -> None:
+        if CAMERA in addresses and self._front is not None:
+            names = {CAMERA: addresses[CAMERA], "image": addresses["image"]}
+            self._execute(self._front[1], names, stream)
+        own = {name: address for name, address in addresses.items() if name != CAMERA}
+        self._execute(self._context, own if self._front else addresses, stream)
+
+    def _execute(self, context: Any, addresses: Mapping[str, int], stream: int) -> None:
         for name, address in addresses.items():
-            self._context.set_tensor_address(name, address)
-        if not self._context.execute_async_v3(stream):
+            context.set_tensor_address(name, address)
+        if not context.execute_async_v3(stream):
             raise DeviceError(self._logger.last)
 
     def attach(self, profiler: Any) -> None:
@@ -338,6 +360,10 @@ class TensorRt:
         """End the oldest frame that was begun."""
         self._run.collect(results)
 
+    def compute_only_s(self, count: int) -> float:
+        """Seconds a frame without copies (:class:`DeviceRun`)."""
+        return self._run.compute_only_s(count)
+
     def run(self, feeds: Mapping[str, np.ndarray], results: Mapping[str, np.ndarray]) -> None:
         self._run.run(feeds, results)
 
@@ -350,7 +376,7 @@ class TensorRt:
         device, self._device = self._device, None
         with contextlib.suppress(DeviceError), device.current():
             # The library frees its memory when these go, which needs the GPU to be current.
-            self._run = self._context = self._engine = self._runtime = None
+            self._run = self._front = self._context = self._engine = self._runtime = None
         device.close()
 
 
@@ -374,7 +400,7 @@ def _profile(name: str, path: Path, config: EngineConfig, feeds: Feeds, runs: in
         engine.attach(profiler)
         for _ in range(runs):
             engine.run(feeds, {})
-        return [LayerTime(layer, "", ms / runs) for layer, ms in profiler.ms.items()]
+        return [LayerTime(layer, "", ms / runs, layer) for layer, ms in profiler.ms.items()]
     finally:
         engine.close()
 
@@ -390,6 +416,7 @@ def _type(name: str) -> BackendType:
         load=partial(TensorRt, name),
         quantised={"int8": "qdq", "fp8": "fp8"},
         profile=partial(_profile, name),
+        put_before=lambda engine, plan, path, config: engine.put_before(plan),
     )
 
 
