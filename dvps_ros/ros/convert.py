@@ -7,14 +7,16 @@ message without a copy (:func:`_fill`): publish the message before the array is 
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable
+from copy import copy
 from typing import Any
 
 import cv2
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from geometry_msgs.msg import Point, Vector3
+from geometry_msgs.msg import Point, Pose, Quaternion, Vector3
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
@@ -255,31 +257,55 @@ def message_to_latent(message: dvps_msg.LatentTokens) -> np.ndarray:
     return data.reshape(message.tokens, message.channels)
 
 
+def _like(message: Any, **fields: Any) -> Any:
+    """A copy of a message that shares all but the given fields: a constructor makes every part anew."""
+    made = copy(message)
+    for name, value in fields.items():
+        setattr(made, name, value)
+    return made
+
+
 def instances_to_markers(
     instances: Iterable[TrackedInstance], space: LabelSpace, header: Header, *, arrow_s: float = 1.0
 ) -> MarkerArray:
     """For RViz: a box and a text for each object with a place, an arrow to where it is ``arrow_s`` later."""
+    white = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
+    box = Marker(header=header, ns="box", type=Marker.CUBE)
+    text = Marker(header=header, ns="label", type=Marker.TEXT_VIEW_FACING, color=white)
+    text.scale.z = 0.4
+    arrow = Marker(header=header, ns="velocity", type=Marker.ARROW, color=white)
+    arrow.scale = Vector3(x=0.1, y=0.2, z=0.0)  # shaft and head diameter, metres
+    upright = Quaternion()
     markers = [Marker(header=header, action=Marker.DELETEALL)]
     for t in instances:
         if not np.isfinite(t.centroid_m).all():
             continue
+        x, y, z = t.centroid_m.tolist()
+        extent_m = [0.0 if math.isnan(e) else e for e in t.extent_m.tolist()]
         r, g, b = (v / 255 for v in space.classes[t.class_id].color)
-        color = ColorRGBA(r=r, g=g, b=b, a=0.2 if t.state is TrackState.LOST else 0.6)
-        white = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
-        box = Marker(header=header, ns="box", id=t.track_id, type=Marker.CUBE, color=color)
-        box.pose.position = _point(t.centroid_m)
-        box.scale = _vector(np.maximum(np.nan_to_num(t.extent_m), 0.05))  # RViz refuses flat boxes
-        text = Marker(header=header, ns="label", id=t.track_id, type=Marker.TEXT_VIEW_FACING, color=white)
-        text.text = f"{space.classes[t.class_id].name} {t.track_id}"
-        text.pose.position = _point(t.centroid_m - [0, np.nan_to_num(t.extent_m[1]) / 2 + 0.3, 0])
-        text.scale.z = 0.4
-        markers += [box, text]
-        step = t.velocity_mps * arrow_s
-        if np.isfinite(step).all() and np.linalg.norm(step) > 0.2:
-            arrow = Marker(header=header, ns="velocity", id=t.track_id, type=Marker.ARROW, color=white)
-            arrow.points = [_point(t.centroid_m), _point(t.centroid_m + step)]
-            arrow.scale = Vector3(x=0.1, y=0.2, z=0.0)  # shaft and head diameter, metres
-            markers.append(arrow)
+        width, height, depth = (max(e, 0.05) for e in extent_m)  # RViz refuses flat boxes
+        markers.append(
+            _like(
+                box,
+                id=t.track_id,
+                pose=Pose(position=Point(x=x, y=y, z=z), orientation=upright),
+                scale=Vector3(x=width, y=height, z=depth),
+                color=ColorRGBA(r=r, g=g, b=b, a=0.2 if t.state is TrackState.LOST else 0.6),
+            )
+        )
+        above = Point(x=x, y=y - (extent_m[1] / 2 + 0.3), z=z)
+        markers.append(
+            _like(
+                text,
+                id=t.track_id,
+                pose=Pose(position=above, orientation=upright),
+                text=f"{space.classes[t.class_id].name} {t.track_id}",
+            )
+        )
+        step_m = t.velocity_mps * arrow_s
+        if np.isfinite(step_m).all() and np.linalg.norm(step_m) > 0.2:
+            points = [Point(x=x, y=y, z=z), _point(t.centroid_m + step_m)]
+            markers.append(_like(arrow, id=t.track_id, points=points))
     return MarkerArray(markers=markers)
 
 
