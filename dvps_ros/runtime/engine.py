@@ -114,6 +114,9 @@ class Engine:
             wanted: of ``output_names``, those to fetch beside the required ones; the others stay where the
                 engine computes. By default all but the states.
 
+        Returns:
+            Views of buffers that hold through the next run; the one after it overwrites them.
+
         Raises:
             InputError: another shape or dtype, or intrinsics that are not finite; the memory is untouched.
             EngineError: the backend failed, or its device was lost; then the next run begins with a new

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -39,10 +39,44 @@ LONGEST_GAP_S = 2.0
 """Longer without a frame, and the last one says nothing about this one."""
 
 
-class DvpsPipeline:
-    """Everything between a camera frame and its result. Not thread-safe: one thread at a time.
+@dataclass(frozen=True)
+class _View:
+    """What depends on the camera alone."""
 
-    Equal frames in equal order give equal results, bit for bit, on one engine.
+    preprocess: Preprocess
+    map_camera: CameraModel
+    """Of the network's maps."""
+    maps: MapMaker
+
+
+@dataclass
+class _Past:
+    """What a frame does not continue."""
+
+    forgotten: list[str] = field(default_factory=list)
+    """Why tracks and the network's memory begin anew with it; empty where they go on."""
+    scale_too: bool = False
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """A frame half done: what the network says of it."""
+
+    frame: Frame
+    wanted: frozenset[str]
+    image: np.ndarray
+    """Rectified, uint8 [H,W,3]."""
+    output: NetworkOutput
+    view: _View
+    past: _Past
+    stages_ms: dict[str, float]
+
+
+class DvpsPipeline:
+    """Everything between a camera frame and its result.
+
+    Not thread-safe, but for one thread in :meth:`infer` beside one in :meth:`finish`. Equal frames in equal
+    order give equal results, bit for bit, on one engine, in two halves or at once.
 
     Attributes:
         engine: the loaded network.
@@ -67,6 +101,7 @@ class DvpsPipeline:
         self._scale = ScaleEstimator(config.scale)
         self._camera: CameraModel | None = None
         self._stamp_ns: int | None = None
+        self._past = _Past()
         self._buffers = Buffers()
 
     @classmethod
@@ -122,60 +157,85 @@ class DvpsPipeline:
             InputError: a frame that cannot be used; the pipeline is as it was and takes the next one.
             EngineError: the backend failed.
         """
-        self._check(frame, wanted, world_from_camera)
+        if world_from_camera is not None:
+            check_pose("world_from_camera", world_from_camera)
+        return self.finish(self.infer(frame, wanted), world_from_camera=world_from_camera)
+
+    def infer(self, frame: Frame, wanted: frozenset[str] = ALL_OUTPUTS) -> Inferred:
+        """The first half of :meth:`process`, up to what the network says.
+
+        One thread may infer the next frame while another finishes this one. The frame after the next must
+        wait until this one is finished: the engine overwrites its outputs.
+
+        Raises:
+            InputError: a frame that cannot be used; the pipeline is as it was and takes the next one.
+            EngineError: the backend failed.
+        """
+        self._check(frame, wanted)
         lap = _Laps()
         self._follow(frame)
         if self.engine.camera_shape == frame.image.shape:
-            image = network_image = self._preprocess.rectified(frame.image)
+            image = network_image = self._view.preprocess.rectified(frame.image)
         else:
-            image, network_image = self._preprocess(frame.image)
+            image, network_image = self._view.preprocess(frame.image)
         lap("fit")
         try:
             output = self.engine.run(
-                network_image, self._preprocess.network_camera.vector, _outputs_for(wanted)
+                network_image, self._view.preprocess.network_camera.vector, _outputs_for(wanted)
             )
         except EngineError:
             self._forget("engine failed")
             raise
         output = self._without_padding(output)
         lap("engine")
+        past, self._past = self._past, _Past()
+        return Inferred(frame, wanted, image, output, self._view, past, lap.times_ms)
+
+    def finish(self, inferred: Inferred, *, world_from_camera: np.ndarray | None = None) -> FrameResult:
+        """The second half of :meth:`process`: each inferred frame once, in their order."""
+        frame, wanted, output, view = inferred.frame, inferred.wanted, inferred.output, inferred.view
+        self._begin_anew(inferred.past)
+        lap = _Laps()
         scale = self._scale.update(
-            frame.stamp_ns, output.depth_m, output.class_map == self._road, self._map_camera
+            frame.stamp_ns, output.depth_m, output.class_map == self._road, view.map_camera
         )
         lap("scale")
         tracks = self._tracker.update(frame.stamp_ns, output.segments, output.segment_map, output.embedding)
         lap("track")
         maps = None
         if wanted & {"panoptic", "cloud"}:
-            maps = self._maps(output, _row_classes(output, tracks), tracks.row_track, scale.scale)
+            maps = view.maps(output, _row_classes(output, tracks), tracks.row_track, scale.scale)
             lap("maps")
-        points_m = unproject(output.depth_m * np.float32(scale.scale), self._map_camera)
+        points_m = unproject(output.depth_m * np.float32(scale.scale), view.map_camera)
         instances = self._objects.update(
-            frame.stamp_ns, tracks, points_m, output.segment_map, self._preprocess.fit, world_from_camera
+            frame.stamp_ns, tracks, points_m, output.segment_map, view.preprocess.fit, world_from_camera
         )
         lap("objects")
-        camera, cloud = self._preprocess.camera, None
+        camera, cloud = view.preprocess.camera, None
         if "cloud" in wanted and maps is not None:
             cloud = self._buffers.take("cloud", (camera.height, camera.width), CLOUD_DTYPE)
-            organised_cloud(maps.depth_m, image, maps.class_map, maps.track_map, camera, out=cloud)
+            organised_cloud(maps.depth_m, inferred.image, maps.class_map, maps.track_map, camera, out=cloud)
             lap("cloud")
         latent = output.latent if "latent" in wanted else None
         return FrameResult(
             stamp_ns=frame.stamp_ns,
             frame_id=frame.frame_id,
             camera=camera,
-            image=image,
+            image=inferred.image,
             panoptic=maps if "panoptic" in wanted else None,
             instances=instances,
             scale=scale,
             latent=None if latent is None else latent.copy(),  # the engine reuses its buffers
             cloud=cloud,
-            stages_ms=lap.times_ms,
+            stages_ms=inferred.stages_ms | lap.times_ms,
         )
 
     def reset(self) -> None:
         """Forget the past, the scale included: the next frame is the first. Track ids go on counting."""
-        self._forget()
+        self.engine.reset()
+        self._past = _Past()
+        self._tracker.reset()
+        self._objects.reset()
         self._scale.reset()
         self._stamp_ns = None
 
@@ -189,12 +249,10 @@ class DvpsPipeline:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _check(self, frame: Frame, wanted: frozenset[str], world_from_camera: np.ndarray | None) -> None:
+    def _check(self, frame: Frame, wanted: frozenset[str]) -> None:
         unknown = wanted - ALL_OUTPUTS
         if unknown:
             raise InputError(f"outputs: expected some of {sorted(ALL_OUTPUTS)}, got {sorted(unknown)}")
-        if world_from_camera is not None:
-            check_pose("world_from_camera", world_from_camera)
         if frame.stamp_ns == self._stamp_ns:
             raise InputError(
                 f"frame stamp: {frame.stamp_ns} ns is that of the frame before; "
@@ -213,11 +271,9 @@ class DvpsPipeline:
                     "the engine resizes images of %dx%d; these are resized on the processor", width, height
                 )
             if known is not None and (known.width, known.height) != (frame.camera.width, frame.camera.height):
-                self._scale.reset()
+                self._past.scale_too = True
                 self._forget("image size changed")
-            self._camera, self._preprocess = frame.camera, preprocess
-            self._map_camera = preprocess.fit.camera(preprocess.camera, self.engine.stride)
-            self._maps = MapMaker(
+            maps = MapMaker(
                 preprocess.fit,
                 self.label_space,
                 sky_class=self.engine.manifest.sky_class,
@@ -225,6 +281,8 @@ class DvpsPipeline:
                 min_confidence=self._config.maps.min_confidence,
                 stride=self.engine.stride,
             )
+            map_camera = preprocess.fit.camera(preprocess.camera, self.engine.stride)
+            self._camera, self._view = frame.camera, _View(preprocess, map_camera, maps)
         if self._stamp_ns is not None:
             step_s = (frame.stamp_ns - self._stamp_ns) * 1e-9
             if step_s < 0:
@@ -233,17 +291,23 @@ class DvpsPipeline:
                 self._forget("gap in time")
         self._stamp_ns = frame.stamp_ns
 
-    def _forget(self, reason: str = "") -> None:
+    def _forget(self, reason: str) -> None:
+        """Begin anew from here on; the frames before may not be finished yet."""
         self.engine.reset()
-        self._tracker.reset()
-        self._objects.reset()
-        if reason:
-            self.resets[reason] += 1
-            log.warning("%s: tracks and the network's memory start anew", reason)
+        self._past.forgotten.append(reason)
+        log.warning("%s: tracks and the network's memory start anew", reason)
+
+    def _begin_anew(self, past: _Past) -> None:
+        if past.forgotten:
+            self._tracker.reset()
+            self._objects.reset()
+            self.resets.update(past.forgotten)
+        if past.scale_too:
+            self._scale.reset()
 
     def _without_padding(self, output: NetworkOutput) -> NetworkOutput:
         """Void and no segment on cells in the padding: nothing there is in the camera's image."""
-        fit, stride = self._preprocess.fit, self.engine.stride
+        fit, stride = self._view.preprocess.fit, self.engine.stride
         if (fit.inner_width, fit.inner_height) == (fit.width, fit.height):
             return output
         inside = (

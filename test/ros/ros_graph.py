@@ -88,10 +88,16 @@ class TinyPipeline:
         self.closed = False
         self.has_latent = True
         self.before: Callable[[Frame], None] = lambda frame: None
+        self.between: Callable[[Frame], None] = lambda frame: None
 
-    def process(self, frame: Frame, wanted: frozenset[str]) -> FrameResult:
+    def infer(self, frame: Frame, wanted: frozenset[str]) -> tuple[Frame, frozenset[str]]:
         self.calls.append((frame, wanted))
         self.before(frame)
+        return frame, wanted
+
+    def finish(self, inferred: tuple[Frame, frozenset[str]]) -> FrameResult:
+        frame, wanted = inferred
+        self.between(frame)
         maps = maps_of(frame.image)
         return FrameResult(
             frame.stamp_ns,

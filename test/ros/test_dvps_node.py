@@ -241,6 +241,57 @@ def test_the_newest_frame_wins_and_drops_are_counted(graph: Graph) -> None:
     assert counts == {"received": 4, "processed": 2, "dropped": 2}
 
 
+def test_two_frames_in_flight_are_published_in_order_and_one_that_fails_is_left_out(graph: Graph) -> None:
+    rig = Rig(graph, frames_in_flight=2)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    semantic = rig.listen(Image, "output/semantic", 10)
+    rig.ready()
+    second = threading.Event()
+
+    def between(frame: Any) -> None:
+        assert second.wait(10)
+        if frame.stamp_ns == START_NS + 200_000_000:
+            raise EngineError("of the second half")
+
+    rig.pipeline.between = between
+    for index in (1, 2):
+        rig.send(index)
+        graph.wait(lambda n=index: len(rig.pipeline.calls) == n, f"the engine to take frame {index}")
+    rig.send(3)
+    graph.wait(lambda: rig.counts["received"] == 3, "the third")
+    graph.spin(0.2)
+    assert len(rig.pipeline.calls) == 2 and scale == []  # frame 1 is not published yet
+    second.set()
+    graph.wait(lambda: len(scale) == len(semantic) == 2, "the others")
+    assert [m.header.stamp for m in scale] == [rig.header(1).stamp, rig.header(3).stamp]
+    assert [bytes(m.data) for m in semantic] == [maps_of(picture(n)).class_map.tobytes() for n in (1, 3)]
+    assert rig.refused() == {"frame": 1} and "of the second half" in rig.input_status().message
+    assert rig.counts["processed"] == 2 and rig.counts["dropped"] == 0
+
+
+@pytest.mark.parametrize("frames_in_flight", [1, 2])
+def test_deactivation_publishes_what_is_in_work_and_drops_what_waits(
+    graph: Graph, frames_in_flight: int
+) -> None:
+    rig = Rig(graph, frames_in_flight=frames_in_flight)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    rig.gate.clear()
+    rig.send(1)
+    graph.wait(lambda: rig.pipeline.calls, "the first frame in work")
+    rig.send(2)
+    graph.wait(lambda: rig.counts["received"] == 2, "the second")
+    threading.Timer(0.2, rig.gate.set).start()
+    rig.node.trigger_deactivate()  # from here on nothing may be published
+    assert rig.gate.is_set() and rig.counts["processed"] == 1 and rig.counts["dropped"] == 1
+    graph.wait(lambda: scale, "the frame that was in work")
+    assert scale[0].header.stamp == rig.header(1).stamp
+    rig.node.trigger_activate()
+    rig.send(3)
+    graph.wait(lambda: len(scale) == 2, "a frame after it")
+    assert scale[1].header.stamp == rig.header(3).stamp
+
+
 def bad_image(**changes: Any) -> Image:
     message = convert.rgb_to_image(picture(1), Header())
     for name, value in changes.items():

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,9 +60,10 @@ def offline(config: PipelineConfig) -> Iterator[Callable[[list[Frame]], list[Fra
 class Rig:
     """The node with its real engine, a camera in front of it and a listener behind it."""
 
-    def __init__(self, graph: Graph, model: Path) -> None:
+    def __init__(self, graph: Graph, model: Path, **values: Any) -> None:
         self.graph = graph
         overrides = parameters(
+            **values,
             engine__model=str(model),
             engine__backend="onnxruntime",
             engine__precision="fp32",
@@ -87,14 +89,18 @@ class Rig:
         ends = [self.image, self.info, *(self.node._outputs[f"~/output/{n}"] for n in kinds)]
         graph.wait(lambda: all(e.get_subscription_count() for e in ends), "all connections")
 
-    def show(self, shown: Frame) -> None:
-        """Send a frame with its camera and wait for all that comes of it."""
+    def send(self, shown: Frame) -> None:
+        """A frame with its camera."""
         header = Header(stamp=convert.ns_to_stamp(shown.stamp_ns), frame_id=shown.frame_id)
-        before = {name: len(messages) for name, messages in self.received.items()}
         self.info.publish(convert.camera_to_info(shown.camera, header))
         known = self.node._cameras._by_stamp
         self.graph.wait(lambda: known.get(shown.stamp_ns) == shown.camera, "the camera")
         self.image.publish(convert.rgb_to_image(shown.image, header))
+
+    def show(self, shown: Frame) -> None:
+        """Send a frame and wait for all that comes of it."""
+        before = {name: len(messages) for name, messages in self.received.items()}
+        self.send(shown)
         # The first time on a machine, opening the engine compiles what numba has not cached yet.
         self.graph.wait(
             lambda: all(len(m) == before[name] + 1 for name, m in self.received.items()),
@@ -128,6 +134,50 @@ def test_the_node_publishes_what_the_library_computes(
         assert header.frame_id == "front_optical"
     info = rig.received["camera_info"][0]
     assert info.k[0] == camera.fx and not any(info.d)  # the maps are those of the rectified image
+
+
+def test_two_frames_in_flight_give_the_values_of_one_after_the_other(
+    graph: Graph, tiny_model: Path, offline: Any
+) -> None:
+    """Also over a jump in time and another camera, which the engine sees before the host is done."""
+    frames = [*(frame(i) for i in (0, 1, 2, 3, 0, 1)), *(frame(i, LARGE) for i in (2, 3, 4))]
+    rig = Rig(graph, tiny_model, frames_in_flight=2)
+    rig.show(frames[0])
+    pipeline = rig.node._pipeline
+    infer, finish, of_next = pipeline.infer, pipeline.finish, threading.Semaphore(0)
+    order: list[str] = []
+
+    def infer_and_tell(frame: Frame, wanted: frozenset[str]) -> Any:
+        inferred = infer(frame, wanted)
+        order.append("infer")
+        if len(order) > 1:
+            of_next.release()
+        return inferred
+
+    def finish_late(inferred: Any) -> FrameResult:
+        """When the next frame has been inferred already."""
+        assert of_next.acquire(timeout=20)
+        order.append("finish")
+        return finish(inferred)
+
+    pipeline.infer, pipeline.finish = infer_and_tell, finish_late
+    health = rig.node.health
+    for n, shown in enumerate(frames[1:], start=2):
+        rig.send(shown)
+        graph.wait(lambda n=n: health.counts["received"] == n and rig.node._slot._item is None, "its turn")
+    of_next.release()
+    graph.wait(lambda: all(len(m) == len(frames) for m in rig.received.values()), "all outputs")
+    assert order == ["infer", *["infer", "finish"] * 7, "finish"]
+    for n, result in enumerate(offline(frames)):
+        assert convert.stamp_to_ns(rig.received["scale"][n].header.stamp) == frames[n].stamp_ns
+        np.testing.assert_array_equal(rig.maps("semantic", np.uint8)[n], result.panoptic.class_map)
+        np.testing.assert_array_equal(rig.maps("instance", np.uint16)[n], result.panoptic.track_map)
+        np.testing.assert_array_equal(rig.maps("depth", np.float32)[n], result.panoptic.depth_m)
+        assert rig.maps("points", CLOUD_DTYPE)[n].tobytes() == result.cloud.tobytes()
+        header = rig.received["instances"][n].header
+        assert rig.received["instances"][n] == convert.instances_to_message(result.instances, header)
+    assert rig.node._pipeline.resets == {"time jumped backwards": 1, "image size changed": 1}
+    assert health.counts["dropped"] == 0
 
 
 def test_time_that_jumps_back_starts_anew(graph: Graph, tiny_model: Path, offline: Any) -> None:

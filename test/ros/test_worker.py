@@ -37,7 +37,9 @@ class Tool:
 class Work:
     """A worker whose callbacks are written down."""
 
-    def __init__(self, open_tool: Callable[[], Tool], handle: Callable[[Tool, int], None]) -> None:
+    def __init__(
+        self, open_tool: Callable[[], Tool], handle: Callable[[Tool, int], Any], overlap: bool = False
+    ) -> None:
         self.slot: LatestSlot[int] = LatestSlot()
         self.events: queue.Queue[tuple[str, Any]] = queue.Queue()
         self.worker = Worker(
@@ -47,6 +49,7 @@ class Work:
             on_ready=lambda tool: self.events.put(("ready", tool)),
             on_failure=lambda error: self.events.put(("failure", str(error))),
             on_error=lambda n, error: self.events.put(("error", (n, str(error)))),
+            overlap=overlap,
         )
 
     def next(self) -> tuple[str, Any]:
@@ -119,6 +122,98 @@ def test_stop_while_the_tool_is_being_opened() -> None:
     gate.set()
     assert work.worker.stop() is True
     assert tool.closed and work.events.empty()  # nobody hears of a worker that was stopped
+
+
+class Halves:
+    """Both halves of the handling of numbers, each held up until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.log: queue.Queue[str] = queue.Queue()
+        self.gates = {half: threading.Semaphore(0) for half in ("first", "second")}
+
+    def __call__(self, tool: Tool, n: int) -> Callable[[], None]:
+        self._half("first", n)
+        return lambda: self._half("second", n)
+
+    def _half(self, half: str, n: int) -> None:
+        self.log.put(f"{half} {n}")
+        assert self.gates[half].acquire(timeout=10)
+
+    def begun(self, count: int) -> list[str]:
+        return [self.log.get(timeout=10) for _ in range(count)]
+
+
+def test_the_second_half_runs_beside_the_first_half_of_the_next_and_never_a_third() -> None:
+    halves = Halves()
+    work = Work(Tool, halves, overlap=True)
+    work.slot.put(1)
+    assert halves.begun(1) == ["first 1"]
+    work.slot.put(2)
+    halves.gates["first"].release()
+    assert sorted(halves.begun(2)) == ["first 2", "second 1"]  # both at once: neither gate is open
+    work.slot.put(3)
+    halves.gates["first"].release()
+    assert not work.slot.drain(0.1) and halves.log.empty()  # 2 waits for 1, and 3 in the slot for 2
+    assert work.slot.put(4) is True  # the newest wins meanwhile
+    halves.gates["second"].release()
+    assert sorted(halves.begun(2)) == ["first 4", "second 2"]
+    for gate in halves.gates.values():
+        gate.release(2)
+    assert halves.begun(1) == ["second 4"]
+    assert work.slot.drain(10)
+    assert work.worker.stop()
+
+
+def test_without_overlap_a_frame_is_finished_before_the_next() -> None:
+    halves = Halves()
+    work = Work(Tool, halves)
+    work.slot.put(1)
+    assert halves.begun(1) == ["first 1"]
+    work.slot.put(2)
+    halves.gates["first"].release()
+    assert halves.begun(1) == ["second 1"]
+    assert not work.slot.drain(0.05) and halves.log.empty()
+    halves.gates["second"].release()
+    assert halves.begun(1) == ["first 2"]
+    for gate in halves.gates.values():
+        gate.release()
+    assert halves.begun(1) == ["second 2"] and work.worker.stop()
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_an_error_in_either_half_is_told_once_and_the_others_go_on(overlap: bool) -> None:
+    def handle(tool: Tool, n: int) -> Callable[[], None]:
+        if n == 1:
+            raise ValueError("first half")
+
+        def finish() -> None:
+            if n == 2:
+                raise ValueError("second half")
+            done.put(n)
+
+        return finish
+
+    done: queue.Queue[int] = queue.Queue()
+    work = Work(Tool, handle, overlap=overlap)
+    assert work.next()[0] == "ready"
+    for n in (1, 2, 3):
+        work.slot.put(n)
+        if n < 3:
+            assert work.next() == ("error", (n, "first half" if n == 1 else "second half"))
+    assert done.get(timeout=10) == 3
+    assert work.worker.stop() and work.events.empty()
+
+
+def test_stop_finishes_what_is_in_work_and_then_closes() -> None:
+    halves, tool = Halves(), Tool()
+    work = Work(lambda: tool, halves, overlap=True)
+    work.slot.put(1)
+    halves.begun(1)
+    halves.gates["first"].release()
+    assert halves.begun(1) == ["second 1"]
+    assert work.worker.stop(timeout_s=0.05) is False and not tool.closed
+    halves.gates["second"].release()
+    assert work.worker.stop() and tool.closed and work.slot.drain(0)
 
 
 def test_throttle() -> None:
