@@ -49,9 +49,9 @@ pipeline_options = _configured(
     ("--backend", "backend", "engine.backend"),
     ("--camera-height", "camera_height_m", "scale.camera_height_m"),
 )
-engine_choice_options = _configured(
-    ("--precision", "precision", "engine.precision"), ("--network-size", "network_size", "engine.size")
-)
+_PRECISION = "--precision", "precision", "engine.precision"
+precision_option = _configured(_PRECISION)
+engine_choice_options = _configured(_PRECISION, ("--network-size", "network_size", "engine.size"))
 
 
 def pipeline_config(
