@@ -199,8 +199,14 @@ def profile(
             found = profiling.profile_engine(builder, config, runs, progress)
         total_ms = sum(layer.ms for layer in found.layers)
         lines = [_PROFILE_ROW.format("layer", "kind", "ms", "share", "GFLOP/s", "of peak", "GB/s", "of peak")]
-        for layer, cost in zip(found.layers[:LONGEST], found.costs, strict=False):
-            cells = [layer.name[-42:], layer.kind[:30], f"{layer.ms:.3f}", f"{layer.ms / total_ms:.1%}"]
+        for layer, work in zip(found.layers[:LONGEST], found.work, strict=False):
+            cost = work.cost
+            cells = [
+                (work.weights or layer.name)[-42:],
+                layer.kind[:30],
+                f"{layer.ms:.3f}",
+                f"{layer.ms / total_ms:.1%}",
+            ]
             for amount, top in ((cost.flop, peak.flop_s), (cost.bytes, peak.bytes_s)):
                 rate = amount / layer.ms * 1e3 if layer.ms else 0.0
                 cells += [f"{rate / 1e9:.1f}", f"{rate / top:.0%}"] if amount else ["", ""]
@@ -219,11 +225,12 @@ def profile(
         click.echo("\n".join([label, *lines]))
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"{label.replace(' ', '-')}.png"
-        bars = [(layer.name, layer.ms) for layer in found.layers]
+        pairs = list(zip(found.layers, found.work, strict=True))
+        bars = [(work.weights or layer.name, layer.ms) for layer, work in pairs]
         dots = [
-            (cost.flop / cost.bytes, cost.flop / layer.ms * 1e3, layer.ms / total_ms)
-            for layer, cost in zip(found.layers, found.costs, strict=True)
-            if cost.flop and layer.ms
+            (work.cost.flop / work.cost.bytes, work.cost.flop / layer.ms * 1e3, layer.ms / total_ms)
+            for layer, work in pairs
+            if work.cost.flop and layer.ms
         ]
         whole = (found.cost.flop / found.cost.bytes, flop_s)
         draw_profile(file, label, bars, dots, whole, peak.flop_s, peak.bytes_s)
@@ -236,10 +243,7 @@ def profile(
             "bytes": found.cost.bytes,
             "peak_flop_s": peak.flop_s,
             "peak_bytes_s": peak.bytes_s,
-            "layers": [
-                {**vars(layer), "flop": cost.flop, "bytes": cost.bytes}
-                for layer, cost in zip(found.layers, found.costs, strict=True)
-            ],
+            "layers": [{**vars(layer), **vars(work.cost), "weights": work.weights} for layer, work in pairs],
         }
         write_report(file.with_suffix(".json"), report)
         click.echo(f"written to {file} and .json")

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class _Slot:
     computed: int
     copied_out: int
     """Events."""
-    graphs: dict[frozenset[str], int]
+    graphs: dict[frozenset[str], int] = field(default_factory=dict)
     """The captured computation, by what was copied in."""
     given: frozenset[str] = frozenset()
     fetched: Collection[str] = ()
@@ -90,7 +90,6 @@ class DeviceRun:
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._feeds.items()},
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._outputs.items()},
             *(device.new_event() for _ in range(3)),
-            graphs={},
         )
 
     def add_input(self, name: str, spec: Spec) -> None:

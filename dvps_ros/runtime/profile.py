@@ -47,6 +47,19 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a layer does in a frame.
+
+    Args:
+        cost: zero where the library does not tell what the layer was made of.
+        weights: name of those of its largest product, which says where in the network it is; else empty.
+    """
+
+    cost: Cost
+    weights: str
+
+
+@dataclass(frozen=True)
 class Peak:
     """What the machine can do: operations and bytes a second."""
 
@@ -111,8 +124,8 @@ class GraphCosts:
         traffic = sum(self._bytes.get(name, 0) for n in nodes for name in (*n.input, *n.output))
         return Cost(sum(map(self._flop, nodes)), float(traffic))
 
-    def of_layers(self, layers: Sequence[LayerTime]) -> list[Cost]:
-        """Cost of each layer: of the nodes that it names, and of those that none names and whose result only
+    def of_layers(self, layers: Sequence[LayerTime]) -> list[Work]:
+        """Work of each layer: of the nodes that it names, and of those that none names and whose result only
         it reads (they were fused into it). Between the nodes of one layer nothing is read or written."""
         by_name: dict[str, int] = {}
         for i, node in enumerate(self._nodes):
@@ -135,12 +148,16 @@ class GraphCosts:
             members[k].append(i)
         return [self._fused(set(group), readers) for group in members]
 
-    def _fused(self, group: set[int], readers: Mapping[str, set[int]]) -> Cost:
+    def _fused(self, group: set[int], readers: Mapping[str, set[int]]) -> Work:
         made = {name for i in group for name in self._nodes[i].output}
         read = {name for i in group for name in self._nodes[i].input} - made
         written = {name for name in made if name in self._results or readers.get(name, set()) - group}
         traffic = sum(self._bytes.get(name, 0) for name in read | written)
-        return Cost(sum(self._flop(self._nodes[i]) for i in group), float(traffic))
+        flop = {i: self._flop(self._nodes[i]) for i in group}
+        largest = max(flop, key=flop.__getitem__, default=-1)
+        weights = self._nodes[largest].input[1] if flop.get(largest) else ""
+        name = weights.removeprefix("network.").removesuffix(".weight") if "." in weights else ""
+        return Work(Cost(sum(flop.values()), float(traffic)), name)
 
 
 @dataclass(frozen=True)
@@ -149,13 +166,13 @@ class EngineProfile:
 
     Args:
         layers: the longest first.
-        costs: of each; zero where the library does not tell what a layer was made of.
+        work: of each.
         cost: of all convolutions and matrix products of the graph.
         latency_ms: median of a run without profiling, no output fetched.
     """
 
     layers: list[LayerTime]
-    costs: list[Cost]
+    work: list[Work]
     cost: Cost
     latency_ms: float
 

@@ -8,6 +8,8 @@ proved by its own golden frames.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from dvps_ros.errors import EngineError
@@ -29,9 +31,10 @@ def resize_graph(fit: Fit) -> bytes:
         from onnx import TensorProto, helper, numpy_helper
     except ImportError as error:
         raise EngineError(f"engine.resize_on_device makes a graph: pip install onnx ({error})") from error
-    nodes, constants = [], []
+    nodes: list[Any] = []
+    constants: list[Any] = []
 
-    def add(operator: str, *inputs: str | np.ndarray, out: str = "", **attributes: object) -> str:
+    def add(operator: str, *inputs: str | np.ndarray, out: str = "", **attributes: Any) -> str:
         names = []
         for value in inputs:
             if isinstance(value, np.ndarray):

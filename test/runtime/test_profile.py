@@ -24,12 +24,20 @@ PROFILED = [name for name in ("onnxruntime", "openvino") if name in installed()]
 def test_costs_by_hand(tmp_path):
     """A strided convolution in two groups and a matrix product."""
     nodes = [
-        helper.make_node("Conv", ["image", "w", "b"], ["c"], "conv", strides=[2, 2], pads=[1] * 4, group=2),
+        helper.make_node(
+            "Conv",
+            ["image", "network.head.0.weight", "b"],
+            ["c"],
+            "conv",
+            strides=[2, 2],
+            pads=[1] * 4,
+            group=2,
+        ),
         helper.make_node("Reshape", ["c", "shape"], ["r"]),
         helper.make_node("MatMul", ["r", "m"], ["out"], "product"),
     ]
     constants = {
-        "w": np.zeros((6, 2, 3, 3), np.float32),
+        "network.head.0.weight": np.zeros((6, 2, 3, 3), np.float32),
         "b": np.zeros(6, np.float32),
         "shape": np.array([6, 16], np.int64),
         "m": np.zeros((16, 5), np.float32),
@@ -50,11 +58,13 @@ def test_costs_by_hand(tmp_path):
     assert costs.total == conv + product
     shape = 2 * 8
     each = [LayerTime("a", "", 1, "conv"), LayerTime("b", "", 1, "r"), LayerTime("c", "", 1, "[product] + x")]
-    assert costs.of_layers(each) == [conv, Cost(0, 4 * 2 * 96 + shape), product]
+    works = costs.of_layers(each)
+    assert [w.cost for w in works] == [conv, Cost(0, 4 * 2 * 96 + shape), product]
+    assert [w.weights for w in works] == ["head.0", "", ""]  # a name of a module, not of a constant
     # Fused: what lies between is not written, and a node that nobody names belongs to its reader.
     fused = costs.of_layers([LayerTime("a", "", 1, "reorder_1"), LayerTime("b", "", 1, "out,r")])
-    assert fused[0] == Cost(0, 0)
-    assert fused[1] == Cost(conv.flop + product.flop, 4 * (256 + 108 + 6 + 80 + 30) + shape)
+    assert fused[0].cost == Cost(0, 0) and fused[1].weights == "head.0"
+    assert fused[1].cost == Cost(conv.flop + product.flop, 4 * (256 + 108 + 6 + 80 + 30) + shape)
     # In bf16 activations are half as large; weights count as they are stored.
     assert GraphCosts(path, 2).total.bytes == 2 * (256 + 96 + 96 + 30) + 4 * (108 + 6 + 80)
 
