@@ -115,7 +115,7 @@ def build(
                 progress.done(f"{label}: {error}")
                 continue
         what = "was there" if there else f"built in {time.monotonic() - start:.1f} s"
-        if builder.kept(config) is None:
+        if not builder.is_kept(config):
             failed += 1
             what += ", but not kept (the warning says why)"
         progress.done(f"{label}: {what}\n{text}")
@@ -133,6 +133,8 @@ def list_() -> None:
         verdict = {None: "not verified", True: "verified", False: "REFUSED"}[verified]
         if "quantised" in record.made_of:
             verdict = f"calibrated on {record.notes.get('frames')} frames of {record.notes.get('source')}"
+        if "resize" in record.made_of:
+            verdict = "proved at each load"
         state = _stale(record) or "current"
         size = f"{record.size / (1 << 20):.1f} MiB"
         click.echo(f"{record.label:<44}{size:>10}  {record.built}  {verdict}, {state}\n  {path}")

@@ -146,6 +146,10 @@ class Builder:
         """The plan that an earlier start built, if it is there and whole."""
         return self.store.read(self.label(config), self.made_of(config))
 
+    def is_kept(self, config: EngineConfig) -> bool:
+        """Whether there is a plan, its bytes not looked at."""
+        return self.store.plan_path(self.label(config), self.made_of(config)).is_file()
+
     def build(self, config: EngineConfig, progress: Progress) -> bytes:
         """A new plan; of several processes that want the same at once one builds and the others wait for it.
 

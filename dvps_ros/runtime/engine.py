@@ -46,6 +46,7 @@ class Engine:
 
     Attributes:
         differences: what the golden frames gave when the engine was loaded; empty where they did not run.
+        kept: whether its plan lies in the cache, so that the next start need not build it.
         camera_shape: (H, W, 3) of the camera's images that the engine resizes itself; None where it does not.
     """
 
@@ -55,6 +56,7 @@ class Engine:
         self.stride = manifest.stride
         self.description = f"{manifest.name} {manifest.version} at {graph.size} on {backend.description}"
         self.differences: list[verify.Difference] = []
+        self.kept = False
         self.camera_shape: tuple[int, int, int] | None = None
         _check_interface(manifest, graph, backend)
         self._backend: Backend | None = backend
@@ -193,15 +195,19 @@ def open_all(config: EngineConfig, *, cache_dir: Path | None = None, progress: P
         The last one.
 
     Raises:
-        EngineError: see :meth:`Engine.open`.
+        EngineError: see :meth:`Engine.open`; or one could not be kept.
     """
     manifest = load_manifest(find_model(config.model))
     sizes = [g.size for g in manifest.graphs] if config.size == "auto" else [config.size]
-    for size in sizes[:-1]:
+    for size in sizes:
         one = replace(config, size=size)
-        Engine.open(config.model, one, cache_dir=cache_dir, progress=progress).close()
-    last = replace(config, size=sizes[-1])
-    return Engine.open(config.model, last, cache_dir=cache_dir, progress=progress)
+        engine = Engine.open(config.model, one, cache_dir=cache_dir, progress=progress)
+        if not engine.kept:
+            engine.close()
+            raise EngineError(f"{engine.description} works but was not kept; the warning before says why")
+        if size != sizes[-1]:
+            engine.close()
+    return engine
 
 
 def choose_graph(manifest: Manifest, size: str, camera_size: tuple[int, int] | None) -> GraphFile:
@@ -346,6 +352,7 @@ class _Opener:
         opened = self.builder.open(config, self.progress)
         try:
             engine = Engine(self.manifest, self.graph, opened)
+            engine.kept = self.builder.is_kept(config)
             if self.config.verify:
                 self.progress("verifying")
                 try:

@@ -17,8 +17,10 @@ import pytest
 from click.testing import CliRunner
 
 from dvps_ros.cli.engine import command
+from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime.backends import BACKENDS
+from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import MANIFEST, hash_file
 
 
@@ -50,6 +52,18 @@ def test_build_list_verify_clean(tiny_model: Path, engines: Path) -> None:
     assert run("verify", "--model", tiny_model, *ORT).count("passed") == 2
     assert "0 engines removed" in run("clean")
     assert "2 engines removed" in run("clean", "--all") and "0 engines in" in run("list")
+
+
+def test_a_resize_is_listed_beside_the_engine_it_is_for(tiny_model: Path, engines: Path) -> None:
+    config = EngineConfig(backend="onnxruntime", precision="fp32", threads=1, resize_on_device=True)
+    Engine.open(tiny_model, config, camera_size=(256, 128)).close()
+    lines = run("list").splitlines()
+    (line,) = (x for x in lines if x.startswith("resize 256x128 to 64x128 onnxruntime fp32"))
+    assert "proved at each load, current" in line and lines[-1].startswith("2 engines in")
+    assert "0 engines removed" in run("clean")
+    (path,) = engines.glob("resize*.json")
+    path.write_text(path.read_text().replace('"version": "', '"version": "0.'))
+    assert "stale: of version 0." in run("list") and "1 engines removed" in run("clean")
 
 
 def test_a_wrong_engine_is_refused_with_its_table_and_listed_so(tiny_model: Path, tmp_path: Path) -> None:

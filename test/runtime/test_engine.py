@@ -14,8 +14,9 @@ from tiny_model import build, classifier, paint
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError, InputError
 from dvps_ros.runtime.backends import BACKENDS, installed, onnxruntime_gpu
-from dvps_ros.runtime.engine import Engine, choose_graph
+from dvps_ros.runtime.engine import Engine, choose_graph, open_all
 from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
+from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.runtime.precision import load_graph
 
 AUTOMATIC = [(name, p) for name, b in installed().items() for p in b.choices(EngineConfig())]
@@ -249,6 +250,18 @@ def test_auto_measures_again_when_what_it_remembers_became_wrong(tiny_model, cac
     make_wrong(monkeypatch, other)
     with pytest.raises(EngineError, match="computes wrong values"):
         Engine.open(tiny_model, auto, cache_dir=cache)
+
+
+def test_engines_of_all_sizes_are_built_or_it_is_an_error(tiny_model, cache, tmp_path):
+    """For ``build_only``: an image without its engines must not count as prepared."""
+    options = config(model=str(tiny_model))
+    with open_all(options, cache_dir=cache) as engine:
+        assert engine.kept and (engine.height, engine.width) == (96, 96)
+    labels = [r.label for r in PlanStore(cache / "engines").records().values()]
+    assert labels == ["tiny 64x128 onnxruntime fp32", "tiny 96x96 onnxruntime fp32"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EngineError, match="tiny 1 at 64x128 .* works but was not kept"):
+        open_all(options, cache_dir=tmp_path / "file")
 
 
 def test_a_read_only_cache_is_only_a_warning(tiny_model, tmp_path, caplog):
