@@ -231,15 +231,20 @@ class EngineConfig:
 class TrackerConfig:
     """Which segment of this frame is which object of the last ones."""
 
-    min_iou: float = option(
-        0.3, "Least mask overlap, after the motion offset, that keeps an identity.", low=0.0, high=1.0
-    )
-    min_similarity: float = option(
-        0.5, "Least cosine of identity vectors that revives an object.", low=-1.0, high=1.0
+    min_log_odds: float = option(
+        -2.5,
+        "Least log-odds, nats, that a segment is a known object; lower keeps more ids, and mixes up more.",
+        low=-20.0,
+        high=20.0,
     )
     confirm_hits: int = option(3, "Sightings after which a tentative object is confirmed.", low=1, high=100)
     memory_s: float = option(1.5, "How long an unseen object is remembered, seconds.", low=0.0, high=60.0)
-    min_score: float = option(0.3, "Least score of a segment that starts a new object.", low=0.0, high=1.0)
+    min_score: float = option(
+        0.3,
+        "Least score of a segment that starts a new object; weaker ones only continue known ones.",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def test_a_mapping_takes_the_keys_below_it_and_round_trips() -> None:
         ({"engine.verify": 1}, "expected bool"),
         ({"engine.threads": True}, "expected int"),
         ({"engine.backend": "caffe"}, "expected one of auto"),
-        ({"tracker.min_iou": 1.5}, "expected 0.0 to 1.0, got 1.5"),
+        ({"tracker.min_score": 1.5}, "expected 0.0 to 1.0, got 1.5"),
         ({"tracker.memory_s": float("nan")}, "got nan"),
     ],
 )

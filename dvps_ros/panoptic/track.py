@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stable identities for the segments of a stream, frame by frame, without looking ahead.
 
-First the segments, shifted by the motion that the network saw, are laid over the masks of the
-previous frame. What finds no partner there is compared with the remembered objects: by the place
-where they should be by now, and by identity vector. Both steps are one optimal assignment.
+How likely a segment and a remembered object are the same is one number, the log-odds in nats:
+
+    2.5 + 5 IoU - 2 ln(1 + (2 d / r)^2) - 3 |ln z'/z| - 1.5 |ln A'/A| + cos + 1 [same kind of class]
+
+- IoU: of the masks in the previous frame; the segment moved there by the motion that the network saw, the
+  object where it was seen, or, when it was not, where its velocity would have brought it.
+- d / r: from the expected place of its centre, in sizes of the larger of the two; r grows while unseen.
+- z'/z: depth over the expected one, A'/A: area over the last one (each at most one and two e-folds).
+- cos: of the identity vectors.
+
+The weights are those of a logistic regression on segment pairs of known identity (docs/tracking.md). Segments
+that could start an object choose first, then the weaker ones; each time one optimal assignment for all.
 """
 
 from __future__ import annotations
@@ -24,18 +33,22 @@ CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = ra
 
 _CONFUSABLE = ({"car", "truck", "bus", "train"}, {"person", "rider"}, {"motorcycle", "bicycle"})
 """Classes that a network confuses on one and the same object; they must not cost it its identity."""
-_SIMILARITY_WEIGHT, _PATH_WEIGHT = 0.3, 0.5
-"""Of the identity vectors, and of a motion that differs from the object's own so far by its size; beside
-the mask overlap (0..1) in the first step."""
-_DOUBT = 0.2
-"""Where the similarity is below ``min_similarity``, it and the overlap together must exceed that by this."""
-_SAME_PLACE = 0.5
-"""Overlap with the expected mask of a remembered object that revives it whatever its identity vector."""
-_REACH, _REACH_PER_S, _REACH_SHARE = 1.5, 2.0, 0.25
-"""How far from its expected place an object may come back: in its own sizes, at once and more a second,
-and as a share of the way it should have gone."""
+_PRIOR, _OVERLAP, _PLACE, _DEPTH, _AREA, _LOOK, _KIND = 2.5, 5.0, 2.0, 3.0, 1.5, 1.0, 1.0
+"""Weights of the log-odds, nats: see above."""
+_MOST_DEPTH, _MOST_AREA = 1.0, 2.0
+"""Ratios of depth and of area beyond these, as natural logarithms, say no more."""
+_REACH_PER_S, _REACH_SHARE = 1.0, 0.1
+"""How r grows: by the object's size a second unseen, and by a share of the way it should have gone."""
 _LEAST_SIZE_CELLS = 4.0
 """Smaller objects count as this large in that."""
+_TRUSTED_OVERLAP = 0.3
+"""A motion offset that led to such an overlap is the object's step; else its centre's own path is."""
+_NEAREST_M = 0.1
+"""Depth below this counts as this."""
+_FASTEST_APPROACH = 1.0
+"""Most that ln(depth) of an object changes in a second."""
+_APPROACH_MEMORY = 0.7
+"""Share of the old rate of ln(depth) in the running mean."""
 _VECTOR_MEMORY = 0.9
 """Share of the old identity vector in the running mean."""
 _VELOCITY_MEMORY = 0.5
@@ -68,6 +81,10 @@ class Track:
     """float64 [2]: of the mask."""
     velocity_px_s: np.ndarray
     """float64 [2]: in the image, running mean."""
+    log_depth: float
+    """ln of the segment's mean depth in metres, as the network gives it."""
+    approach: float
+    """Its change a second, running mean."""
     embedding: np.ndarray
     """float32 [D]: identity vector, running mean, unit length."""
     mask: tuple[np.ndarray, np.ndarray] | None = None
@@ -81,6 +98,10 @@ class Track:
     def travel_px(self, stamp_ns: int) -> np.ndarray:
         """float64 [2]: how far it should have moved in the image since it was last seen."""
         return self.velocity_px_s * ((stamp_ns - self.last_ns) * 1e-9)
+
+    def expected_log_depth(self, stamp_ns: int) -> float:
+        """ln(metres) by now; what is unseen for long is not followed further."""
+        return self.log_depth + self.approach * min((stamp_ns - self.last_ns) * 1e-9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -106,6 +127,7 @@ class _Segments:
     area: np.ndarray
     center_px: np.ndarray
     motion_px: np.ndarray
+    log_depth: np.ndarray
     embedding: np.ndarray
 
 
@@ -170,18 +192,14 @@ class Tracker:
 
         tracks = list(self._tracks.values())
         partner = np.full(len(seen.rows), -1)
-        recent = np.flatnonzero([t.row >= 0 for t in tracks])
-        self._assign(
-            partner, recent, self._score_recent(stamp_ns, seen, segment_map, [tracks[j] for j in recent])
-        )
-        by_motion = partner >= 0
-        rest = np.setdiff1d(np.arange(len(tracks)), partner)
-        self._keep_masks([tracks[j] for j in rest])
-        self._assign(
-            partner,
-            rest,
-            self._score_remembered(stamp_ns, elapsed_s, seen, segment_map, [tracks[j] for j in rest]),
-        )
+        overlap = np.zeros((len(seen.rows), len(tracks)))
+        if tracks and len(seen.rows):
+            overlap = self._overlap(seen, segment_map, tracks)
+            log_odds = self._log_odds(stamp_ns, elapsed_s, seen, tracks, overlap)
+            strong = seen.score >= self._config.min_score
+            for turn in (np.flatnonzero(strong), np.flatnonzero(~strong)):
+                self._assign(partner, turn, log_odds)
+        self._keep_masks([tracks[j] for j in np.setdiff1d(np.arange(len(tracks)), partner)])
 
         for track in tracks:
             track.row = -1
@@ -189,7 +207,8 @@ class Tracker:
         for i, row in enumerate(seen.rows):
             if partner[i] >= 0:
                 track = tracks[partner[i]]
-                self._continue(track, stamp_ns, seen, i, elapsed_s, bool(by_motion[i]))
+                by_motion = track.last_ns == self._stamp_ns and overlap[i, partner[i]] >= _TRUSTED_OVERLAP
+                self._continue(track, stamp_ns, seen, i, elapsed_s, by_motion)
             elif seen.score[i] >= self._config.min_score:
                 track = self._start(stamp_ns, seen, i, elapsed_s)
             else:
@@ -223,76 +242,57 @@ class Tracker:
             area[rows],
             (center[rows] + 0.5) * self._stride - 0.5,
             table[:, MOTION_DX : MOTION_DY + 1],
+            np.log(np.maximum(table[:, DEPTH], _NEAREST_M)),
             np.nan_to_num(embedding[rows]),
         )
 
-    def _alike(self, seen: _Segments, tracks: list[Track]) -> tuple[np.ndarray, np.ndarray]:
-        """Cosine of identity vectors and "may be the same kind of thing": float, bool [n, tracks]."""
-        similarity = seen.embedding @ np.array([t.embedding for t in tracks]).T
-        return similarity, self._same_kind[seen.class_id[:, None], [t.class_id for t in tracks]]
-
-    def _score_recent(
-        self, stamp_ns: int, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
-    ) -> np.ndarray:
-        """float64 [n, tracks] for those seen in the previous frame; NaN where it cannot be."""
-        if not tracks or not len(seen.rows):
-            return np.full((len(seen.rows), len(tracks)), np.nan)
+    def _overlap(self, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]) -> np.ndarray:
+        """Intersection over union, float64 [n, tracks], in the previous frame."""
+        assert self._stamp_ns is not None
+        index_map = np.full(self._shape, -1, np.int16)
+        lost = [j for j, t in enumerate(tracks) if t.row < 0]
+        for j in sorted(lost, key=lambda j: tracks[j].last_ns):
+            self._paint(index_map, tracks[j], tracks[j].travel_px(self._stamp_ns), j)
         index = np.full(256, -1, np.int16)
-        index[[t.row for t in tracks]] = np.arange(len(tracks))
-        iou = self._overlap(seen, segment_map, seen.motion_px, index[self._previous_map], tracks)
-        similarity, same_kind = self._alike(seen, tracks)
-        travel = np.array([t.travel_px(stamp_ns) for t in tracks])
-        size = np.sqrt(seen.area)[:, None] * self._stride
-        detour = np.linalg.norm(-seen.motion_px[:, None] - travel, axis=2) / size
-        score = iou + _SIMILARITY_WEIGHT * similarity - _PATH_WEIGHT * np.minimum(detour, 1)
-        alike = similarity >= self._config.min_similarity
-        alike |= iou + similarity.clip(0) >= self._config.min_similarity + _DOUBT
-        fits = same_kind & (iou >= self._config.min_iou) & alike
-        return np.where(fits, score, np.nan)
+        for j, track in enumerate(tracks):
+            if track.row >= 0:
+                index[track.row] = j
+        was_seen = index[self._previous_map]
+        np.copyto(index_map, was_seen, where=was_seen >= 0)
 
-    def _score_remembered(
-        self, stamp_ns: int, elapsed_s: float, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]
+        slot = np.full(256, -1, np.int16)
+        slot[seen.rows] = np.arange(len(seen.rows))
+        common = _intersections(segment_map, slot, self._cells(seen.motion_px), index_map, len(tracks))
+        return common / (seen.area[:, None] + np.array([t.area for t in tracks]) - common)
+
+    def _log_odds(
+        self, stamp_ns: int, elapsed_s: float, seen: _Segments, tracks: list[Track], overlap: np.ndarray
     ) -> np.ndarray:
-        """float64 [n, tracks] for those without a partner yet; NaN where it cannot be."""
-        if not tracks or not len(seen.rows):
-            return np.full((len(seen.rows), len(tracks)), np.nan)
-        travel = np.array([t.travel_px(stamp_ns) for t in tracks])
-        expected = np.full(self._shape, -1, np.int16)
-        for j in sorted(range(len(tracks)), key=lambda j: tracks[j].last_ns):
-            self._paint(expected, tracks[j], travel[j], j)
-        iou = self._overlap(seen, segment_map, np.zeros_like(seen.motion_px), expected, tracks)
-        similarity, same_kind = self._alike(seen, tracks)
-
+        """float64 [n, tracks], nats: see the head of this file."""
         # Under constant acceleration the mean of the first and the last velocity gives the way.
         velocity = np.array([t.velocity_px_s for t in tracks])[None]
         if elapsed_s > 0:
             velocity = (velocity - seen.motion_px[:, None] / elapsed_s) / 2
         unseen_s = np.array([(stamp_ns - t.last_ns) * 1e-9 for t in tracks])
         way = velocity * unseen_s[:, None]
-        places = np.array([t.center_px for t in tracks]) + way
-        distance = np.linalg.norm(seen.center_px[:, None] - places, axis=2)
-        size = np.sqrt(np.maximum(seen.area[:, None], [t.area for t in tracks])).clip(_LEAST_SIZE_CELLS)
-        reach = size * self._stride * (_REACH + _REACH_PER_S * unseen_s)
-        reach += _REACH_SHARE * np.linalg.norm(way, axis=2)
-        fits = (similarity >= self._config.min_similarity) | (iou >= _SAME_PLACE)
-        fits &= same_kind & (distance <= reach)
-        return np.where(fits, similarity + iou - distance / reach, np.nan)
-
-    def _overlap(
-        self,
-        seen: _Segments,
-        segment_map: np.ndarray,
-        shift_px: np.ndarray,
-        index_map: np.ndarray,
-        tracks: list[Track],
-    ) -> np.ndarray:
-        """Intersection over union, float64 [n, tracks], of shifted segments with a map of track indices."""
-        slot = np.full(256, -1, np.int16)
-        slot[seen.rows] = np.arange(len(seen.rows))
-        shift = self._cells(shift_px)
-        common = _intersections(segment_map, slot, shift, index_map, len(tracks))
-        union = seen.area[:, None] + np.array([t.area for t in tracks]) - common
-        return common / union
+        distance = np.linalg.norm(
+            seen.center_px[:, None] - np.array([t.center_px for t in tracks]) - way, axis=2
+        )
+        area = np.array([t.area for t in tracks])
+        size = np.sqrt(np.maximum(seen.area[:, None], area)).clip(_LEAST_SIZE_CELLS) * self._stride
+        reach = size * (1 + _REACH_PER_S * unseen_s) + _REACH_SHARE * np.linalg.norm(way, axis=2)
+        depth = np.abs(seen.log_depth[:, None] - [t.expected_log_depth(stamp_ns) for t in tracks])
+        similarity = seen.embedding @ np.array([t.embedding for t in tracks]).T
+        same_kind = self._same_kind[seen.class_id[:, None], [t.class_id for t in tracks]]
+        return (
+            _PRIOR
+            + _OVERLAP * overlap
+            - _PLACE * np.log1p((2 * distance / reach) ** 2)
+            - _DEPTH * np.minimum(depth, _MOST_DEPTH)
+            - _AREA * np.minimum(np.abs(np.log(seen.area[:, None] / area)), _MOST_AREA)
+            + _LOOK * similarity
+            + _KIND * same_kind
+        )
 
     def _cells(self, shift_px: np.ndarray) -> np.ndarray:
         """Whole stride-4 pixels, int64; what leaves every picture stays far outside."""
@@ -311,14 +311,14 @@ class Tracker:
                 rows, columns = np.nonzero(self._previous_map == track.row)
                 track.mask = rows, columns
 
-    def _assign(self, partner: np.ndarray, candidates: np.ndarray, score: np.ndarray) -> None:
-        """Give free segments the candidates that make the sum of scores largest; in place."""
-        free = np.flatnonzero(partner < 0)
-        # What cannot be brings nothing, so that one sure pair wins over two doubtful ones.
-        gain = np.where(np.isnan(score[free]), 0.0, np.maximum(score[free], 1e-3))
+    def _assign(self, partner: np.ndarray, segments: np.ndarray, log_odds: np.ndarray) -> None:
+        """Give these segments the free tracks that make the sum of log-odds largest; in place."""
+        free = np.setdiff1d(np.arange(log_odds.shape[1]), partner)
+        # What is too unlikely brings nothing, so that one sure pair wins over two doubtful ones.
+        gain = np.maximum(log_odds[np.ix_(segments, free)] - self._config.min_log_odds, 0.0)
         i, j = linear_sum_assignment(gain, maximize=True)
         good = gain[i, j] > 0
-        partner[free[i[good]]] = candidates[j[good]]
+        partner[segments[i[good]]] = free[j[good]]
 
     def _start(self, stamp_ns: int, seen: _Segments, i: int, elapsed_s: float) -> Track:
         track = Track(
@@ -334,6 +334,8 @@ class Tracker:
             area=0,
             center_px=seen.center_px[i],
             velocity_px_s=-seen.motion_px[i] / elapsed_s if elapsed_s > 0 else np.zeros(2),
+            log_depth=float(seen.log_depth[i]),
+            approach=0.0,
             embedding=seen.embedding[i],
         )
         self._tracks[track.track_id] = track
@@ -343,15 +345,19 @@ class Tracker:
     def _continue(
         self, track: Track, stamp_ns: int, seen: _Segments, i: int, elapsed_s: float, by_motion: bool
     ) -> None:
-        """The motion offset is trusted where it led to the partner; else the centre's own path is taken."""
+        unseen_s = (stamp_ns - track.last_ns) * 1e-9
         if by_motion:
             step, duration_s = -seen.motion_px[i], elapsed_s
         else:
-            step, duration_s = seen.center_px[i] - track.center_px, (stamp_ns - track.last_ns) * 1e-9
+            step, duration_s = seen.center_px[i] - track.center_px, unseen_s
         if duration_s > 0:
             track.velocity_px_s = (
                 _VELOCITY_MEMORY * track.velocity_px_s + (1 - _VELOCITY_MEMORY) * step / duration_s
             )
+        if unseen_s > 0:
+            rate = (float(seen.log_depth[i]) - track.log_depth) / unseen_s
+            rate = min(max(rate, -_FASTEST_APPROACH), _FASTEST_APPROACH)
+            track.approach = _APPROACH_MEMORY * track.approach + (1 - _APPROACH_MEMORY) * rate
         mean = _VECTOR_MEMORY * track.embedding + (1 - _VECTOR_MEMORY) * seen.embedding[i]
         track.embedding = (mean / max(float(np.linalg.norm(mean)), 1e-9)).astype(np.float32)
         self._see(track, stamp_ns, seen, i)
@@ -365,6 +371,7 @@ class Tracker:
         track.score, track.moving = float(seen.score[i]), float(seen.moving[i])
         track.row, track.area = int(seen.rows[i]), int(seen.area[i])
         track.center_px = seen.center_px[i]
+        track.log_depth = float(seen.log_depth[i])
         track.mask = None
 
     def _free_id(self) -> int:
