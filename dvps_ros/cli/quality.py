@@ -11,6 +11,7 @@ import numpy as np
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs, id_of
 from dvps_ros.metrics.depth import DepthErrors, DepthProtocol
+from dvps_ros.metrics.flicker import DepthFlicker
 from dvps_ros.metrics.pq import PanopticQuality
 from dvps_ros.metrics.stq import SegmentationTrackingQuality
 from dvps_ros.metrics.tracks import IdentityStability, match_objects
@@ -42,6 +43,7 @@ class ClipQuality:
         self._objects: IdentityStability | None = None
         self._all_depth = DepthErrors([DepthProtocol(cap_m=80.0)])
         self._depth_at = {d: DepthErrors([DepthProtocol(cap_m=80.0)]) for d in DISTANCES_M}
+        self._flicker = DepthFlicker()
         self._known_px = self._answered_px = 0
         self._dense = False
         self.frames = 0
@@ -53,6 +55,11 @@ class ClipQuality:
         self.frames += 1
         if truth.depth_m is not None:
             self._add_depth(truth.depth_m[0], maps.depth_m)
+            if truth.moving is not None and truth.world_from_camera is not None:
+                pose, static = truth.world_from_camera[0], truth.moving[0] == 0
+                self._flicker.update(
+                    maps.depth_m, truth.depth_m[0], static, truth.intrinsics[0], pose, sequence
+                )
         if truth.instance_map is None:
             return
         dense = truth.class_map is not None
@@ -104,7 +111,8 @@ class ClipQuality:
         """Plain data for report.json; only the parts that the truth allows.
 
         ``depth``: abs_rel, rmse (m), delta1 (means over frames, of pixels with an answer and true depth
-        under 80 m), coverage (share of such pixels with an answer), by_distance. ``pq`` {all, things, stuff},
+        under 80 m), coverage (share of such pixels with an answer), flicker (see
+        :mod:`dvps_ros.metrics.flicker`; None without true motion), by_distance. ``pq`` {all, things, stuff},
         ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
         there are, found (share of their sightings), ids_kept (share of the found sightings under the
         object's most frequent track id), id_switches, min_area_px.
@@ -114,6 +122,7 @@ class ClipQuality:
             result["depth"] = {
                 **_short(self._all_depth),
                 "coverage": self._answered_px / self._known_px,
+                "flicker": self._flicker.compute(),
                 "by_distance": {
                     f"{near}-{far} m": _short(errors) for (near, far), errors in self._depth_at.items()
                 },

@@ -227,6 +227,7 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
         lines.append(
             f"depth error {depth['abs_rel']:.1%} relative, {depth['rmse']:.2f} m RMSE, "
             f"on {depth['coverage']:.1%} of the pixels with truth"
+            + (f", flicker {depth['flicker']:.2%}" if depth.get("flicker") is not None else "")
         )
     if quality.get("objects", {}).get("sightings"):
         objects = quality["objects"]

@@ -44,6 +44,12 @@ log = logging.getLogger(__name__)
     is_flag=True,
     help="Write each frame's maps to maps/<stamp in ns>.npz, exactly as computed.",
 )
+@click.option(
+    "--memory/--no-memory",
+    default=True,
+    show_default=True,
+    help="Whether the network remembers the frame before; without, one sees what its memory is worth.",
+)
 def command(
     input_spec: str,
     out: Path,
@@ -56,6 +62,7 @@ def command(
     camera_file: Path | None,
     max_frames: int | None,
     save_maps: bool,
+    memory: bool,
 ) -> None:
     """Process INPUT: a video file, a folder of images, a ROS 1 or ROS 2 bag, a KITTI raw drive or world:SEED.
 
@@ -85,6 +92,8 @@ def command(
         (out / "maps").mkdir(parents=True, exist_ok=True)
     with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
         for frame in itertools.islice(source, max_frames):
+            if not memory:
+                pipeline.engine.reset()
             begin = time.perf_counter()
             try:
                 result = pipeline.process(frame)

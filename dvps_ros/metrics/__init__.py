@@ -7,6 +7,7 @@ gives the definitions and their switches.
 
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs
 from dvps_ros.metrics.depth import DepthByDistance, DepthErrors, DepthInliers, DepthProtocol, depth_aware_stq
+from dvps_ros.metrics.flicker import DepthFlicker
 from dvps_ros.metrics.pq import PanopticQuality
 from dvps_ros.metrics.stq import SegmentationTrackingQuality
 from dvps_ros.metrics.tracks import IdentityStability, TrackingQuality
@@ -16,6 +17,7 @@ __all__ = [
     "Classes",
     "DepthByDistance",
     "DepthErrors",
+    "DepthFlicker",
     "DepthInliers",
     "DepthProtocol",
     "IdentityStability",
