@@ -232,7 +232,7 @@ class TrackerConfig:
     """Which segment of this frame is which object of the last ones."""
 
     min_log_odds: float = option(
-        -2.5,
+        -1.0,
         "Least log-odds, nats, that a segment is a known object; lower keeps more ids, and mixes up more.",
         low=-20.0,
         high=20.0,
