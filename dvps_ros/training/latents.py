@@ -37,12 +37,20 @@ class Track:
     """float32 [N]: road-wheel angle, left positive; NaN unknown."""
     speed_mps: np.ndarray
     """float32 [N]; NaN unknown."""
+    thumbnails: np.ndarray | None = None
+    """uint8 [N,h,w,3], small images for a baseline; None where nobody asked for them."""
 
     def part(self, first: int, last: int) -> Track:
         """Frames ``first`` to ``last`` (excluded)."""
         cut = slice(first, last)
+        small = None if self.thumbnails is None else self.thumbnails[cut]
         return Track(
-            self.name, self.latent[cut], self.stamps_ns[cut], self.steering_rad[cut], self.speed_mps[cut]
+            self.name,
+            self.latent[cut],
+            self.stamps_ns[cut],
+            self.steering_rad[cut],
+            self.speed_mps[cut],
+            small,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,19 +18,29 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from dvps_ros.config import from_mapping, group, option, to_dict
+from dvps_ros.data.cache import read_clip
 from dvps_ros.data.steering_log import open_steering_log
-from dvps_ros.data.world.driver import lookahead_m
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError
+from dvps_ros.losses.steering import steering_losses
 from dvps_ros.metrics.steering import SteeringErrors
 from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
 from dvps_ros.runtime.manifest import find_model, load_manifest
-from dvps_ros.runtime.window import window_slots
 from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint, source_commit
 from dvps_ros.training.drives import render_drives
 from dvps_ros.training.latents import LatentMaker, Track, tracks_of
 from dvps_ros.training.recipe import read_changed
 from dvps_ros.training.sources import data_root
+from dvps_ros.training.steering_baselines import (
+    CnnLstm,
+    angles_ago,
+    fit_cnn_lstm,
+    fit_measured,
+    measured_terms,
+    run_cnn_lstm,
+    thumbnails,
+)
+from dvps_ros.training.windows import Windows
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
@@ -41,8 +50,6 @@ CALIBRATED = 10
 """Every so many drives one is not learnt but calibrates the deviation; of fewer drives their last part."""
 ONE_DEVIATION = 0.6827
 """Share of a normal distribution within one standard deviation."""
-LOG_GAP_S = 0.5
-"""Windows reach back over no longer time without a frame."""
 
 
 @dataclass(frozen=True)
@@ -74,65 +81,12 @@ class SteeringRecipe:
     slots: int = option(3, "Frames drawn from each window in training, the newest among them.", low=1)
     learning_rate: float = option(2e-3, "Highest learning rate (AdamW, one cycle).", low=0.0)
     weight_decay: float = option(0.05, "Weight decay.", low=0.0)
+    baseline_steps: int = option(
+        800, "Optimiser steps of the CNN-LSTM that the head is set beside; 0 leaves it out.", low=0
+    )
     bend_weight: float = option(0.3, "lambda of the loss: how much more a bend counts.", low=0.0, high=5.0)
     head: SteeringConfig = group(SteeringConfig)
     data: SteeringDataConfig = group(SteeringDataConfig)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Every window of some tracks, as arrays to draw from."""
-
-    latent: np.ndarray
-    """float16 [N,T,C], all tracks after each other."""
-    index: np.ndarray
-    """int64 [W,F]: frame of each slot, -1 none."""
-    age_s: np.ndarray
-    """float32 [W,F]."""
-    curvature: np.ndarray
-    """float32 [W], 1/m."""
-    lookahead_m: np.ndarray
-    """float32 [W]: how far ahead the driver looks; 10 where the speed is not known."""
-
-    @classmethod
-    def of(cls, tracks: Sequence[Track], head: SteeringConfig, wheelbase_m: float) -> Windows:
-        index, ages, curvature, ahead = [], [], [], []
-        first = 0
-        for track in tracks:
-            begin = 0
-            for i in range(len(track.stamps_ns)):
-                if i and track.stamps_ns[i] - track.stamps_ns[i - 1] > LOG_GAP_S * 1e9:
-                    begin = i
-                if math.isnan(track.steering_rad[i]):
-                    continue
-                oldest = max(begin, i - 8 * head.frames)
-                slot, age = window_slots(track.stamps_ns[oldest : i + 1], head.frames, head.period_s)
-                index.append(np.where(slot < 0, -1, slot + first + oldest))
-                ages.append(age)
-                curvature.append(math.tan(float(track.steering_rad[i])) / wheelbase_m)
-                speed = float(track.speed_mps[i])
-                ahead.append(10.0 if math.isnan(speed) else lookahead_m(speed))
-            first += len(track.stamps_ns)
-        latent = np.concatenate([t.latent for t in tracks])
-        return cls(
-            latent,
-            np.array(index),
-            np.array(ages, np.float32),
-            np.array(curvature, np.float32),
-            np.array(ahead, np.float32),
-        )
-
-    def __len__(self) -> int:
-        return len(self.curvature)
-
-    def inputs(self, rows: np.ndarray, slots: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
-        """Tokens float32 [B,F,T,C] and ages [B,F] of windows; ``slots`` int64 [B,K] takes only those."""
-        index, age = self.index[rows], self.age_s[rows]
-        if slots is not None:
-            index, age = np.take_along_axis(index, slots, 1), np.take_along_axis(age, slots, 1)
-        latent = self.latent[np.maximum(index, 0)].astype(np.float32)
-        latent[index < 0] = 0.0
-        return torch.from_numpy(latent), torch.from_numpy(age)
 
 
 class Batches(IterableDataset):
@@ -209,28 +163,6 @@ class LitSteering(pl.LightningModule):
         checkpoint[GOLDEN] = {"latent": latent.half(), "age_s": age_s}
 
 
-def steering_losses(
-    curvature: Tensor, deviation: Tensor, truth: Tensor, ahead: Tensor, unit: float, bend_weight: float
-) -> tuple[Tensor, Tensor]:
-    """Weighted squared error of the curvature, and how surprised its deviation is by the error.
-
-    L = sum w (k - k*)^2 / sum w with w = exp(lambda |k*|) (Nguyen et al., uni-encoder, eq. 5), k in units of
-    ``unit``. On top, an error counts by the square of the driver's lookahead: what matters is the distance
-    from the lane that it leads to, and that grows so. The second term is the negative log-likelihood of a
-    normal distribution; it teaches the deviation only.
-
-    Args:
-        curvature, deviation, truth: float32 [B], 1/m.
-        ahead: float32 [B], metres.
-    """
-    error = (curvature - truth) / unit
-    weight = torch.exp((bend_weight * truth.abs() / unit).clamp(max=3.0)) * (ahead / 10.0) ** 2
-    squared = (weight * error**2).sum() / weight.sum()
-    sigma = deviation / unit
-    surprise = (0.5 * (error.detach() / sigma) ** 2 + torch.log(sigma)).mean()
-    return squared, surprise
-
-
 def read_steering_recipe(path: str | Path, changes: Sequence[str] = ()) -> SteeringRecipe:
     """Read a recipe, then apply changes written ``key=value``.
 
@@ -253,6 +185,8 @@ def render(recipe: SteeringRecipe) -> None:
 def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Track]]]:
     """Training tracks, and held-out tracks by the name of their set; tokens that are missing are made.
 
+    With ``baseline_steps`` the tracks hold thumbnails.
+
     Raises:
         ConfigError, InputError: a log or a drive is missing or damaged.
     """
@@ -266,13 +200,24 @@ def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Tra
             clips = sorted((folder / "train").glob("*.npz"))[: data.drives]
             if not clips:
                 raise ConfigError(f"no rendered drives in {folder}: run `dvps train CONFIG --render` first")
+            unseen = sorted((folder / "val").glob("*.npz"))
             train += tracks_of(maker, clips, "training drives")
-            held_out[WORLD] = list(
-                tracks_of(maker, sorted((folder / "val").glob("*.npz")), "held-out drives")
-            )
+            held_out[WORLD] = list(tracks_of(maker, unseen, "held-out drives"))
+            if recipe.baseline_steps:
+                train, held_out[WORLD] = (
+                    [
+                        replace(track, thumbnails=thumbnails(read_clip(path).images))
+                        for track, path in zip(tracks, paths, strict=True)
+                    ]
+                    for tracks, paths in ((train, clips), (held_out[WORLD], unseen))
+                )
         if data.log:
             path = Path(data.log) if Path(data.log).exists() else data_root() / data.log
-            track = maker.track_of_log(open_steering_log(path))
+            steering_log = open_steering_log(path)
+            track = maker.track_of_log(steering_log)
+            if recipe.baseline_steps:
+                images = steering_log.clip(0, len(steering_log)).images
+                track = replace(track, thumbnails=thumbnails(images))
             cut = round(data.log_share * len(track.stamps_ns))
             train.append(track.part(0, cut))
             held_out[track.name] = [track.part(cut, len(track.stamps_ns))]
@@ -294,8 +239,8 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(recipe.seed)
     train, held_out = load_tracks(recipe)
-    train, kept_back = split_calibration(train)
-    windows = Windows.of(train, recipe.head, recipe.data.wheelbase_m)
+    learnt, kept_back = split_calibration(train)
+    windows = Windows.of(learnt, recipe.head, recipe.data.wheelbase_m)
     full = int((windows.age_s >= 0).sum(1).argmax())
     module = LitSteering(recipe, windows.inputs(np.array([full])))
     module.network.standardise(torch.from_numpy(windows.latent).float())
@@ -321,7 +266,7 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     part = out / f"{LAST}.part"
     trainer.save_checkpoint(part)
     os.replace(part, out / LAST)
-    validate(module.network, held_out, recipe)
+    validate(module.network, train, held_out, recipe)
     return out / LAST
 
 
@@ -371,15 +316,36 @@ def load_head(path: str | Path) -> HeadCheckpoint:
 def validate_steering(recipe: SteeringRecipe) -> None:
     """Score the recipe's last checkpoint on what is held out."""
     network = load_head(Path(recipe.out) / LAST).network
-    validate(network, load_tracks(recipe)[1], recipe)
+    validate(network, *load_tracks(recipe), recipe)
 
 
-def validate(network: SteeringHead, held_out: dict[str, list[Track]], recipe: SteeringRecipe) -> None:
-    """Score a head, log the tables and write ``figures.json``."""
+def validate(
+    network: SteeringHead, train: list[Track], held_out: dict[str, list[Track]], recipe: SteeringRecipe
+) -> None:
+    """Score a head and its baselines, log the tables and write ``figures.json``.
+
+    The CNN-LSTM is trained for it, on what the head has learnt.
+    """
+    network.eval()
+    learnt, kept = split_calibration(train)
+    wheelbase_m = recipe.data.wheelbase_m
+    cnn_lstm = None
+    if recipe.baseline_steps:
+        cnn_lstm = fit_cnn_lstm(
+            learnt,
+            kept,
+            recipe.head,
+            wheelbase_m,
+            steps=recipe.baseline_steps,
+            batch=recipe.batch,
+            bend_weight=recipe.bend_weight,
+            seed=recipe.seed,
+        )
+    weights = fit_measured([head_angles(network, t, wheelbase_m) for t in kept])
     figures = {}
     for name, tracks in held_out.items():
         wheelbase_m = WHEELBASE_M if name == WORLD else recipe.data.wheelbase_m
-        figures[name] = score(network.eval(), tracks, wheelbase_m)
+        figures[name] = score(network, tracks, wheelbase_m, weights, cnn_lstm)
         log.info("%s\n%s", name, table(figures[name]))
     (Path(recipe.out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -395,18 +361,37 @@ def predict(network: SteeringHead, windows: Windows) -> tuple[np.ndarray, np.nda
     return curvature, deviation
 
 
-def score(network: SteeringHead, tracks: Sequence[Track], wheelbase_m: float) -> dict[str, dict]:
-    """Errors of the head's road-wheel angle, and of what needs no network, on the same frames.
+def head_angles(network: SteeringHead, track: Track, wheelbase_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """True and predicted road-wheel angle, rad, of every frame of a track whose angle is known."""
+    windows = Windows.of([track], network.config, wheelbase_m)
+    curvature, _ = predict(network, windows)
+    return np.arctan(wheelbase_m * windows.curvature), np.arctan(wheelbase_m * curvature)
+
+
+def score(
+    network: SteeringHead,
+    tracks: Sequence[Track],
+    wheelbase_m: float,
+    measured: np.ndarray,
+    cnn_lstm: CnnLstm | None,
+) -> dict[str, dict]:
+    """Errors of the head's road-wheel angle, and of its baselines, on the same frames.
 
     ``last value`` is the true angle of the frame before, and ``0.5 s ago`` that of half a second earlier. No
-    camera sees them: they say how much would be known by who had measured the angle until then.
+    camera sees them: they say how much would be known by who had measured the angle until then. ``head +
+    measured`` knows the angle of the frame before as well (:func:`fit_measured`); the head does not.
     """
     windows = Windows.of(tracks, network.config, wheelbase_m)
     curvature, deviation = predict(network, windows)
     truth = np.arctan(wheelbase_m * windows.curvature)
+    pairs = [head_angles(network, t, wheelbase_m) for t in tracks]
     rows = {"head": np.arctan(wheelbase_m * curvature), "zero": np.zeros_like(truth)}
+    if cnn_lstm is not None:
+        rows["cnn-lstm"] = np.arctan(wheelbase_m * run_cnn_lstm(cnn_lstm, windows, tracks))
     for name, ago_s in (("last value", 1e-9), ("0.25 s ago", 0.25), ("0.5 s ago", 0.5), ("1 s ago", 1.0)):
-        rows[name] = np.concatenate([_angles_ago(track, ago_s) for track in tracks])
+        rows[name] = np.concatenate([angles_ago(track, ago_s) for track in tracks])
+    last, terms = (np.concatenate(v) for v in zip(*(measured_terms(*p) for p in pairs), strict=True))
+    rows["head + measured"] = last + terms @ measured
     figures = {}
     for name, angle in rows.items():
         errors = SteeringErrors()
@@ -418,20 +403,11 @@ def score(network: SteeringHead, tracks: Sequence[Track], wheelbase_m: float) ->
     return figures
 
 
-def _angles_ago(track: Track, ago_s: float) -> np.ndarray:
-    """For each frame with a known angle the newest one that is at least ``ago_s`` older; the first of the
-    track where there is none."""
-    known = ~np.isnan(track.steering_rad)
-    stamps_ns, angles = track.stamps_ns[known], track.steering_rad[known]
-    at = np.searchsorted(stamps_ns, stamps_ns - round(ago_s * 1e9), side="right") - 1
-    return angles[np.maximum(at, 0)]
-
-
 def table(figures: dict[str, dict]) -> str:
     """One line a predictor."""
-    lines = [f"{'':<12}{'mse rad2':>12}{'mae rad':>10}{'bias rad':>10}{'frames':>8}"]
+    lines = [f"{'':<16}{'mse rad2':>12}{'mae rad':>10}{'bias rad':>10}{'frames':>8}"]
     for name, f in figures.items():
         lines.append(
-            f"{name:<12}{f['mse_rad2']:>12.6f}{f['mae_rad']:>10.4f}{f['bias_rad']:>10.4f}{f['samples']:>8}"
+            f"{name:<16}{f['mse_rad2']:>12.6f}{f['mae_rad']:>10.4f}{f['bias_rad']:>10.4f}{f['samples']:>8}"
         )
     return "\n".join(lines)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from dvps_ros.errors import CheckpointError, ConfigError
+from dvps_ros.errors import CheckpointError, ConfigError, InputError
 from dvps_ros.networks.steering import SteeringConfig, SteeringHead
 from dvps_ros.training import steering as st
+from dvps_ros.training import steering_baselines as baselines
 from dvps_ros.training.latents import Track
 
 HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
-RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2)
+RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2, baseline_steps=0)
 
 
 def track(name: str, seed: int, frames: int = 120) -> Track:
@@ -75,7 +76,7 @@ def test_training_learns_what_there_is_to_learn(tmp_path, monkeypatch):
     assert loaded.network.config == HEAD and loaded.meta["perception"]["name"] == "lite"
     latent, age_s = loaded.golden_window
     assert latent.shape == (1, 4, 6, 8) and (age_s >= 0).all()
-    again = st.score(loaded.network, tracks[1][st.WORLD], 2.71)
+    again = st.score(loaded.network, tracks[1][st.WORLD], 2.71, np.zeros(2), None)
     assert again["head"]["mse_rad2"] == pytest.approx(figures["head"]["mse_rad2"], rel=1e-4)
 
 
@@ -96,11 +97,74 @@ def test_what_calibrates_is_not_learnt():
     assert learnt.stamps_ns[-1] < kept.stamps_ns[0] and len(kept.stamps_ns) == 5
 
 
-def test_baselines_look_back_by_time():
+def test_angles_ago_look_back_by_time():
     log = track("a", 0, 12)
     for ago_s, steps in ((1e-9, 1), (0.25, 3), (0.5, 5), (1.0, 10)):
         want = log.steering_rad[np.maximum(np.arange(12) - steps, 0)]
-        np.testing.assert_array_equal(st._angles_ago(log, ago_s), want)
+        np.testing.assert_array_equal(baselines.angles_ago(log, ago_s), want)
+
+
+def seen(name: str, seed: int, frames: int = 100) -> Track:
+    """A track whose images tell the angle: the brighter the right half beside the left one, the more left."""
+    plain = track(name, seed, frames)
+    images = np.full((frames, 64, 128, 3), 120, np.uint8)
+    images[:, :, 64:] = np.clip(120 + 40 * plain.latent[:, 4, 2], 0, 255)[:, None, None, None]
+    return replace(plain, thumbnails=baselines.thumbnails(images))
+
+
+def test_thumbnails_are_means_of_areas():
+    image = np.arange(64 * 128 * 3, dtype=np.float64).reshape(64, 128, 3).astype(np.uint8)
+    small = baselines.thumbnails(image[None])[0]
+    assert small.shape == (32, 64, 3)
+    mean = image.reshape(32, 2, 64, 2, 3).astype(float).mean((1, 3))
+    assert np.abs(small - mean).max() <= 0.5
+
+
+def test_the_cnn_lstm_learns_from_pixels_of_the_newest_frame_and_is_scored_beside_the_head(
+    tmp_path, monkeypatch
+):
+    tracks = [seen("a", 0), seen("b", 1), seen("c", 2)], {st.WORLD: [seen("d", 3)]}
+    monkeypatch.setattr(st, "load_tracks", lambda recipe: tracks)
+    recipe = replace(RECIPE, out=str(tmp_path), baseline_steps=200)
+    st.fit_steering(recipe)
+    figures = json.loads((tmp_path / "figures.json").read_text())[st.WORLD]
+    assert figures["cnn-lstm"]["mse_rad2"] < 0.2 * figures["zero"]["mse_rad2"]
+    assert figures["cnn-lstm"]["samples"] == figures["head"]["samples"] == 100
+    st.validate_steering(recipe)  # the same baseline again
+    again = json.loads((tmp_path / "figures.json").read_text())[st.WORLD]
+    assert again["cnn-lstm"]["mse_rad2"] == pytest.approx(figures["cnn-lstm"]["mse_rad2"], rel=1e-5)
+    with pytest.raises(InputError, match="a: expected thumbnails"):
+        baselines.run_cnn_lstm(baselines.CnnLstm(0.02), None, [track("a", 0)])
+
+
+def test_a_frame_that_is_not_there_counts_for_nothing_in_the_cnn_lstm():
+    torch.manual_seed(0)
+    network = baselines.CnnLstm(0.02).eval()
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.integers(0, 255, (1, 3, 32, 64, 3), dtype=np.uint8))
+    other = images.clone()
+    other[:, 1] = 7
+    there = torch.tensor([[True, False, True]])
+    with torch.inference_mode():
+        assert torch.equal(network(images, there), network(other, there))
+        assert not torch.equal(network(images, there | True), network(other, there | True))
+
+
+def test_measured_angle_by_hand():
+    truth, head = np.array([0.1, 0.2, 0.4]), np.array([0.0, 0.1, 0.5])
+    last, terms = baselines.measured_terms(truth, head)
+    np.testing.assert_allclose(last, [0.1, 0.1, 0.2])
+    np.testing.assert_allclose(terms, [[-0.1, 0.0], [0.0, 0.1], [0.3, 0.4]], atol=1e-12)
+
+
+def test_a_head_with_an_offset_becomes_right_with_the_wheel_measured():
+    """The head's changes are right, its level is not: weights (0, 1); and 2 tracks do not touch."""
+    rng = np.random.default_rng(0)
+    pairs = [(t := rng.normal(size=30), t + offset) for offset in (0.3, -0.1)]
+    weights = baselines.fit_measured(pairs)
+    np.testing.assert_allclose(weights, [0.0, 1.0], atol=1e-9)
+    last, terms = baselines.measured_terms(*pairs[0])
+    np.testing.assert_allclose((last + terms @ weights)[1:], pairs[0][0][1:], atol=1e-9)
 
 
 def test_refusals(tmp_path):
