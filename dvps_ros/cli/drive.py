@@ -21,13 +21,19 @@ if TYPE_CHECKING:
     show_default=True,
     help="First road; seeds from 1000000 on are never trained on.",
 )
-@click.option("--roads", type=click.IntRange(min=1), default=10, show_default=True, help="How many roads.")
 @click.option(
     "--minutes",
     type=click.FloatRange(min=0.01),
     default=10.0,
     show_default=True,
-    help="Time on all roads together, in equal parts.",
+    help="Time on all roads together.",
+)
+@click.option(
+    "--road-seconds",
+    type=click.FloatRange(min=1),
+    default=60.0,
+    show_default=True,
+    help="Longest drive on one road; then, or when its lane was left, comes the next one.",
 )
 @click.option("--rate", "rate_hz", type=click.FloatRange(1, 60), default=10.0, show_default=True, help="Hz.")
 @click.option(
@@ -52,8 +58,8 @@ if TYPE_CHECKING:
 )
 def command(
     seed: int,
-    roads: int,
     minutes: float,
+    road_seconds: float,
     rate_hz: float,
     latency_ms: float,
     drop: float,
@@ -66,12 +72,12 @@ def command(
 
     \b
     dvps drive --minutes 10 --latency-ms 100
-    dvps drive --seed 2000042 --roads 1 --minutes 1 --latency-ms 200 --drop 0.2
+    dvps drive --seed 2000042 --minutes 1 --latency-ms 200 --drop 0.2
 
     The command moves the ego vehicle through its bicycle model. A road ends when the middle of the rear axle
-    crosses the lane's edge.
+    crosses the lane's edge; the next one follows until all minutes are driven.
     """
-    from dataclasses import asdict
+    from dataclasses import asdict, replace
 
     from tqdm import tqdm
 
@@ -79,28 +85,35 @@ def command(
     from dvps_ros.config import EngineConfig, SteeringConfig
     from dvps_ros.runtime.engine import Engine
     from dvps_ros.runtime.steering import SteeringPipeline
-    from dvps_ros.training.closed_loop import Conditions, drive_road, overall
-    from dvps_ros.training.drives import steering_world, street_seeds
+    from dvps_ros.training.closed_loop import Conditions, drive_on, drive_road, overall
+    from dvps_ros.training.drives import steering_world
     from dvps_ros.viz.files import video_file
 
     results.require("matplotlib")
     width, height = 512, 256
-    conditions = Conditions(rate_hz, latency_ms / 1e3, drop, 60 * minutes / roads)
+    conditions = Conditions(rate_hz, latency_ms / 1e3, drop, road_seconds)
     steering = SteeringPipeline.open(SteeringConfig(model=head))
     config = EngineConfig(model=perception, threads=threads)
     engine = Engine.open(perception, config, camera_size=(width, height))
     out.mkdir(parents=True, exist_ok=True)
     drives: list[RoadDrive] = []
     try:
-        with video_file(out / "drive.mp4", width, height, rate_hz) as video:
-            for road in tqdm(street_seeds(seed, roads), desc="driving", unit="road"):
+        with (
+            video_file(out / "drive.mp4", width, height, rate_hz) as video,
+            tqdm(desc="driving", total=round(60 * minutes), unit="s") as bar,
+        ):
+
+            def drive(road: int, longest_s: float) -> RoadDrive:
                 world, camera = steering_world(road, width, height)
-                drives.append(
-                    drive_road(
-                        world, camera, engine, steering, conditions, shown=lambda image, t: video.write(image)
-                    )
+                limited = replace(conditions, seconds=longest_s)
+                return drive_road(
+                    world, camera, engine, steering, limited, shown=lambda image, t: video.write(image)
                 )
-                tqdm.write(_line(drives[-1].summary()))
+
+            for road in drive_on(drive, seed, 60 * minutes, road_seconds, rate_hz):
+                drives.append(road)
+                tqdm.write(_line(road.summary()))
+                bar.update(round(road.driven_s))
     finally:
         steering.close()
         engine.close()

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ from dvps_ros.errors import InputError
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.runtime.steering import SteeringPipeline
-from dvps_ros.training.drives import lane_m
+from dvps_ros.training.drives import lane_m, street_seeds
 from dvps_ros.types import CameraModel
 
 VEHICLE_WIDTH_M = 1.8
@@ -51,6 +51,8 @@ class RoadDrive:
     speed_mps: list[float] = field(default_factory=list)
     steering_rad: list[float] = field(default_factory=list)
     xy_m: list[tuple[float, float]] = field(default_factory=list)
+    driven_s: float = 0.0
+    """With what the lane keeper drove until the first command."""
     invalid: int = 0
     """Frames without a valid command: the wheels stay as they are."""
     dropped: int = 0
@@ -131,6 +133,7 @@ def drive_road(
         t = number / conditions.rate_hz
         if t > conditions.seconds:
             break
+        result.driven_s = t
         ego = world.ego.at(t)
         if wheels.handed_over:
             lateral = world.scene.route.beside(ego)[0] - lane
@@ -158,6 +161,24 @@ def drive_road(
         else:
             result.invalid += wheels.handed_over
     return result
+
+
+def drive_on(
+    drive: Callable[[int, float], RoadDrive], first_seed: int, total_s: float, road_s: float, rate_hz: float
+) -> Iterator[RoadDrive]:
+    """One road after the other until ``total_s`` are driven; a road that was left is followed by a new one.
+
+    Args:
+        drive: drives the road of a seed for at most so many seconds.
+        road_s: longest drive on one road.
+    """
+    seed, rest_s = first_seed, total_s
+    while rest_s > 1 / rate_hz:
+        seed = street_seeds(seed, 1)[0]
+        road = drive(seed, min(road_s, rest_s))
+        yield road
+        rest_s -= road.driven_s
+        seed += 1
 
 
 def overall(drives: list[RoadDrive]) -> dict[str, float | int | None]:

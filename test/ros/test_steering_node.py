@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from known_head import WEIGHTS, KnownHead, known_tokens
 from rclpy.qos import QoSProfile
 from ros_graph import Graph, parameters
 from std_msgs.msg import Header
@@ -19,40 +20,7 @@ from dvps_ros.errors import ConfigError
 from dvps_ros.ros import convert
 from dvps_ros.ros.nodes.steering import SteeringNode
 from dvps_ros.ros.steering_outputs import arc_points
-from dvps_ros.runtime.steering import SteeringManifest, SteeringPipeline, TokenSource
-
-WEIGHTS = "a" * 64
-MANIFEST = SteeringManifest(
-    name="known",
-    version="1",
-    network="steering",
-    perception=TokenSource("lite", WEIGHTS),
-    frames=4,
-    period_s=0.1,
-    latent_shape=(2, 3),
-    tolerance_per_m=0.01,
-    graph="steering.onnx",
-    graph_sha256="1" * 64,
-    golden="steering.golden.npz",
-    golden_sha256="2" * 64,
-    licence="Apache-2.0",
-    training={},
-)
-
-
-class KnownHead:
-    """Curvature is the first number of the newest frame, deviation the second."""
-
-    manifest = MANIFEST
-    description = "known"
-    closed = False
-
-    def run(self, latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
-        self.fed = latent.copy(), age_s.copy()
-        return float(latent[0, 0, 0, 0]), float(latent[0, 0, 0, 1])
-
-    def close(self) -> None:
-        self.closed = True
+from dvps_ros.runtime.steering import SteeringPipeline
 
 
 class Rig:
@@ -85,8 +53,7 @@ class Rig:
     ) -> int:
         """Tokens of an image taken just now."""
         stamp_ns = self.graph.node.get_clock().now().nanoseconds if at_ns is None else at_ns
-        frame = np.zeros((2, 3), np.float32)
-        frame[0, :2] = curvature, deviation
+        frame = known_tokens(curvature, deviation)
         header = Header(stamp=convert.ns_to_stamp(stamp_ns), frame_id="camera")
         message = convert.latent_to_message(
             changes.get("latent", frame), header, changes.get("weights", WEIGHTS)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from known_head import MANIFEST, WEIGHTS, KnownHead, known_tokens
 
 from dvps_ros.config import SteeringConfig
 from dvps_ros.errors import EngineError, InputError
@@ -17,44 +18,6 @@ from dvps_ros.runtime.manifest import list_models, load_manifest, model_kind
 from dvps_ros.runtime.window import NO_FRAME_S, TokenWindow, window_slots
 
 MS = 1_000_000
-WEIGHTS = "a" * 64
-MANIFEST = st.SteeringManifest(
-    name="known",
-    version="1",
-    network="steering",
-    perception=st.TokenSource("lite", WEIGHTS),
-    frames=4,
-    period_s=0.1,
-    latent_shape=(2, 3),
-    tolerance_per_m=0.01,
-    graph="steering.onnx",
-    graph_sha256="1" * 64,
-    golden="steering.golden.npz",
-    golden_sha256="2" * 64,
-    licence="Apache-2.0",
-    training={"steps": 1},
-)
-
-
-class KnownHead:
-    """Curvature is the first number of the newest frame, deviation the second."""
-
-    manifest = MANIFEST
-    description = "known"
-    closed = False
-
-    def run(self, latent, age_s):
-        self.fed = latent.copy(), age_s.copy()
-        return float(latent[0, 0, 0, 0]), float(latent[0, 0, 0, 1])
-
-    def close(self):
-        self.closed = True
-
-
-def tokens(curvature, deviation=0.001):
-    frame = np.zeros((2, 3), np.float32)
-    frame[0, :2] = curvature, deviation
-    return frame
 
 
 def pipeline(**changes):
@@ -92,7 +55,7 @@ def test_a_lost_frame_leaves_a_hole():
 def test_the_window_hands_out_newest_first():
     window = TokenWindow(3, 0.1, (2, 3), gap_s=0.5)
     for i in range(5):
-        assert window.add(i * 100 * MS, tokens(i)) is None
+        assert window.add(i * 100 * MS, known_tokens(i)) is None
     latent, age_s = window.slots()
     assert latent.shape == (1, 3, 2, 3) and latent.dtype == np.float32
     assert latent[0, :, 0, 0].tolist() == [4, 3, 2]
@@ -101,11 +64,11 @@ def test_the_window_hands_out_newest_first():
 
 def test_gaps_and_jumps_empty_the_window():
     window = TokenWindow(4, 0.1, (2, 3), gap_s=0.5)
-    window.add(1000 * MS, tokens(1))
-    assert window.add(1500 * MS, tokens(2)) is None
-    assert window.add(2100 * MS, tokens(3)) == "gap of 0.60 s"
+    window.add(1000 * MS, known_tokens(1))
+    assert window.add(1500 * MS, known_tokens(2)) is None
+    assert window.add(2100 * MS, known_tokens(3)) == "gap of 0.60 s"
     assert (window.slots()[1] >= 0).sum() == 1
-    assert window.add(1900 * MS, tokens(4)) == "time jumped backwards"
+    assert window.add(1900 * MS, known_tokens(4)) == "time jumped backwards"
     assert window.slots()[0][0, 0, 0, 0] == 4
 
 
@@ -119,24 +82,24 @@ def test_gaps_and_jumps_empty_the_window():
 )
 def test_bad_tokens_leave_the_window_as_it_was(bad, message):
     window = TokenWindow(4, 0.1, (2, 3), gap_s=0.5)
-    window.add(0, tokens(1))
+    window.add(0, known_tokens(1))
     with pytest.raises(InputError, match=message):
         window.add(100 * MS, bad)
     with pytest.raises(InputError, match="that of the frame before"):
-        window.add(0, tokens(2))
-    assert window.add(200 * MS, tokens(3)) is None
+        window.add(0, known_tokens(2))
+    assert window.add(200 * MS, known_tokens(3)) is None
     assert window.slots()[0][0, :, 0, 0].tolist() == [3, 0, 1, 0]
 
 
 def test_the_window_keeps_its_own_copy():
-    window, frame = TokenWindow(4, 0.1, (2, 3), gap_s=0.5), tokens(1)
+    window, frame = TokenWindow(4, 0.1, (2, 3), gap_s=0.5), known_tokens(1)
     window.add(0, frame)
     frame[:] = 9
     assert window.slots()[0][0, 0, 0, 0] == 1
 
 
 def test_curvature_becomes_a_tyre_angle():
-    result = pipeline().process(0, tokens(0.1, deviation=0.01), WEIGHTS)
+    result = pipeline().process(0, known_tokens(0.1, deviation=0.01), WEIGHTS)
     assert result.valid and result.curvature_per_m == pytest.approx(0.1)
     assert result.tyre_angle_rad == pytest.approx(math.atan(0.2))  # wheelbase 2 m
     assert result.confidence == pytest.approx(0.6827, abs=1e-3)  # within one deviation
@@ -144,31 +107,31 @@ def test_curvature_becomes_a_tyre_angle():
 
 def test_angle_and_rate_are_limited():
     steering = pipeline(max_angle_rad=0.2, max_rate_rad_s=0.5)
-    first = steering.process(0, tokens(1.0))
+    first = steering.process(0, known_tokens(1.0))
     assert first.tyre_angle_rad == pytest.approx(0.2)
     assert first.curvature_per_m == pytest.approx(math.tan(0.2) / 2)
     for i, want in enumerate((0.15, 0.10, 0.05, 0.0, -0.05), start=1):
-        assert steering.process(i * 100 * MS, tokens(-1.0)).tyre_angle_rad == pytest.approx(want)
+        assert steering.process(i * 100 * MS, known_tokens(-1.0)).tyre_angle_rad == pytest.approx(want)
     # A gap resets: the wheels may be anywhere by now.
-    after = steering.process(3000 * MS, tokens(-1.0))
+    after = steering.process(3000 * MS, known_tokens(-1.0))
     assert after.reset == "gap of 2.50 s" and after.tyre_angle_rad == pytest.approx(-0.2)
 
 
 def test_not_valid_until_there_are_frames_and_confidence():
     steering = pipeline(min_frames=2, min_confidence=0.5)
-    first = steering.process(0, tokens(0.01))
+    first = steering.process(0, known_tokens(0.01))
     assert not first.valid and "holds 1 of at least 2 frames" in first.reason
     assert math.isnan(first.tyre_angle_rad) and math.isnan(first.curvature_per_m)
-    assert steering.process(100 * MS, tokens(0.01)).valid
-    unsure = steering.process(200 * MS, tokens(0.01, deviation=1.0))
+    assert steering.process(100 * MS, known_tokens(0.01)).valid
+    unsure = steering.process(200 * MS, known_tokens(0.01, deviation=1.0))
     assert not unsure.valid and "confidence 0.01 is below 0.50" in unsure.reason
 
 
 def test_tokens_of_another_model_are_refused():
     steering = pipeline()
     with pytest.raises(InputError, match="expected those of lite with weights aaaaaaaaaaaa, got weights b"):
-        steering.process(0, tokens(0.0), "b" * 64)
-    assert steering.process(0, tokens(0.0), "").valid  # a source that does not say is taken at its word
+        steering.process(0, known_tokens(0.0), "b" * 64)
+    assert steering.process(0, known_tokens(0.0), "").valid  # a source that does not say is taken at its word
     with pytest.raises(EngineError, match="min_frames"):
         pipeline(min_frames=5)
 

@@ -14,8 +14,8 @@ from dvps_ros.data.world.driver import pursuit
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import InputError
 from dvps_ros.runtime.steering import SteeringResult
-from dvps_ros.training.closed_loop import Conditions, Wheels, drive_road, overall
-from dvps_ros.training.drives import lane_m
+from dvps_ros.training.closed_loop import Conditions, RoadDrive, Wheels, drive_on, drive_road, overall
+from dvps_ros.training.drives import lane_m, street_seeds
 from dvps_ros.types import CameraModel
 
 CAMERA = CameraModel.from_fov(64, 32, 80.0)
@@ -68,6 +68,7 @@ def test_who_knows_the_truth_stays_in_the_lane_late_and_with_frames_lost():
     road, driver = drive(truth, latency_s=0.1, drop=0.3, seconds=12.0)
     assert road.left_lane_at_s is None and np.abs(road.lateral_m).max() < 0.5
     assert road.t_s[0] == pytest.approx(0.2, abs=0.11)  # the first command takes its time
+    assert road.driven_s == pytest.approx(12.0)
     assert road.dropped > 10 and road.dropped + len(driver.stamps) == 121
     figures = overall([road])
     assert figures["roads_left"] == 0 and figures["seconds_to_leaving"] is None
@@ -91,6 +92,19 @@ def test_a_command_acts_when_it_arrives():
     assert wheels(0.5, world.ego.at(0.0)) == 0.2 and wheels.handed_over
     wheels.send(0.6, -0.1)
     assert wheels(0.58, world.ego.at(0.0)) == 0.2 and wheels(0.6, world.ego.at(0.0)) == -0.1
+
+
+def test_a_road_that_was_left_is_followed_by_new_ones_until_all_time_is_driven():
+    """Ten seconds, at most 4 s a road; the second road is left after 1.5 s."""
+    asked = []
+
+    def drive(seed, longest_s):
+        asked.append((seed, longest_s))
+        return RoadDrive(seed, "city", 3.0, driven_s=1.5 if len(asked) == 2 else longest_s)
+
+    roads = list(drive_on(drive, 2_000_000, 10.0, 4.0, 10.0))
+    assert [s for _, s in asked] == [4.0, 4.0, 4.0, 0.5] and sum(r.driven_s for r in roads) == 10.0
+    assert [seed for seed, _ in asked] == street_seeds(2_000_000, 4)
 
 
 def test_refuses_conditions_that_cannot_be():
