@@ -56,6 +56,11 @@ _CHOICES = {o.key: o for o in options(EngineConfig)}
     "--backend", type=click.Choice(_CHOICES["backend"].choices[1:]), default="openvino", show_default=True
 )
 @click.option("--threads", type=click.IntRange(0), default=0, show_default=True, help="0: all cores.")
+@click.option(
+    "--verify/--no-verify",
+    default=True,
+    help="Leave out engines that fail the golden frames, as a start does.",
+)
 @click.option("--quality/--no-quality", default=True, help="Score, or keep the scores that the file has.")
 @click.option("--time/--no-time", "timed", default=True, help="Time, or keep the times that the file has.")
 @click.option(
@@ -77,6 +82,7 @@ def designs_command(
     precisions: tuple[str, ...],
     backend: str,
     threads: int,
+    verify: bool,
     quality: bool,
     timed: bool,
     worlds: int,
@@ -106,7 +112,8 @@ def designs_command(
         if timed and load > 0.5:
             click.echo(f"other work is running (load {load:.1f}): times will be too long")
         made = {"command": ["dvps", *sys.argv[1:]], "commit": commit()}
-        designs = list(_designs(models, sizes, precisions, backend, threads))
+        engine = EngineConfig(backend=backend, threads=threads, verify=verify)
+        designs = list(_designs(models, sizes, precisions, engine))
         report["rows"] = rows = [d.row | kept_parts(d.row, report["rows"]) for d in designs]
         if quality:
             clips = list(held_out_clips(worlds, *parse_size(image_size)))
@@ -174,7 +181,7 @@ class Design:
 
 
 def _designs(
-    models: Sequence[str], sizes: Sequence[str], precisions: Sequence[str], backend: str, threads: int
+    models: Sequence[str], sizes: Sequence[str], precisions: Sequence[str], engine: EngineConfig
 ) -> Iterator[Design]:
     from dvps_ros.runtime.manifest import find_model, load_manifest
 
@@ -184,17 +191,16 @@ def _designs(
         for size in sizes or [graph.size for graph in manifest.graphs]:
             graph = manifest.graph_of(size)
             for precision in precisions:
-                config = EngineConfig(size=size, backend=backend, precision=precision, threads=threads)
                 row = {
                     "model": manifest.name,
                     "version": manifest.version,
                     "size": size,
                     "precision": precision,
-                    "backend": backend,
+                    "backend": engine.backend,
                     "digest": f"{graph.sha256[:16]}-{manifest.weights.sha256[:16]}",
                     "weights_mb": round((folder / manifest.weights.file).stat().st_size / 1e6, 2),
                 }
-                yield Design(folder, config, row)
+                yield Design(folder, replace(engine, size=size, precision=precision), row)
 
 
 def held_out_clips(worlds: int, height: int, width: int) -> Iterator[list[Sample]]:

@@ -51,6 +51,7 @@ def write_designs_plot(path: Path, report: Mapping[str, Any], fronts: Mapping[st
                 )
         line = [(rows[i]["ms"]["median"], rows[i]["quality"][score]) for i in fronts[score]]
         axes.plot([p[0] for p in line], [p[1] for p in line], "-", color="#1f8a4c", lw=1.2, zorder=0)
+        axes.margins(x=0.12, y=0.1)
         axes.set(xlabel="engine, ms", title=title)
         if line:
             axes.set_xscale("log")

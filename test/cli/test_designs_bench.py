@@ -17,6 +17,7 @@ from dvps_ros.cli.bench import command
 from dvps_ros.cli.designs_bench import held_out_clips, kept_parts, pareto_front, table
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
+from dvps_ros.runtime.manifest import MANIFEST, hash_file
 from dvps_ros.types import Sample
 
 
@@ -142,6 +143,21 @@ def test_other_weights_lose_the_old_scores(tmp_path: Path) -> None:
     call(model, "--precision", "fp32", "--no-quality", "--json", path)
     (left,) = json.loads(path.read_text())["rows"]
     assert left["quality"] is None and left["ms"]["median"] > 0
+
+
+@pytest.mark.usefixtures("small_machine")
+def test_engines_that_fail_their_golden_frames_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "designs.json"
+    model = write_tiny_model(tmp_path / "wrong")
+    (np.fromfile(model / "weights.bin", np.float32) * 1.3).tofile(model / "weights.bin")
+    manifest = json.loads((model / MANIFEST).read_text())
+    manifest["weights"]["sha256"] = hash_file(model / "weights.bin")
+    (model / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="holds no results"):
+        call(model, "--precision", "fp32", "--no-quality", "--json", path)
+    call(model, "--precision", "fp32", "--no-quality", "--no-verify", "--json", path)
+    assert json.loads(path.read_text())["rows"][0]["ms"]["median"] > 0
 
 
 def test_refusals(tmp_path: Path) -> None:
