@@ -10,6 +10,7 @@ from typing import Protocol
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -66,6 +67,9 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
         failure = done.result() if done.done() else None
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except rclpy_implementation.RCLError:
+        if rclpy.ok():  # else a signal ended ROS while a callback was about to publish
+            raise
     except DvpsError as error:
         failure = str(error)
     finally:
