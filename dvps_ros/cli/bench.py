@@ -17,6 +17,7 @@ from dvps_ros.cli.graph_bench import graph_command
 from dvps_ros.cli.options import pipeline_config, pipeline_options
 from dvps_ros.cli.peers_bench import peers_command
 from dvps_ros.cli.quality_bench import quality_command
+from dvps_ros.cli.topics_bench import topics_command
 from dvps_ros.cli.world_bench import world_command
 
 
@@ -68,6 +69,7 @@ def command(
     dvps bench eval
     dvps bench peers
     dvps bench graph
+    dvps bench topics
     dvps bench world
     dvps bench quality
     """
@@ -105,6 +107,7 @@ command.add_command(designs_command)
 command.add_command(eval_command)
 command.add_command(peers_command)
 command.add_command(graph_command)
+command.add_command(topics_command)
 command.add_command(world_command)
 command.add_command(quality_command)
 

@@ -250,9 +250,9 @@ def measure(frames: Sequence[Frame], topics: str, config: Mapping[str, Any], log
     domain = free_domain()
     with Graph(logs, domain=domain) as graph:
         os.environ.update(graph.environment)  # this process plays and listens over the same middleware
-        from dvps_ros.ros.playback import Playback, frame_topics
+        from dvps_ros.ros.playback import Playback, frame_outputs
 
-        chosen = list(frame_topics()) if topics == "all" else topics.split(",")
+        chosen = list(frame_outputs()) if topics == "all" else topics.split(",")
         place = {"node": NODE, "image": IMAGE, "camera_info": INFO, "domain": domain}
         with Playback(frames, chosen, **place) as playback:
             node = graph.start(

@@ -28,7 +28,7 @@ from dvps_ros import msg as dvps_msg
 from dvps_ros.errors import ConfigError
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.observer import Observer
-from dvps_ros.ros.outputs import OUTPUTS, vision_outputs
+from dvps_ros.ros.outputs import OUTPUTS, Output, vision_outputs
 from dvps_ros.types import Frame
 
 _HEADER = 4
@@ -55,10 +55,10 @@ def _order(serialised: bytes) -> str:
     return "<" if serialised[1] & 1 else ">"
 
 
-def frame_topics() -> dict[str, type]:
-    """Short name (``depth``, ``debug/overlay``) -> type of every topic that is published for each frame."""
+def frame_outputs() -> dict[str, Output]:
+    """Every topic that is published for each frame, by its short name (``depth``, ``debug/overlay``)."""
     table = vision_outputs() | OUTPUTS
-    return {t.removeprefix("~/").removeprefix("output/"): output.type for t, output in table.items()}
+    return {t.removeprefix("~/").removeprefix("output/"): output for t, output in table.items()}
 
 
 def _full_name(node: str, short: str) -> str:
@@ -100,7 +100,7 @@ class Playback(Observer):
         domain: int,
     ) -> None:
         super().__init__("dvps_playback", domain=domain)
-        known = frame_topics()
+        known = frame_outputs()
         unknown = [t for t in topics if t not in known]
         if unknown or not topics:
             raise ConfigError(
@@ -112,7 +112,7 @@ class Playback(Observer):
         self._images = [serialize_message(convert.rgb_to_image(f.image, header)) for f in frames]
         self._order = itertools.cycle([*range(len(frames)), *range(len(frames) - 2, 0, -1)])
         self._info = serialize_message(convert.camera_to_info(frames[0].camera, header))
-        self._types = {t: kind for t, kind in known.items() if t in topics}
+        self._types = {t: output.type for t, output in known.items() if t in topics}
         self._last = list(self._types)[-1]
         """The one of them that is published last."""
         self._outputs: dict[str, Subscription[Any]] = {}

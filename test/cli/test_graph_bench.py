@@ -192,14 +192,14 @@ def test_a_short_run_of_the_real_graph(
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("dvps_ros.msg", reason="needs the built messages")
-    from dvps_ros.ros.playback import frame_topics
+    from dvps_ros.ros.playback import frame_outputs
 
     out = tmp_path / "out"
     options = ["--input", drive, "--fov", 80, "--size", "64x128", "--model", tiny_model, "--rates", "5,8"]
     options += ["--frames-in-flight", 2]
     call(*options, "--lower", 10, "--upper", 12, "--duration", 1.2, "--out", out)
     report = json.loads((out / "graph.json").read_text())
-    assert report["topics"] == list(frame_topics()) and report["config"]["buffer_frames"] == 4
+    assert report["topics"] == list(frame_outputs()) and report["config"]["buffer_frames"] == 4
     assert report["config"]["frames_in_flight"] == 2
     assert {p["sent"] for p in report["search"]} == {20}
     assert report["search"][0]["rate_hz"] == 10

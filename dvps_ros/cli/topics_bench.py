@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``dvps bench topics``: what each output of the perception node costs: bytes, building, serialising."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import click
+
+from dvps_ros.cli.graph_bench import INPUT, read_frames
+from dvps_ros.cli.options import (
+    camera_options,
+    given_camera,
+    parse_size,
+    pipeline_config,
+    pipeline_options,
+    precision_option,
+)
+from dvps_ros.errors import InputError
+from dvps_ros.labels import LabelSpace, PanopticOrder
+from dvps_ros.types import FrameResult
+
+WARM_UP = 3
+"""Frames that are not counted: numba compiles for the first, and buffers are new."""
+
+
+@click.command("topics")
+@pipeline_options
+@precision_option
+@camera_options
+@click.option("--input", "input_spec", default=INPUT, show_default=True, help="As dvps run takes it.")
+@click.option(
+    "--size",
+    default="384x768",
+    show_default=True,
+    help="Network input HxW; the camera image of a synthetic world has the same size.",
+)
+@click.option("--frames", type=click.IntRange(5), default=20, show_default=True, help="Frames timed.")
+@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+def topics_command(
+    model: str,
+    backend: str,
+    camera_height_m: float,
+    precision: str,
+    fov_deg: float | None,
+    camera_file: Path | None,
+    input_spec: str,
+    size: str,
+    frames: int,
+    json_path: Path | None,
+) -> None:
+    """What each output topic of the perception node costs.
+
+    Building the message and serialising it, which is most of publishing it: medians in milliseconds of
+    processor time, which other work on the machine disturbs less than the clock. What the middleware takes
+    to carry the bytes to a listener is not in it: dvps bench graph --topics.
+
+    \b
+    dvps bench topics
+    dvps bench topics --size 512x1024 --json topics.json
+    """
+    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.runtime.pipeline import DvpsPipeline
+
+    require("rclpy")
+    source, _ = read_frames(
+        input_spec, parse_size(size), given_camera(camera_file), fov_deg, frames + WARM_UP
+    )
+    if len(source) <= WARM_UP:
+        raise InputError(f"{input_spec}: expected more than {WARM_UP} frames, got {len(source)}")
+    config = pipeline_config(model, backend, camera_height_m, precision, size)
+    with DvpsPipeline.open(config, source[0].camera) as pipeline:
+        costs = topic_costs(map(pipeline.process, source), pipeline.label_space)
+        engine = pipeline.engine.description
+    report = {
+        "command": ["dvps", *sys.argv[1:]],
+        "commit": commit(),
+        "machine": {**machine_facts(), "load": os.getloadavg()[0]},
+        "engine": engine,
+        "frames": frames,
+        "topics": costs,
+    }
+    click.echo(f"{engine}\n\n{table(costs)}")
+    if json_path is not None:
+        write_report(json_path, report)
+        click.echo(f"\nwritten to {json_path}")
+
+
+def topic_costs(results: Iterable[FrameResult], space: LabelSpace) -> dict[str, dict[str, float]]:
+    """Per topic: bytes, build_ms and serialise_ms, medians over all frames but the first :data:`WARM_UP`."""
+    from rclpy.serialization import serialize_message
+    from std_msgs.msg import Header
+
+    from dvps_ros.ros.outputs import View
+    from dvps_ros.ros.playback import frame_outputs
+
+    rows: dict[str, list[tuple[int, float, float]]] = {}
+    for n, result in enumerate(results):
+        header = Header(frame_id=result.frame_id)
+        view = View(result, header, space, PanopticOrder.INSTANCE_HIGH, weights="0" * 64)
+        for topic, output in frame_outputs().items():
+            begin = time.thread_time()
+            message = output.build(view)
+            built = time.thread_time()
+            if message is None:
+                continue  # the network has no such output
+            size = len(serialize_message(message))
+            end = time.thread_time()
+            if n >= WARM_UP:
+                rows.setdefault(topic, []).append((size, (built - begin) * 1e3, (end - built) * 1e3))
+    return {topic: _medians(of_topic) for topic, of_topic in rows.items()}
+
+
+def _medians(rows: list[tuple[int, float, float]]) -> dict[str, float]:
+    sizes, build_ms, serialise_ms = (statistics.median(column) for column in zip(*rows, strict=True))
+    return {"bytes": sizes, "build_ms": build_ms, "serialise_ms": serialise_ms}
+
+
+def table(costs: Mapping[str, Mapping[str, float]]) -> str:
+    """The costs as Markdown, with their sums."""
+    sums = {name: sum(row[name] for row in costs.values()) for name in ("bytes", "build_ms", "serialise_ms")}
+    lines = ["| topic | kB | build, ms | serialise, ms |", "|---|---|---|---|"]
+    for topic, row in {**costs, "all": sums}.items():
+        size, build_ms, serialise_ms = row["bytes"], row["build_ms"], row["serialise_ms"]
+        lines.append(f"| {topic} | {size / 1e3:.1f} | {build_ms:.2f} | {serialise_ms:.2f} |")
+    return "\n".join(lines)
