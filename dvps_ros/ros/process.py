@@ -15,6 +15,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from dvps_ros.errors import DvpsError
+from dvps_ros.ros.memory import keep_freed_memory
 
 
 class Finishing(Protocol):
@@ -50,6 +51,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     Returns:
         Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
     """
+    keep_freed_memory()
     rclpy.init(args=args)
     node: Node | None = None
     handler: logging.Handler | None = None
