@@ -204,7 +204,7 @@ def test_shipped_recipes_are_valid_and_name_their_data():
     lite = read_recipe(ROOT / "config/train/lite.yaml")
     research = read_recipe(ROOT / "config/train/lite_research.yaml")
     assert lite.data.synthetic > 0 and lite.data.camvid == lite.data.idd_lite == lite.data.kitti == 0
-    assert research.data.camvid > 0 and research.start_from == "models/lite"
+    assert research.data.camvid > 0 and research.start_from == "models/lite_research"
 
 
 def test_recipe_changes_and_refusals(tmp_path):
