@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,12 +25,23 @@ class Term(NamedTuple):
 
     def mean(self) -> Tensor:
         """The weighted mean, a scalar; 0 (with a zero gradient) when nothing counts."""
-        count = self.weight.sum() if self.count is None else self.count
-        # Select before multiplying: 0 * inf of a masked element would be NaN.
-        counted = torch.where(self.weight > 0, self.value * self.weight, torch.zeros_like(self.value))
-        return counted.sum() / count.clamp_min(1e-6)
+        return pooled_mean([self])
 
     def bad_samples(self) -> list[int]:
         """Indices of samples with a value that counts but is not finite."""
         bad = (~torch.isfinite(self.value)) & (self.weight > 0)
         return torch.nonzero(bad.flatten(1).any(1)).flatten().tolist()
+
+
+def pooled_mean(terms: Sequence[Term]) -> Tensor:
+    """The weighted mean over the elements of all terms, a scalar; 0 (with a zero gradient) when nothing counts.
+
+    Not the mean of their means: a frame with a single labelled pixel would weigh as much as a full one.
+    """
+    total = count = torch.zeros((), device=terms[0].value.device)
+    for term in terms:
+        # Select before multiplying: 0 * inf of a masked element would be NaN.
+        counted = torch.where(term.weight > 0, term.value * term.weight, torch.zeros_like(term.value))
+        total = total + counted.sum()
+        count = count + (term.weight.sum() if term.count is None else term.count)
+    return total / count.clamp_min(1e-6)

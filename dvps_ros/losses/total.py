@@ -15,7 +15,7 @@ from dvps_ros.errors import ConfigError, DvpsError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses import depth, instance, motion, panoptic_depth, semantic
 from dvps_ros.losses.photometric import View, photometric
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.term import Term, pooled_mean
 
 RARE_CLASS_WEIGHT = {
     "wall": 1.5,
@@ -37,20 +37,25 @@ RARE_CLASS_WEIGHT = {
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the terms; 0 switches a term off."""
+    """Weights of the terms; 0 switches a term off.
+
+    They decide what the encoder learns (Adam makes a head indifferent to the weight of its own loss), so the
+    defaults balance the gradients in the encoder: semantics first, then depth, then the rest
+    (docs/training.md).
+    """
 
     semantic: float = option(1.0, "Cross-entropy of the classes.", low=0.0)
     coarse: float = option(1.0, "Cross-entropy of labels that stand for several classes.", low=0.0)
-    center: float = option(1.0, "Focal loss of the centre heat-map.", low=0.0)
-    offset: float = option(0.04, "Offset to the instance's centre, per pixel of error.", low=0.0)
-    depth: float = option(1.0, "Error of ln depth.", low=0.0)
-    depth_shape: float = option(0.5, "Error of ln depth without its mean over the image.", low=0.0)
+    center: float = option(0.15, "Focal loss of the centre heat-map.", low=0.0)
+    offset: float = option(0.005, "Offset to the instance's centre, per pixel of error.", low=0.0)
+    depth: float = option(2.0, "Error of ln depth.", low=0.0)
+    depth_shape: float = option(1.0, "Error of ln depth without its mean over the image.", low=0.0)
     depth_edges: float = option(0.5, "Error of the gradient of ln depth.", low=0.0)
     sky: float = option(0.05, "Sky that is predicted nearer than max_depth_m, in ln depth.", low=0.0)
     smoothness: float = option(0.01, "Edge-aware smoothness of ln depth.", low=0.0)
-    motion: float = option(0.05, "Offset to the previous frame, per pixel of error.", low=0.0)
+    motion: float = option(0.01, "Offset to the previous frame, per pixel of error.", low=0.0)
     moving: float = option(0.3, "Moving over ground or not.", low=0.0)
-    identity: float = option(0.2, "Contrast of identity vectors between two frames.", low=0.0)
+    identity: float = option(0.1, "Contrast of identity vectors between two frames.", low=0.0)
     photometric: float = option(
         0.0, "Likeness to the other frame of a pair, seen through depth and poses.", low=0.0
     )
@@ -199,7 +204,7 @@ def total_loss(
                     f"loss term {name!r} is not finite for {t.sources[bad[0]]}: lower the learning rate "
                     "or look at the truth of this sample; the last checkpoint is kept"
                 )
-        mean = torch.stack([term.mean() for term, _ in parts]).mean()
+        mean = pooled_mean([term for term, _ in parts])
         total = total + getattr(config, name) * mean
         means[name] = mean.detach()
     return total, means
