@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dvps_ros.errors import ConfigError
+
 
 @click.command()
 @click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
@@ -15,13 +17,21 @@ import click
     "--validate", is_flag=True, help="Only score the recipe's last checkpoint on the held-out sets."
 )
 @click.option(
+    "--balance",
+    type=click.IntRange(1),
+    metavar="BATCHES",
+    help="Only measure, over so many batches, how strongly each loss pulls at the weights that all share.",
+)
+@click.option(
     "--set",
     "changes",
     multiple=True,
     metavar="KEY=VALUE",
     help="Change one key of the recipe, e.g. schedule.minutes=5.",
 )
-def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]) -> None:
+def command(
+    recipe: Path, render: bool, validate: bool, balance: int | None, changes: tuple[str, ...]
+) -> None:
     """Train a network from a RECIPE (YAML); the same call goes on where it was stopped.
 
     \b
@@ -31,6 +41,8 @@ def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]
     Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` makes a model of last.ckpt.
     """
     if _network(recipe) == "steering":
+        if balance is not None:
+            raise ConfigError("--balance: the steering head has one loss; there is nothing to balance")
         _train_steering(recipe, render, validate, changes)
         return
     from dvps_ros.training.recipe import read_recipe
@@ -50,7 +62,13 @@ def command(recipe: Path, render: bool, validate: bool, changes: tuple[str, ...]
     if validate:
         training.validate(run, CITYSCAPES, held_out_sets(run))
         return
-    checkpoint = training.fit(run, CITYSCAPES, partial(training_parts, run.data), held_out_sets(run))
+    build = partial(training_parts, run.data)
+    if balance is not None:
+        click.echo(f"{'term':18} {'value':>9} {'gradient':>9} {'weighted':>9}")
+        for name, pull in training.balance(run, CITYSCAPES, build, balance).items():
+            click.echo(f"{name:18} {pull.value:9.3f} {pull.gradient:9.3f} {pull.weighted:9.3f}")
+        return
+    checkpoint = training.fit(run, CITYSCAPES, build, held_out_sets(run))
     click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")
 
 

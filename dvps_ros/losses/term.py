@@ -34,7 +34,7 @@ class Term(NamedTuple):
 
 
 def pooled_mean(terms: Sequence[Term]) -> Tensor:
-    """The weighted mean over the elements of all terms, a scalar; 0 (with a zero gradient) when nothing counts.
+    """The weighted mean over all terms' elements, a scalar; 0 (with a zero gradient) when nothing counts.
 
     Not the mean of their means: a frame with a single labelled pixel would weigh as much as a full one.
     """

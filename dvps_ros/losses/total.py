@@ -171,19 +171,13 @@ def frame_terms(
     return terms
 
 
-def total_loss(
+def clip_terms(
     predictions: Sequence[Prediction], targets: Sequence[Targets], weight_of_class: Tensor, config: LossConfig
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted sum over the terms of all frames of a batch of clips.
+) -> dict[str, list[tuple[Term, Targets]]]:
+    """The terms of all frames of a batch of clips, unweighted, by name, each with the frame it is of.
 
     Args:
         predictions, targets: one per frame; frame 1 holds the first rows of frame 0 (clips of two frames).
-
-    Returns:
-        The total, and the mean of each term (unweighted, detached).
-
-    Raises:
-        DvpsError: a term is not finite; names the term and the sample.
     """
     collected: dict[str, list[tuple[Term, Targets]]] = {}
     for i, (p, t) in enumerate(zip(predictions, targets, strict=True)):
@@ -195,9 +189,23 @@ def total_loss(
                 predictions[i - 1].embedding[:rows], targets[i - 1].instance[:rows], p.embedding, t.instance
             )
             collected.setdefault("identity", []).append((contrast, t))
+    return collected
+
+
+def total_loss(
+    predictions: Sequence[Prediction], targets: Sequence[Targets], weight_of_class: Tensor, config: LossConfig
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted sum over the terms of all frames of a batch of clips; for the arguments see ``clip_terms``.
+
+    Returns:
+        The total, and the mean of each term (unweighted, detached).
+
+    Raises:
+        DvpsError: a term is not finite; names the term and the sample.
+    """
     total = torch.zeros((), device=weight_of_class.device)
     means: dict[str, Tensor] = {}
-    for name, parts in collected.items():
+    for name, parts in clip_terms(predictions, targets, weight_of_class, config).items():
         for term, t in parts:
             if bad := term.bad_samples():
                 raise DvpsError(

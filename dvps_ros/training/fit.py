@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from dvps_ros.labels import LabelSpace
+from dvps_ros.training.balance import Pull, measure_pulls
 from dvps_ros.training.checkpoint import load_weights, network_weights, read_checkpoint
 from dvps_ros.training.module import LitPerception
 from dvps_ros.training.recipe import Recipe
@@ -76,15 +77,8 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
     if last.exists():
         start = read_checkpoint(last)["global_step"]
         log.info("resuming %s at step %d", last, start)
-    elif recipe.start_from:
-        if Path(recipe.start_from).is_dir():
-            first = islice(MixedClips(build, recipe, labels), WARM_START_BATCHES)
-            start_from_model(module.network, recipe.start_from, first, module)
-        else:
-            load_weights(
-                module.network, network_weights(read_checkpoint(recipe.start_from)), recipe.start_from
-            )
-        log.info("starting from the weights of %s", recipe.start_from)
+    else:
+        _start(module, build)
     train = DataLoader(
         MixedClips(build, recipe, labels, start),
         batch_size=None,
@@ -127,6 +121,35 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         module, train, _loader(held_out) if held_out else None, ckpt_path=last if last.exists() else None
     )
     return last
+
+
+def _start(module: LitPerception, build: Build) -> None:
+    """Give the network the weights that the recipe starts from; without any it stays at random."""
+    source = module.recipe.start_from
+    if not source:
+        return
+    if Path(source).is_dir():
+        first = islice(MixedClips(build, module.recipe, module.labels), WARM_START_BATCHES)
+        start_from_model(module.network, source, first, module)
+    else:
+        load_weights(module.network, network_weights(read_checkpoint(source)), source)
+    log.info("starting from the weights of %s", source)
+
+
+def balance(recipe: Recipe, labels: LabelSpace, build: Build, batches: int) -> dict[str, Pull]:
+    """Measure how strongly each loss pulls at the shared weights, where the recipe's training stands.
+
+    Raises:
+        CheckpointError: there is no usable checkpoint.
+    """
+    pl.seed_everything(recipe.seed)
+    module = LitPerception(recipe, labels)
+    last = Path(recipe.out) / LAST
+    if last.exists():
+        load_weights(module.network, network_weights(read_checkpoint(last)), last)
+    else:
+        _start(module, build)
+    return measure_pulls(module, islice(MixedClips(build, recipe, labels), batches))
 
 
 def validate(recipe: Recipe, labels: LabelSpace, held_out: Sequence[tuple[str, Sample]]) -> None:

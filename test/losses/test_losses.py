@@ -14,7 +14,7 @@ from dvps_ros.errors import ConfigError, DvpsError, InputError  # noqa: E402
 from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses import depth, instance, motion, semantic  # noqa: E402
 from dvps_ros.losses.photometric import View  # noqa: E402
-from dvps_ros.losses.term import Term  # noqa: E402
+from dvps_ros.losses.term import Term, pooled_mean  # noqa: E402
 from dvps_ros.losses.total import LossConfig, Targets, class_weights, total_loss  # noqa: E402
 
 
@@ -28,6 +28,15 @@ def test_term_mean_ignores_masked_values_even_infinite_ones():
     assert term.bad_samples() == []
     assert Term(tensor([[1.0], [math.nan]]), tensor([[1.0], [1.0]])).bad_samples() == [1]
     assert Term(tensor([[math.nan]]), tensor([[0.0]])).mean().item() == 0
+
+
+def test_pooled_mean_counts_elements_and_not_terms():
+    many = Term(tensor([[1.0, 1.0, 1.0]]), tensor([[1.0, 1.0, 1.0]]))
+    one, none = Term(tensor([[5.0]]), tensor([[1.0]])), Term(tensor([[7.0]]), tensor([[0.0]]))
+    assert pooled_mean([many, one, none]).item() == pytest.approx(8 / 4)
+    # A term with a divisor of its own brings that: 4 / (3 + 1 + 2).
+    per_peak = Term(tensor([[4.0]]), tensor([[1.0]]), tensor(2.0))
+    assert pooled_mean([many, one, per_peak]).item() == pytest.approx(12 / 6)
 
 
 def test_cross_entropy_by_hand():

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("lightning")
+pl = pytest.importorskip("lightning.pytorch")
 
-from dvps_ros.config import from_flat  # noqa: E402
+from dvps_ros.config import flatten, from_flat, to_dict  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
 from dvps_ros.data.transforms import Box, crop_resize  # noqa: E402
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, EngineError, InputError  # noqa: E402
@@ -23,14 +23,15 @@ from dvps_ros.export.model import export_model  # noqa: E402
 from dvps_ros.export.published import published_weights  # noqa: E402
 from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses.photometric import warp  # noqa: E402
+from dvps_ros.losses.total import total_loss  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
-from dvps_ros.training.fit import fit, validate  # noqa: E402
+from dvps_ros.training.fit import balance, fit, validate  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
 from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
-from dvps_ros.training.sources import draw_stills, frames_of, spread, training_parts  # noqa: E402
+from dvps_ros.training.sources import MixedClips, draw_stills, frames_of, spread, training_parts  # noqa: E402
 from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
@@ -344,6 +345,28 @@ def one_thread():
 @pytest.fixture(scope="module")
 def trained(cache, tmp_path_factory) -> Path:
     return run(recipe_for(cache, tmp_path_factory.mktemp("out")))
+
+
+def test_the_pull_of_a_loss_is_its_gradient_by_what_all_losses_share(cache, tmp_path):
+    recipe = recipe_for(cache, tmp_path)
+    build = partial(training_parts, recipe.data)
+    pulls = balance(recipe, CITYSCAPES, build, 1)
+    assert pulls["semantic"].weighted == pytest.approx(recipe.loss.semantic * pulls["semantic"].gradient)
+    assert "coarse" not in pulls  # the world has no coarse labels
+
+    # The same by another way: a whole step of training with one loss alone.
+    nothing = {f"loss.{name}": 0.0 for name in pulls}
+    for name in ("semantic", "depth"):
+        alone = from_flat(Recipe, flatten(to_dict(recipe)) | nothing | {f"loss.{name}": 3.0})
+        pl.seed_everything(recipe.seed)
+        module = LitPerception(alone, CITYSCAPES).train()
+        batch = next(iter(MixedClips(build, recipe, CITYSCAPES)))
+        total, _ = total_loss(module(batch), [f.targets for f in batch], module.class_weight, alone.loss)
+        total.backward()
+        net = module.network
+        shared = [p for part in (net.encoder, net.context) for p in part.parameters()]
+        norm = math.sqrt(sum(float(p.grad.square().sum()) for p in shared))
+        assert norm == pytest.approx(3 * pulls[name].gradient, rel=1e-4)
 
 
 def test_a_run_leaves_checkpoint_log_and_pictures(trained):
