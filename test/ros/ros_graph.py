@@ -10,10 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from rcl_interfaces.msg import Log
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import qos_profile_sensor_data
+from rclpy.qos import qos_profile_rosout_default, qos_profile_sensor_data
 
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import (
@@ -149,6 +150,17 @@ class Graph:
         received: list[Any] = []
         self.node.create_subscription(kind, topic, received.append, profile)
         return received
+
+    def errors(self) -> list[str]:
+        """Grows with the errors in the log of the graph's nodes."""
+        errors: list[str] = []
+
+        def note(entry: Log) -> None:
+            if entry.level == 40 and entry.name.startswith(self.namespace[1:]):
+                errors.append(entry.msg)
+
+        self.node.create_subscription(Log, "/rosout", note, qos_profile_rosout_default)
+        return errors
 
     def remove(self, node: Any) -> None:
         self.nodes.remove(node)

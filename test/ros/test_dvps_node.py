@@ -14,7 +14,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.msg import Log, ParameterType
+from rcl_interfaces.msg import ParameterType
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import (
@@ -426,7 +426,7 @@ def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:
     def fail(frame: Any) -> None:
         raise ZeroDivisionError("of the engine")
 
-    errors = errors_in(graph)
+    errors = graph.errors()
     rig.pipeline.before = fail
     rig.send(1)
     graph.wait(lambda: rig.refused() == {"frame": 1} and errors, "the error, and the log")
@@ -615,21 +615,9 @@ class Broken:
         return TinyPipeline(CAMERA)
 
 
-def errors_in(graph: Graph) -> list[str]:
-    """Grows with the errors in the log of the graph's nodes."""
-    errors: list[str] = []
-
-    def note(entry: Log) -> None:
-        if entry.level == 40 and entry.name.startswith(graph.namespace[1:]):
-            errors.append(entry.msg)
-
-    graph.node.create_subscription(Log, "/rosout", note, LATCHED)
-    return errors
-
-
 def test_an_unexpected_error_while_opening_is_logged_counted_and_told(graph: Graph) -> None:
     node = graph.add(DvpsNode(prepare=lambda config: Broken(), namespace=graph.namespace))
-    errors = errors_in(graph)
+    errors = graph.errors()
     node.start()
     info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
     graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
@@ -649,7 +637,7 @@ def test_an_unexpected_error_of_a_transition_is_told_and_can_be_tried_again(grap
     node = graph.add(
         DvpsNode(prepare=prepare, namespace=graph.namespace, parameter_overrides=parameters(autostart=False))
     )
-    errors = errors_in(graph)
+    errors = graph.errors()
     diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
     assert node.trigger_configure() is TransitionCallbackReturn.ERROR
     graph.wait(lambda: errors and diagnostics, "the log and the diagnostics")

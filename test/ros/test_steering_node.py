@@ -152,6 +152,35 @@ def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
     assert len(rig.commands) == 1
 
 
+def test_an_unexpected_error_of_the_head_ends_the_command_and_not_the_node(graph: Graph) -> None:
+    rig = Rig(graph, min_frames=2)
+    for i in range(2):
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        rig.command(i + 1)
+    assert rig.commands[1].valid
+    answer, errors = rig.head.run, graph.errors()
+
+    def fail(latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
+        raise ZeroDivisionError("of a programmer")
+
+    rig.head.run = fail
+    for i in (2, 3):
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        command = rig.command(i + 1)
+        assert not command.valid and math.isnan(command.tyre_angle) and command.confidence == 0.0
+    assert rig.values()["unexpected_errors"] == rig.values()["refused: frame"] == "2"
+    assert rig.status().level == DiagnosticStatus.WARN
+    assert "no valid command: unexpected ZeroDivisionError: of a programmer" in rig.status().message
+    graph.wait(lambda: errors, "the log")
+    graph.spin(0.2)
+    assert len(errors) == 1  # the second came within the throttle's time
+    assert "s left out: Traceback" in errors[0] and "in fail" in errors[0]
+    rig.head.run = answer
+    for i, valid in ((4, False), (5, True)):  # the window began anew
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        assert rig.command(i + 1).valid is valid
+
+
 @pytest.mark.parametrize(
     ("late_s", "reason"), [(1.0, "old"), (1e6, "stamps and the node's clock differ"), (-5.0, "differ")]
 )

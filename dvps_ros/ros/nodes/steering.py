@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import SteeringConfig, option
-from dvps_ros.errors import EngineError, InputError
+from dvps_ros.errors import EngineError, InputError, sentence
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.health import status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
@@ -123,21 +123,28 @@ class SteeringNode(BaseNode[NodeConfig]):
     def _on_tokens(self, message: dvps_msg.LatentTokens) -> None:
         if not self._active:
             return
-        began_s = time.monotonic()
         self.health.received()
         stamp_ns = convert.stamp_to_ns(message.header.stamp)
         try:
-            tokens = convert.message_to_latent(message)
-            result = self._pipeline.process(stamp_ns, tokens, message.weights)
+            self._steer(message, stamp_ns)
         except InputError as error:
             self.health.refused("tokens", str(error))
             self._warn("tokens", f"tokens at {stamp_ns * 1e-9:.3f} s left out: {error}")
-            return
         except EngineError as error:
             self.health.refused("head", str(error))
             self._warn("head", str(error))
             self._refuse_command(str(error))
-            return
+        except Exception as error:  # one bad message must not end the steering
+            if not self.context.ok():
+                raise  # publishers go away when ROS shuts down; the process knows
+            self.health.refused("frame", sentence(error))
+            self._fault(f"tokens at {stamp_ns * 1e-9:.3f} s left out", error, key="frame")
+            self._refuse_command(sentence(error))
+
+    def _steer(self, message: dvps_msg.LatentTokens, stamp_ns: int) -> None:
+        began_s = time.monotonic()
+        tokens = convert.message_to_latent(message)
+        result = self._pipeline.process(stamp_ns, tokens, message.weights)
         if result.reset:
             self._resets(result.reset)
         self._tokens_at_s, self._silent = began_s, False
