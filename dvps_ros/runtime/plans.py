@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dvps_ros.errors import EngineError
 
@@ -125,23 +125,22 @@ class PlanStore:
         folder cannot be written nobody waits.
         """
         path = self.plan_path(label, made_of).with_suffix(".lock")
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            file = path.open("w")
-        except OSError:
-            yield False  # nothing can be shared through this folder
-            return
         waited = False
-        with file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
+        while True:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                file = path.open("w")
+            except OSError:
+                yield False  # nothing can be shared through this folder
+                return
+            with file:
+                while not _try_lock(file):
                     waited = True
                     waiting("another process builds this engine; waiting for it")
                     time.sleep(POLL_S)
-            yield waited
+                if _is_at(file, path):  # else it was removed in between, and locks nobody out
+                    yield waited
+                    return
 
     def record(self, label: str, made_of: Mapping[str, str]) -> Record | None:
         """What is known of the plan made of exactly this; None where there is none."""
@@ -163,10 +162,36 @@ class PlanStore:
         return freed
 
     def leftovers(self) -> list[Path]:
-        """Plans without a readable record, and parts of processes that were killed while they wrote."""
+        """Plans without a readable record, and parts and locks of builds that were killed or could not keep
+        their plan."""
         known = self.records()
         plans = [p for p in self.folder.glob("*.plan") if p not in known]
-        return sorted([*plans, *(p for p in self.folder.glob("*.part") if not _alive(p))])
+        parts = [p for p in self.folder.glob("*.part") if not _alive(p)]
+        locks = [p for p in self.folder.glob("*.lock") if not p.with_suffix(".plan").exists() and _is_free(p)]
+        return sorted([*plans, *parts, *locks])
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _is_free(lock: Path) -> bool:
+    try:
+        with lock.open() as file:
+            return _try_lock(file)
+    except OSError:
+        return False
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -156,3 +156,5 @@ def test_an_interrupt_leaves_nothing_half_written(tiny_model: Path, engines: Pat
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "dvps: interrupted" in errors and "Traceback" not in errors
     assert not [p for p in engines.iterdir() if p.suffix != ".lock"]
+    assert run("clean") == "0 engines removed, 0.0 MiB freed\n"
+    assert list(engines.iterdir()) == []

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
 import os
@@ -101,6 +102,37 @@ def test_parts_of_dead_processes_are_left_over_and_those_of_living_ones_are_not(
     for path in (dead, store.folder / f"m.plan.{os.getpid()}.part"):
         path.write_bytes(b"")
     assert store.leftovers() == [dead]
+
+
+def test_a_lock_without_a_plan_is_left_over_unless_it_is_held(store):
+    """A build that was interrupted, or whose plan the disk refused."""
+    with store.lock("m", MADE_OF, unexpected):
+        assert store.leftovers() == []
+    (lock,) = store.leftovers()
+    assert lock.suffix == ".lock"
+    store.remove(lock)
+    assert list(store.folder.iterdir()) == []
+    with store.lock("m", MADE_OF, unexpected):
+        store.write("m", MADE_OF, b"plan", 1)
+    assert store.leftovers() == []  # it goes with its plan
+
+
+def test_a_lock_removed_while_one_waits_for_it_is_made_anew(store):
+    path = store.plan_path("m", MADE_OF).with_suffix(".lock")
+    store.folder.mkdir()
+    first = path.open("w")
+    fcntl.flock(first, fcntl.LOCK_EX)
+    told = []
+
+    def let_go(what):
+        told.append(what)
+        path.unlink()
+        first.close()
+
+    with store.lock("m", MADE_OF, let_go) as waited:
+        assert waited and len(told) == 1
+        with path.open() as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def hold(folder, ready, seconds):
