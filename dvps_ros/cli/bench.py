@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import re
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +12,11 @@ import click
 from dvps_ros.cli.designs_bench import designs_command
 from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.graph_bench import graph_command
-from dvps_ros.cli.options import pipeline_config, pipeline_options
+from dvps_ros.cli.options import ImageSize, SizeType, json_option, pipeline_config, pipeline_options
 from dvps_ros.cli.peers_bench import peers_command
 from dvps_ros.cli.quality_bench import quality_command
 from dvps_ros.cli.topics_bench import topics_command
 from dvps_ros.cli.world_bench import world_command
-
-
-class _CameraSize(click.ParamType):
-    name = "WIDTHxHEIGHT"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> tuple[int, int]:
-        match = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", str(value))
-        if not match:
-            self.fail(f"expected WIDTHxHEIGHT such as 1242x375, got {value}", param, ctx)
-        return int(match[1]), int(match[2])
 
 
 @click.group(invoke_without_command=True)
@@ -37,7 +25,8 @@ class _CameraSize(click.ParamType):
 @click.option(
     "--camera",
     "cameras",
-    type=_CameraSize(),
+    type=SizeType(high=99_999, width_first=True),
+    metavar="WIDTHXHEIGHT",
     multiple=True,
     default=("1242x375", "2048x1024"),
     show_default=True,
@@ -45,13 +34,13 @@ class _CameraSize(click.ParamType):
 )
 @click.option("--frames", type=click.IntRange(5), default=60, show_default=True, help="Frames timed.")
 @click.option("--engines/--no-engines", default=True, help="Compare all installed engines as well.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+@json_option
 def command(
     ctx: click.Context,
     model: str,
     backend: str,
     camera_height_m: float,
-    cameras: tuple[tuple[int, int], ...],
+    cameras: tuple[ImageSize, ...],
     frames: int,
     engines: bool,
     json_path: Path | None,
@@ -75,22 +64,12 @@ def command(
     """
     if ctx.invoked_subcommand is not None:
         return
-    import os
-
-    from dvps_ros.cli.results import commit, machine_facts, write_report
+    from dvps_ros.cli.results import measurement, write_report
 
     config = pipeline_config(model, backend, camera_height_m)
-    report: dict[str, Any] = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": {**machine_facts(), "load": os.getloadavg()[0]},
-        "stages_ms": {},
-        "engines_ms": {},
-    }
-    if report["machine"]["load"] > 0.5:
-        click.echo(f"other work is running (load {report['machine']['load']:.1f}): times will be too long")
+    report = measurement("times will be too long") | {"stages_ms": {}, "engines_ms": {}}
     for size in cameras:
-        name = f"{size[0]}x{size[1]}"
+        name = f"{size.width}x{size.height}"
         description, times = _stages(config, size, frames)
         report["stages_ms"][name] = {"engine_name": description, **{k: _spread(v) for k, v in times.items()}}
         click.echo(f"\ncamera {name}, {description}\n{_table(report['stages_ms'][name])}")
@@ -126,7 +105,7 @@ def _table(spreads: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _stages(config: Any, size: tuple[int, int], frames: int) -> tuple[str, dict[str, list[float]]]:
+def _stages(config: Any, size: ImageSize, frames: int) -> tuple[str, dict[str, list[float]]]:
     """Engine description and the milliseconds of each stage of each frame, "host" and "total" at the end."""
     from tqdm import tqdm
 
@@ -134,12 +113,12 @@ def _stages(config: Any, size: tuple[int, int], frames: int) -> tuple[str, dict[
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.types import CameraModel
 
-    camera = CameraModel.from_fov(*size, 80.0)
+    camera = CameraModel.from_fov(size.width, size.height, 80.0)
     times: dict[str, list[float]] = {}
     with DvpsPipeline.open(config, camera) as pipeline:
         pictures = moving_frames(pipeline, config, camera)
         warm_up = 5
-        for i in tqdm(range(frames + warm_up), desc=f"{size[0]}x{size[1]}", leave=False):
+        for i in tqdm(range(frames + warm_up), desc=f"{size.width}x{size.height}", leave=False):
             stages = pipeline.process(next(pictures)).stages_ms
             total = sum(stages.values())
             if i >= warm_up:

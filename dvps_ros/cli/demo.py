@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dvps_ros.cli.options import camera_options, given_camera, pipeline_options
+from dvps_ros.cli.options import camera_options, given_camera, out_option, pipeline_options
 from dvps_ros.errors import DvpsError, InputError
 
 if TYPE_CHECKING:
@@ -115,13 +115,7 @@ class VerdictFailed(DvpsError):
 @click.option(
     "--input", "input_spec", default=SCENE, help="Video, image folder, bag, KITTI raw drive or world:SEED."
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/demo"),
-    show_default=True,
-    help="Folder for the results.",
-)
+@out_option("out/demo", "Folder for the results.")
 @click.option(
     "--rate",
     "rate_hz",

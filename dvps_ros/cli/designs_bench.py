@@ -7,8 +7,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from dvps_ros.cli.options import parse_size
+from dvps_ros.cli.held_out import DESIGNS_SEED, held_out_drive
+from dvps_ros.cli.options import ImageSize, SizeType
 from dvps_ros.config import EngineConfig, options
 from dvps_ros.errors import EngineError, InputError
 from dvps_ros.labels import VOID
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
     from dvps_ros.runtime.engine import Engine
     from dvps_ros.types import Sample
 
-FIRST_SEED = 1_000_200
-"""Worlds that neither a training nor its validation saw (``training.render.VALIDATION_SEED``)."""
-RATE_HZ = 10.0
 START_S = 4.0
 """Each pair of frames is taken this long after its world's start."""
 MAX_DEPTH_M = 80.0
@@ -66,7 +62,13 @@ _CHOICES = {o.key: o for o in options(EngineConfig)}
 @click.option(
     "--worlds", type=click.IntRange(1), default=24, show_default=True, help="Two frames of each are scored."
 )
-@click.option("--image-size", default="512x1024", show_default=True, help="Of the camera and of the truth.")
+@click.option(
+    "--image-size",
+    type=SizeType(),
+    default="512x1024",
+    show_default=True,
+    help="Of the camera and of the truth.",
+)
 @click.option("--rounds", type=click.IntRange(2), default=30, show_default=True, help="Runs timed of each.")
 @click.option(
     "--json",
@@ -86,7 +88,7 @@ def designs_command(
     quality: bool,
     timed: bool,
     worlds: int,
-    image_size: str,
+    image_size: ImageSize,
     rounds: int,
     json_path: Path,
 ) -> None:
@@ -102,30 +104,27 @@ def designs_command(
     dvps bench designs lite --no-quality --json lite_sizes.json    # on each machine
     dvps bench designs --json lite_sizes.json                      # table and plot again
     """
-    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.cli.results import measurement, require, write_report
     from dvps_ros.viz.designs_plot import write_designs_plot
 
     require("matplotlib")
     report = read_report(json_path)
     if models:
-        load = os.getloadavg()[0]
-        if timed and load > 0.5:
-            click.echo(f"other work is running (load {load:.1f}): times will be too long")
-        made = {"command": ["dvps", *sys.argv[1:]], "commit": commit()}
+        made = measurement("times will be too long" if timed else "")
         engine = EngineConfig(backend=backend, threads=threads, verify=verify)
         designs = list(_designs(models, sizes, precisions, engine))
         report["rows"] = rows = [d.row | kept_parts(d.row, report["rows"]) for d in designs]
         if quality:
-            clips = list(held_out_clips(worlds, *parse_size(image_size)))
+            clips = list(held_out_clips(worlds, image_size))
             for row, design in zip(rows, designs, strict=True):
                 row["quality"] = _score(design, clips)
-            seeds = [FIRST_SEED, FIRST_SEED + worlds - 1]
-            report["quality_made"] = made | {"seeds": seeds, "image_size": image_size}
+            seeds = [DESIGNS_SEED, DESIGNS_SEED + worlds - 1]
+            report["quality_made"] = made | {"seeds": seeds, "image_size": str(image_size)}
             write_report(json_path, report)
         if timed:
             for row, times in zip(rows, _times(designs, rounds), strict=True):
                 row["ms"] = times
-            report["time_made"] = made | {"machine": {**machine_facts(), "load": load}, "rounds": rounds}
+            report["time_made"] = made | {"rounds": rounds}
         report["rows"] = [r for r in rows if r["quality"] or r["ms"]]
         write_report(json_path, report)
     if not report["rows"]:
@@ -203,16 +202,12 @@ def _designs(
                 yield Design(folder, replace(engine, size=size, precision=precision), row)
 
 
-def held_out_clips(worlds: int, height: int, width: int) -> Iterator[list[Sample]]:
+def held_out_clips(worlds: int, size: ImageSize) -> Iterator[list[Sample]]:
     """Two neighbouring frames of each unseen world, through a camera of its own."""
     from tqdm import tqdm
 
-    from dvps_ros.data.world import World, WorldConfig, draw_camera
-
-    for seed in tqdm(range(FIRST_SEED, FIRST_SEED + worlds), desc="worlds", leave=False):
-        drive = World(WorldConfig(seed=seed)).frames(
-            draw_camera(seed, width, height), rate_hz=RATE_HZ, start_s=START_S
-        )
+    for seed in tqdm(range(DESIGNS_SEED, DESIGNS_SEED + worlds), desc="worlds", leave=False):
+        _, drive = held_out_drive(seed, *size, start_s=START_S)
         yield [replace(frame, flow_px=None, moving=None) for frame in itertools.islice(drive, 2)]
 
 

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from dvps_ros.cli.options import out_option
 
 if TYPE_CHECKING:
     from dvps_ros.training.closed_loop import RoadDrive
@@ -49,13 +50,7 @@ if TYPE_CHECKING:
 @click.option("--perception", default="lite", show_default=True, help="Perception model: name or folder.")
 @click.option("--head", default="steering", show_default=True, help="Steering head: name or folder.")
 @click.option("--threads", type=click.IntRange(min=0), default=0, help="Of the perception engine; 0: all.")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/drive"),
-    show_default=True,
-    help="Folder of report.json, drives.svg and drive.mp4.",
-)
+@out_option("out/drive", "Folder of report.json, drives.svg and drive.mp4.")
 def command(
     seed: int,
     minutes: float,
@@ -90,6 +85,7 @@ def command(
     from dvps_ros.viz.files import video_file
 
     results.require("matplotlib")
+    made = results.measurement()
     width, height = 512, 256
     conditions = Conditions(rate_hz, latency_ms / 1e3, drop, road_seconds)
     steering = SteeringPipeline.open(SteeringConfig(model=head))
@@ -120,9 +116,8 @@ def command(
     total = overall(drives)
     results.write_report(
         out / "report.json",
-        {
-            "command": ["dvps", *sys.argv[1:]],
-            "commit": results.commit(),
+        made
+        | {
             "perception": engine.description,
             "head": steering.head.description,
             "conditions": asdict(conditions),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dvps_ros.cli.options import camera_options, given_camera
+from dvps_ros.cli.options import camera_options, given_camera, out_option
 from dvps_ros.config import EngineConfig, options
 
 if TYPE_CHECKING:
@@ -171,10 +170,7 @@ _PROFILE_ROW = "{:<44}{:<32}{:>9}{:>7}{:>10}{:>8}{:>8}{:>8}"
 @click.option("--runs", type=click.IntRange(1), default=20, show_default=True, help="Runs that are timed.")
 @click.option("--peak-gflops", type=float, help="Peak of the machine, 1e9 operations/s; default: measured.")
 @click.option("--peak-gbps", type=float, help="Peak of its memory, 1e9 bytes/s; default: measured.")
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), default=Path("out/profile"), show_default=True,
-    help="Folder for a JSON and a PNG of each engine.",
-)  # fmt: skip
+@out_option("out/profile", "Folder for a JSON and a PNG of each engine.")
 def profile(
     runs: int,
     peak_gflops: float | None,
@@ -184,13 +180,11 @@ def profile(
     **values: Any,
 ) -> None:
     """Time every layer of engines, and place them under the machine's roofline."""
-    from dvps_ros.cli.results import machine_facts, write_report
+    from dvps_ros.cli.results import measurement, write_report
     from dvps_ros.runtime import profile as profiling
     from dvps_ros.viz.roofline import draw_profile
 
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        click.echo(f"other work is running (load {load:.1f}): times and peaks will be wrong")
+    made = measurement("times and peaks will be wrong")
     for builder, config in _jobs(sizes, values):
         label = builder.label(config)
         peak = profiling.Peak((peak_gflops or 0) * 1e9, (peak_gbps or 0) * 1e9)
@@ -236,9 +230,7 @@ def profile(
         ]
         whole = (found.cost.flop / found.cost.bytes, flop_s)
         draw_profile(file, label, bars, dots, whole, peak.flop_s, peak.bytes_s)
-        report = {
-            "command": ["dvps", *sys.argv[1:]],
-            "machine": machine_facts(),
+        report = made | {
             "engine": label,
             "latency_ms": found.latency_ms,
             "flop": found.cost.flop,

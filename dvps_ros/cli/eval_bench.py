@@ -6,7 +6,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 
+from dvps_ros.cli.options import json_option
 from dvps_ros.errors import DvpsError
 
 SEQUENCE_FRAMES = 6
@@ -29,7 +29,7 @@ OBJECTS = 40
 @click.option("--width", type=click.IntRange(128), default=2048, show_default=True)
 @click.option("--metrics", default="DVPQ", show_default=True, help="As dvps eval takes them, or all.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes to work in  [default: one a core]")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+@json_option
 def eval_command(
     frames: int, height: int, width: int, metrics: str, jobs: int | None, json_path: Path | None
 ) -> None:
@@ -43,11 +43,12 @@ def eval_command(
     dvps bench eval --frames 60 --metrics all
     """
     from dvps_ros.cli.eval import count_frames
-    from dvps_ros.cli.results import commit, machine_facts, write_report
+    from dvps_ros.cli.results import measurement, write_report
     from dvps_ros.data.layout import FolderPairs
     from dvps_ros.data.layouts import LAYOUTS
     from dvps_ros.metrics.evaluation import METRICS, Evaluation
 
+    report = measurement()
     layout = LAYOUTS["cityscapes-dvps"]
     wanted = METRICS if metrics == "all" else tuple(metrics.split(","))
     with tempfile.TemporaryDirectory() as folder:
@@ -63,10 +64,7 @@ def eval_command(
                 memory_mib.append(_memory_mib())
         evaluation.result()
         seconds = time.perf_counter() - start
-    report: dict[str, Any] = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": machine_facts(),
+    report |= {
         "frames": frames,
         "size": [height, width],
         "metrics": list(wanted),

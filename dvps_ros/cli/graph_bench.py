@@ -7,9 +7,8 @@ import itertools
 import json
 import math
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +17,11 @@ import numpy as np
 
 from dvps_ros.cli.graph_metrics import Figures, Probe, peak_rate, performance, statistics_of
 from dvps_ros.cli.options import (
+    ImageSize,
+    SizeType,
     camera_options,
     given_camera,
-    parse_size,
+    out_option,
     pipeline_options,
     precision_option,
 )
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from dvps_ros.ros.playback import Playback
     from dvps_ros.types import Frame
 
-INPUT = "world:7"
 WORLD_FOV_DEG = 82.0
 WIDTH_HZ, STEP_HZ = 2.0, 1.0
 """Where the binary search ends, and the steps upwards after it."""
@@ -63,17 +63,33 @@ METHOD = (
 )
 
 
+def played_options(*, size: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What is processed and by which engine, for benches that hold frames in memory (:func:`read_frames`)."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                "--size",
+                type=SizeType(),
+                default=size,
+                show_default=True,
+                help="Network input HxW; the camera image of a synthetic world has the same size.",
+            ),
+            click.option(
+                "--input", "input_spec", default="world:7", show_default=True, help="As dvps run takes it."
+            ),
+            camera_options,
+            precision_option,
+            pipeline_options,
+        ):
+            command = option(command)
+        return command
+
+    return add
+
+
 @click.command("graph")
-@pipeline_options
-@precision_option
-@camera_options
-@click.option("--input", "input_spec", default=INPUT, show_default=True, help="As dvps run takes it.")
-@click.option(
-    "--size",
-    default="512x1024",
-    show_default=True,
-    help="Network input HxW; the camera image of a synthetic world has the same size.",
-)
+@played_options(size="512x1024")
 @click.option("--topics", default="all", show_default=True, help="Outputs subscribed to: semantic,depth,...")
 @click.option(
     "--frames-in-flight",
@@ -99,13 +115,7 @@ METHOD = (
     help="Of a run, seconds; a probe of the search takes half of it.",
 )
 @click.option("--buffer", "buffer_frames", type=click.IntRange(1), default=20, show_default=True)
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/bench_graph"),
-    show_default=True,
-    help="Folder for graph.json, graph.png and the nodes' logs.",
-)
+@out_option("out/bench_graph", "Folder for graph.json, graph.png and the nodes' logs.")
 @click.option(
     "--plot",
     "plot_path",
@@ -120,7 +130,7 @@ def graph_command(
     fov_deg: float | None,
     camera_file: Path | None,
     input_spec: str,
-    size: str,
+    size: ImageSize,
     topics: str,
     frames_in_flight: int,
     rates: str,
@@ -141,7 +151,7 @@ def graph_command(
     dvps bench graph --size 384x768 --topics semantic,instance,depth,points,instances,scale
     dvps bench graph --plot out/bench_graph/graph.json
     """
-    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.cli.results import measurement, require, write_report
     from dvps_ros.viz.graph_plot import write_graph_plot
 
     require("matplotlib")
@@ -152,20 +162,17 @@ def graph_command(
         return
     require("rclpy")
     fixed_hz = parse_rates(rates)
-    shape = parse_size(size)
     if lower_hz >= upper_hz:
         raise click.BadParameter(f"expected less than --upper {upper_hz:g}", param_hint="--lower")
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        click.echo(f"other work is running (load {load:.1f}): figures will be too bad")
-    frames, source = read_frames(input_spec, shape, given_camera(camera_file), fov_deg, buffer_frames)
+    made = measurement("figures will be too bad")
+    frames, source = read_frames(input_spec, size, given_camera(camera_file), fov_deg, buffer_frames)
     config = {
         "input": input_spec,
         "camera": f"{frames[0].camera.width}x{frames[0].camera.height}",
         "engine.model": model,
         "engine.backend": backend,
         "engine.precision": precision,
-        "engine.size": size,
+        "engine.size": str(size),
         "scale.camera_height_m": camera_height_m or getattr(source, "camera_height_m", 0.0),
         "frames_in_flight": frames_in_flight,
         "buffer_frames": len(frames),
@@ -173,10 +180,7 @@ def graph_command(
         "search_hz": [lower_hz, upper_hz] if search else None,
         "rates_hz": fixed_hz,
     }
-    report = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": {**machine_facts(), "load": load},
+    report = made | {
         "method": METHOD,
         "config": config,
         **measure(frames, topics, config, out / "logs"),
@@ -200,7 +204,7 @@ def parse_rates(rates: str) -> list[float]:
 
 
 def read_frames(
-    spec: str, shape: tuple[int, int], camera: Any, fov_deg: float | None, count: int
+    spec: str, size: ImageSize, camera: Any, fov_deg: float | None, count: int
 ) -> tuple[list[Frame], Any]:
     """The first frames of an input, in memory.
 
@@ -213,7 +217,7 @@ def read_frames(
     from dvps_ros.types import CameraModel
 
     if camera is None and (spec == "demo" or spec.startswith("world:")):
-        camera = CameraModel.from_fov(shape[1], shape[0], fov_deg or WORLD_FOV_DEG)
+        camera = CameraModel.from_fov(size.width, size.height, fov_deg or WORLD_FOV_DEG)
     source = open_source(spec, camera=camera, fov_deg=fov_deg)
     frames = list(tqdm(itertools.islice(source, count), total=count, desc=f"reading {spec}", unit="frame"))
     if not frames:

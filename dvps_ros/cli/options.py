@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -14,6 +14,47 @@ from dvps_ros.config import EngineConfig, PipelineConfig, ScaleConfig, options
 from dvps_ros.types import CameraModel
 
 _DEFAULTS = {o.key: o for o in options(PipelineConfig)}
+
+json_option = click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file."
+)
+
+
+def out_option(folder: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--out``: the folder for what a command leaves behind."""
+    kind = click.Path(file_okay=False, path_type=Path)
+    return click.option("--out", type=kind, default=Path(folder), show_default=True, help=help)
+
+
+class ImageSize(NamedTuple):
+    """Pixels; as text HEIGHTxWIDTH."""
+
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}x{self.width}"
+
+
+class SizeType(click.ParamType):
+    """An option's value HEIGHTxWIDTH, or WIDTHxHEIGHT with ``width_first``, as an :class:`ImageSize`."""
+
+    name = "text"
+
+    def __init__(self, low: int = 10, high: int = 9999, *, width_first: bool = False) -> None:
+        self._low, self._high, self._width_first = low, high, width_first
+        self._words = "WIDTHxHEIGHT such as 1242x375" if width_first else "HxW such as 512x1024"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
+        if isinstance(value, ImageSize):
+            return value
+        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value).lower())
+        if not match:
+            self.fail(f"expected {self._words}, got {value}", param, ctx)
+        first, second = int(match[1]), int(match[2])
+        if not all(self._low <= n <= self._high for n in (first, second)):
+            self.fail(f"expected {self._low} to {self._high} pixels each way, got {value}", param, ctx)
+        return ImageSize(second, first) if self._width_first else ImageSize(first, second)
 
 
 def camera_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,15 +114,3 @@ def given_camera(camera_file: Path | None) -> CameraModel | None:
     from dvps_ros.data.calibration import load_camera
 
     return load_camera(camera_file) if camera_file is not None else None
-
-
-def parse_size(size: str) -> tuple[int, int]:
-    """(height, width) of an option ``--size HxW``.
-
-    Raises:
-        click.BadParameter: it is written otherwise.
-    """
-    match = re.fullmatch(r"([1-9]\d{1,3})x([1-9]\d{1,3})", size)
-    if not match:
-        raise click.BadParameter(f"expected HxW such as 512x1024, got {size}", param_hint="--size")
-    return int(match[1]), int(match[2])

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +14,7 @@ from typing import Any
 import click
 
 from dvps_ros.cli import peers
-from dvps_ros.cli.options import parse_size
+from dvps_ros.cli.options import ImageSize, SizeType, json_option
 
 OURS = "dvps_ros"
 RUNTIMES = ("torch", "openvino")
@@ -34,7 +33,9 @@ METHOD = (
 
 @click.command("peers")
 @click.option("--model", default="lite", show_default=True, help="Our model.")
-@click.option("--size", default="512x1024", show_default=True, help="Input of all networks HxW.")
+@click.option(
+    "--size", type=SizeType(), default="512x1024", show_default=True, help="Input of all networks HxW."
+)
 @click.option("--threads", type=click.IntRange(0), default=0, help="Of every runtime; 0: all cores.")
 @click.option(
     "--precision",
@@ -71,10 +72,10 @@ METHOD = (
     help=f"After {LEAST_ROUNDS} rounds, begin no further one later than this, seconds.",
 )
 @click.option("--memory/--no-memory", default=True, help="Measure memory too, each in a process of its own.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+@json_option
 def peers_command(
     model: str,
-    size: str,
+    size: ImageSize,
     threads: int,
     precision: str,
     names: Sequence[str],
@@ -93,26 +94,17 @@ def peers_command(
     dvps bench peers --json peers.json
     dvps bench peers --segmenter "Mask2Former R50" --runtime openvino --rounds 3
     """
-    import os
-
-    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.cli.results import measurement, require, write_report
     from dvps_ros.runtime.machine import cpu_count
 
     require("torch", "transformers", "openvino", extra="peers")
-    shape = parse_size(size)
     threads = threads or cpu_count()
-    load = os.getloadavg()[0]
-    if load > 0.5:
-        click.echo(f"other work is running (load {load:.1f}): times will be too long")
-    report: dict[str, Any] = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": {**machine_facts(), "load": load},
+    report = measurement("times will be too long") | {
         "versions": versions(),
         "config": {
             "model": model,
-            "size": size,
-            "depth_size": "x".join(map(str, peers.DEPTH.size(*shape))),
+            "size": str(size),
+            "depth_size": "x".join(map(str, peers.DEPTH.size(*size))),
             "threads": threads,
             "openvino_precision": precision,
             "torch_precision": "fp32",
@@ -124,8 +116,8 @@ def peers_command(
     report |= measure(
         segmenters,
         runtimes,
-        shape,
-        own_config(model, size, precision, threads),
+        size,
+        own_config(model, str(size), precision, threads),
         rounds=rounds,
         limit_s=limit_s,
         memory=memory,

@@ -4,17 +4,20 @@
 from __future__ import annotations
 
 import itertools
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dvps_ros.cli.options import engine_choice_options, parse_size, pipeline_config, pipeline_options
-
-FIRST_SEED = 1_000_100
-"""Behind the worlds by which trainings were judged (``training.render.VALIDATION_SEED``)."""
-RATE_HZ = 10.0
+from dvps_ros.cli.held_out import QUALITY_SEED, RATE_HZ, held_out_drive
+from dvps_ros.cli.options import (
+    ImageSize,
+    SizeType,
+    engine_choice_options,
+    json_option,
+    pipeline_config,
+    pipeline_options,
+)
 
 
 @click.command("quality")
@@ -24,8 +27,14 @@ RATE_HZ = 10.0
 @click.option(
     "--frames", type=click.IntRange(4), default=40, show_default=True, help="Frames of each, at 10 Hz."
 )
-@click.option("--image-size", default="384x768", show_default=True, help="Camera images, HEIGHTxWIDTH.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+@click.option(
+    "--image-size",
+    type=SizeType(),
+    default="384x768",
+    show_default=True,
+    help="Camera images, HEIGHTxWIDTH.",
+)
+@json_option
 def quality_command(
     model: str,
     backend: str,
@@ -34,7 +43,7 @@ def quality_command(
     network_size: str,
     worlds: int,
     frames: int,
-    image_size: str,
+    image_size: ImageSize,
     json_path: Path | None,
 ) -> None:
     """Panoptic, tracking and depth quality of the whole pipeline on unseen worlds through unseen cameras.
@@ -49,22 +58,19 @@ def quality_command(
     from tqdm import tqdm
 
     from dvps_ros.cli.quality import ClipQuality
-    from dvps_ros.cli.results import commit, engine_facts, machine_facts, write_report
-    from dvps_ros.data.world import World, WorldConfig, draw_camera
+    from dvps_ros.cli.results import engine_facts, measurement, write_report
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.types import Frame
 
-    height, width = parse_size(image_size)
+    report = measurement()
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
     quality = ClipQuality(CITYSCAPES)
-    facts: tuple[str, str] | None = None
     with tqdm(total=worlds * frames, unit="frame") as bar:
-        for seed in range(FIRST_SEED, FIRST_SEED + worlds):
-            camera = draw_camera(seed, width, height)
-            drive = World(WorldConfig(seed=seed)).frames(camera, rate_hz=RATE_HZ)
+        for seed in range(QUALITY_SEED, QUALITY_SEED + worlds):
+            camera, drive = held_out_drive(seed, *image_size)
             with DvpsPipeline.open(config, camera) as pipeline:
-                facts = engine_facts(pipeline.engine.description)
+                report["model"], report["backend"] = engine_facts(pipeline.engine.description)
                 for index, clip in enumerate(itertools.islice(drive, frames)):
                     stamp_ns = round((index + 1) * 1e9 / RATE_HZ)
                     result = pipeline.process(Frame(clip.images[0], stamp_ns, camera, "camera_optical"))
@@ -73,21 +79,13 @@ def quality_command(
     scores = quality.compute()
     click.echo(_table(scores, worlds, frames))
     if json_path is not None:
-        assert facts is not None
-        write_report(
-            json_path,
-            {
-                "command": ["dvps", *sys.argv[1:]],
-                "commit": commit(),
-                "machine": machine_facts(),
-                "model": facts[0],
-                "backend": facts[1],
-                "seeds": [FIRST_SEED, FIRST_SEED + worlds - 1],
-                "frames_each": frames,
-                "image_size": image_size,
-                "quality": scores,
-            },
-        )
+        report |= {
+            "seeds": [QUALITY_SEED, QUALITY_SEED + worlds - 1],
+            "frames_each": frames,
+            "image_size": str(image_size),
+            "quality": scores,
+        }
+        write_report(json_path, report)
 
 
 def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:

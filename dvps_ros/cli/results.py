@@ -7,13 +7,16 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import click
 import numpy as np
 
 from dvps_ros.data.sources import FrameSource
@@ -29,6 +32,8 @@ REPORT_KEYS = (
 ).split()
 PICTURES = 6
 """Still pictures of a clip in its report."""
+BUSY_LOAD = 0.5
+"""Load average above which other work spoils what is timed."""
 
 
 class ClipResults:
@@ -140,6 +145,22 @@ def commit() -> str | None:
         return git("rev-parse", "HEAD") + ("+changes" if changes else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def measurement(spoilt: str = "") -> dict[str, Any]:
+    """How a file of figures comes about: command, commit, and the machine with its load. Call it first.
+
+    Args:
+        spoilt: what other work on the machine does to the figures; said where there is some.
+    """
+    load = os.getloadavg()[0]
+    if spoilt and load > BUSY_LOAD:
+        click.echo(f"other work is running (load {load:.1f}): {spoilt}")
+    return {
+        "command": ["dvps", *sys.argv[1:]],
+        "commit": commit(),
+        "machine": {**machine_facts(), "load": load},
+    }
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:

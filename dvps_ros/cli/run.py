@@ -16,6 +16,7 @@ from dvps_ros.cli.options import (
     camera_options,
     engine_choice_options,
     given_camera,
+    out_option,
     pipeline_config,
     pipeline_options,
 )
@@ -28,13 +29,7 @@ log = logging.getLogger(__name__)
     "dvps run 2011_09_26_drive_0005_sync --save-maps"
 )
 @click.argument("input_spec", metavar="INPUT")
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/run"),
-    show_default=True,
-    help="Folder for the results.",
-)
+@out_option("out/run", "Folder for the results.")
 @pipeline_options
 @engine_choice_options
 @camera_options

@@ -3,38 +3,20 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from dvps_ros.cli.graph_bench import INPUT, read_frames
-from dvps_ros.cli.options import (
-    camera_options,
-    given_camera,
-    parse_size,
-    pipeline_config,
-    pipeline_options,
-    precision_option,
-)
+from dvps_ros.cli.graph_bench import played_options, read_frames
+from dvps_ros.cli.options import ImageSize, given_camera, json_option, pipeline_config
 from dvps_ros.errors import InputError
 
 
 @click.command("topics")
-@pipeline_options
-@precision_option
-@camera_options
-@click.option("--input", "input_spec", default=INPUT, show_default=True, help="As dvps run takes it.")
-@click.option(
-    "--size",
-    default="384x768",
-    show_default=True,
-    help="Network input HxW; the camera image of a synthetic world has the same size.",
-)
+@played_options(size="384x768")
 @click.option("--frames", type=click.IntRange(5), default=20, show_default=True, help="Frames timed.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
+@json_option
 def topics_command(
     model: str,
     backend: str,
@@ -43,7 +25,7 @@ def topics_command(
     fov_deg: float | None,
     camera_file: Path | None,
     input_spec: str,
-    size: str,
+    size: ImageSize,
     frames: int,
     json_path: Path | None,
 ) -> None:
@@ -57,29 +39,21 @@ def topics_command(
     dvps bench topics
     dvps bench topics --size 512x1024 --json topics.json
     """
-    from dvps_ros.cli.results import commit, machine_facts, require, write_report
+    from dvps_ros.cli.results import measurement, require, write_report
     from dvps_ros.runtime.pipeline import DvpsPipeline
 
     require("rclpy")
     from dvps_ros.ros.costs import WARM_UP, topic_costs
 
-    source, _ = read_frames(
-        input_spec, parse_size(size), given_camera(camera_file), fov_deg, frames + WARM_UP
-    )
+    report = measurement()
+    source, _ = read_frames(input_spec, size, given_camera(camera_file), fov_deg, frames + WARM_UP)
     if len(source) <= WARM_UP:
         raise InputError(f"{input_spec}: expected more than {WARM_UP} frames, got {len(source)}")
-    config = pipeline_config(model, backend, camera_height_m, precision, size)
+    config = pipeline_config(model, backend, camera_height_m, precision, str(size))
     with DvpsPipeline.open(config, source[0].camera) as pipeline:
         costs = topic_costs(map(pipeline.process, source), pipeline.label_space)
         engine = pipeline.engine.description
-    report = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": {**machine_facts(), "load": os.getloadavg()[0]},
-        "engine": engine,
-        "frames": frames,
-        "topics": costs,
-    }
+    report |= {"engine": engine, "frames": frames, "topics": costs}
     click.echo(f"{engine}\n\n{table(costs)}")
     if json_path is not None:
         write_report(json_path, report)

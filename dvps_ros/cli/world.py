@@ -14,8 +14,10 @@ from typing import Any
 
 import click
 
+from dvps_ros.cli.options import ImageSize, SizeType, out_option
+
 LAYOUT_NAMES = ("cityscapes-dvps", "semkitti-dvps", "kitti-step", "mcap")
-LEAST_PX, MOST_PX = 16, 8192
+WORLD_SIZE = SizeType(16, 8192)
 AHEAD = 2
 """Frames that are rendered while an earlier one is still being written."""
 
@@ -120,16 +122,6 @@ def _work(sequence: Sequence) -> None:
     sequence.write(_count)
 
 
-def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, int]:
-    """Height and width of the option HEIGHTxWIDTH."""
-    height, x, width = value.lower().partition("x")
-    if not x or not height.isdigit() or not width.isdigit():
-        raise click.BadParameter(f"expected HEIGHTxWIDTH such as 512x1024, got {value}")
-    if not all(LEAST_PX <= int(n) <= MOST_PX for n in (height, width)):
-        raise click.BadParameter(f"expected {LEAST_PX} to {MOST_PX} pixels each way, got {value}")
-    return int(height), int(width)
-
-
 @click.command(
     epilog="Examples:  dvps world --seed 7 --frames 120 --size 512x1024 --out out/world   |   "
     "dvps world --layout kitti-step --size 375x1242 --sequences 4 --style residential   |   "
@@ -143,7 +135,7 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
 )
 @click.option("--sequences", type=click.IntRange(min=1), default=1, show_default=True, help="One seed each.")
 @click.option(
-    "--size", callback=parse_size, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
+    "--size", type=WORLD_SIZE, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
 )
 @click.option(
     "--camera-height",
@@ -166,13 +158,7 @@ def parse_size(ctx: click.Context, param: click.Parameter, value: str) -> tuple[
     show_default=True,
     help="Names and encodings of the files; mcap: one ROS 2 bag a sequence, with the truth as topics.",
 )
-@click.option(
-    "--out",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("out/world"),
-    show_default=True,
-    help="Folder for the sequences; those in it are kept, and not written over.",
-)
+@out_option("out/world", "Folder for the sequences; those in it are kept, and not written over.")
 @click.option(
     "--split", default="train", show_default=True, help="Split that the sequences become (not mcap)."
 )
@@ -202,7 +188,7 @@ def command(
     seed: int,
     frames: int,
     sequences: int,
-    size: tuple[int, int],
+    size: ImageSize,
     camera_height_m: float,
     fov_deg: float,
     rate_hz: float,
@@ -229,7 +215,7 @@ def command(
 
     if layout == "mcap":
         require("rosbags")
-    camera = CameraModel.from_fov(size[1], size[0], fov_deg)
+    camera = CameraModel.from_fov(size.width, size.height, fov_deg)
     configs = [
         WorldConfig(
             seed=seed + k, style=style, weather=weather, camera_height_m=camera_height_m, effects=not clean

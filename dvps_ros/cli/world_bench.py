@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import click
 
-from dvps_ros.cli.world import LAYOUT_NAMES, Sequence, parse_size, write_all
+from dvps_ros.cli.options import ImageSize, json_option
+from dvps_ros.cli.world import LAYOUT_NAMES, WORLD_SIZE, Sequence, write_all
 
 WARM_UP = 10
 """Frames that are not timed: the street grows, numba compiles."""
@@ -21,11 +20,11 @@ WARM_UP = 10
 
 @click.command("world")
 @click.option(
-    "--size", callback=parse_size, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
+    "--size", type=WORLD_SIZE, default="512x1024", show_default=True, help="Image size, HEIGHTxWIDTH."
 )
 @click.option("--frames", type=click.IntRange(20), default=60, show_default=True, help="Frames timed.")
-@click.option("--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file.")
-def world_command(size: tuple[int, int], frames: int, json_path: Path | None) -> None:
+@json_option
+def world_command(size: ImageSize, frames: int, json_path: Path | None) -> None:
     """Frames a second of the synthetic world: as an endless drive, and as dvps world writes it.
 
     Streamed: the demo scene with all truth, wall-clock time after the first frames. Written: seeds 0 and 1 as
@@ -35,21 +34,16 @@ def world_command(size: tuple[int, int], frames: int, json_path: Path | None) ->
     dvps bench world
     dvps bench world --size 320x640 --json world.json
     """
-    from dvps_ros.cli.results import commit, machine_facts, write_report
+    from dvps_ros.cli.results import measurement, write_report
 
     cores = len(os.sched_getaffinity(0))
-    report: dict[str, Any] = {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
-        "machine": {**machine_facts(), "load": os.getloadavg()[0]},
-        "size": f"{size[0]}x{size[1]}",
+    report = measurement("rates will be too low") | {
+        "size": str(size),
         "frames": frames,
         "streamed_fps": {},
         "written_fps": {},
     }
-    if report["machine"]["load"] > 0.5:
-        click.echo(f"other work is running (load {report['machine']['load']:.1f}): rates will be too low")
-    click.echo(f"frames/s at {size[0]}x{size[1]}")
+    click.echo(f"frames/s at {size}")
     for threads in dict.fromkeys((1, cores)):
         report["streamed_fps"][f"{threads} thread(s)"] = rate = _streamed(size, frames, threads)
         click.echo(f"  streamed, {threads} thread(s)  {rate:6.1f}")
@@ -61,12 +55,12 @@ def world_command(size: tuple[int, int], frames: int, json_path: Path | None) ->
         click.echo(f"written to {json_path}")
 
 
-def _streamed(size: tuple[int, int], frames: int, threads: int) -> float:
+def _streamed(size: ImageSize, frames: int, threads: int) -> float:
     from dvps_ros.data.world import demo_world
     from dvps_ros.types import CameraModel
 
     drive = demo_world().frames(
-        CameraModel.from_fov(size[1], size[0], 80.0), scene_flow=True, threads=threads
+        CameraModel.from_fov(size.width, size.height, 80.0), scene_flow=True, threads=threads
     )
     for _ in itertools.islice(drive, WARM_UP):
         pass
@@ -76,11 +70,11 @@ def _streamed(size: tuple[int, int], frames: int, threads: int) -> float:
     return frames / (time.perf_counter() - start)
 
 
-def _written(size: tuple[int, int], frames: int, layout: str, jobs: int) -> float:
+def _written(size: ImageSize, frames: int, layout: str, jobs: int) -> float:
     from dvps_ros.data.world import WorldConfig
     from dvps_ros.types import CameraModel
 
-    camera = CameraModel.from_fov(size[1], size[0], 80.0)
+    camera = CameraModel.from_fov(size.width, size.height, 80.0)
     with tempfile.TemporaryDirectory() as folder:
         todo = [
             Sequence(WorldConfig(seed=k), camera, frames, 10.0, layout, Path(folder), "train", "raw")

@@ -15,6 +15,7 @@ from tiny_model import paint, write_tiny_model
 from dvps_ros.cli import designs_bench
 from dvps_ros.cli.bench import command
 from dvps_ros.cli.designs_bench import held_out_clips, kept_parts, pareto_front, table
+from dvps_ros.cli.options import ImageSize
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.runtime.manifest import MANIFEST, hash_file
@@ -56,7 +57,7 @@ def test_only_parts_of_the_same_weights_on_the_same_engine_are_kept() -> None:
 
 
 def test_held_out_worlds_differ_and_move() -> None:
-    first, second = held_out_clips(2, 64, 128)
+    first, second = held_out_clips(2, ImageSize(64, 128))
     for clip in (first, second):
         assert len(clip) == 2 and (clip[0].images != clip[1].images).any()
         assert clip[0].class_map.shape == (1, 64, 128) and (clip[1].depth_m > 0).mean() > 0.2

@@ -137,7 +137,7 @@ def test_classes_find_their_place_in_semantic_kitti():
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "wide"], "expected HEIGHTxWIDTH such as 512x1024, got wide"),
+        (["--size", "wide"], "expected HxW such as 512x1024, got wide"),
         (["--size", "8x1024"], "expected 16 to 8192 pixels each way, got 8x1024"),
         (["--size", "100000x100000"], "expected 16 to 8192 pixels"),
         (["--layout", "nuscenes"], "'cityscapes-dvps', 'semkitti-dvps', 'kitti-step', 'mcap'"),
