@@ -125,7 +125,7 @@ def command(
             "roads": [d.summary() for d in drives],
         },
     )
-    (out / "drives.svg").write_bytes(_plot(drives))
+    _write_plot(out / "drives.svg", drives)
     click.echo("\n".join(f"{name:<20} {value}" for name, value in total.items()))
     click.echo(f"written to {out}")
 
@@ -139,13 +139,11 @@ def _line(road: dict[str, Any]) -> str:
     )
 
 
-def _plot(drives: list[RoadDrive]) -> bytes:
-    """Distance from the lane's middle over time, one line a road, as SVG."""
-    import io
+def _write_plot(path: Path, drives: list[RoadDrive]) -> None:
+    """Distance from the lane's middle over time, one line a road."""
+    from dvps_ros.viz.plot import panels, write_plot
 
-    from dvps_ros.viz.page import plot_axes
-
-    figure, axes = plot_axes(10, 4)
+    figure, (axes,) = panels(10, 4, 1)
     for drive in drives:
         line = axes.plot(drive.t_s, drive.lateral_m, lw=1, label=f"{drive.seed} {drive.style}")[0]
         if drive.left_lane_at_s is not None:
@@ -156,6 +154,4 @@ def _plot(drives: list[RoadDrive]) -> bytes:
     axes.set_xlabel("s")
     axes.set_ylabel("m left of the lane's middle (dashed: edge of the narrowest lane)")
     axes.legend(fontsize=6, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.2))
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
-    return buffer.getvalue()
+    write_plot(path, figure)

@@ -48,7 +48,7 @@ class SizeType(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> ImageSize:
         if isinstance(value, ImageSize):
             return value
-        match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value).lower())
+        match = re.fullmatch(r"([0-9]+)x([0-9]+)", str(value).lower())
         if not match:
             self.fail(f"expected {self._words}, got {value}", param, ctx)
         first, second = int(match[1]), int(match[2])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvps_ros.viz.files import whole_file
+from dvps_ros.viz.plot import panels, write_plot
 
 PANELS = {"miou": "mIoU", "pq": "panoptic quality", "abs_rel": "relative depth error"}
 COLOURS = {"fp32": "#5b6b7b", "bf16": "#2566b8", "fp16": "#2566b8", "int8": "#d35400"}
@@ -23,15 +23,11 @@ def write_designs_plot(path: Path, report: Mapping[str, Any], fronts: Mapping[st
     Raises:
         InputError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     rows = report["rows"]
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, row_of_axes = panels(15, 4.8, len(PANELS))
     # What all rows share says nothing on each point.
     varying = [key for key in ("model", "size") if len({row[key] for row in rows}) > 1]
-    for axes, (score, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
+    for axes, (score, title) in zip(row_of_axes, PANELS.items(), strict=True):
         for precision in dict.fromkeys(row["precision"] for row in rows):
             points = [
                 (row["ms"]["median"], row["quality"][score], " ".join(row[key] for key in varying))
@@ -55,13 +51,12 @@ def write_designs_plot(path: Path, report: Mapping[str, Any], fronts: Mapping[st
         axes.set(xlabel="engine, ms", title=title)
         if line:
             axes.set_xscale("log")
-            ticks = [t for t in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if axes.get_xlim()[0] <= t]
-            ticks = [t for t in ticks if t <= axes.get_xlim()[1]]
+            low, high = axes.get_xlim()
+            ticks = [t for t in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if low <= t <= high]
             axes.set_xticks(ticks, [str(t) for t in ticks])
             axes.legend(frameon=False)
         if score == "abs_rel":
             axes.invert_yaxis()
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     machine = report.get("time_made", {}).get("machine", {})
     figure.suptitle(
@@ -69,5 +64,4 @@ def write_designs_plot(path: Path, report: Mapping[str, Any], fronts: Mapping[st
         f"{machine.get('cpu', 'not timed')}, {machine.get('cores', '-')} cores",
         fontsize=10,
     )
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
+    write_plot(path, figure)

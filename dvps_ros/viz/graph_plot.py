@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dvps_ros.viz.files import whole_file
+from dvps_ros.viz.plot import panels, write_plot
 
 
 def write_graph_plot(path: Path, report: Mapping[str, Any]) -> None:
@@ -18,12 +18,7 @@ def write_graph_plot(path: Path, report: Mapping[str, Any]) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    loss, spread, course = figure.subplots(1, 3)
+    figure, (loss, spread, course) = panels(13, 4.2, 3)
     _losses(loss, report)
     for name, run in report["runs"].items():
         times_s = np.array(run["sent_s"], float)
@@ -39,7 +34,6 @@ def write_graph_plot(path: Path, report: Mapping[str, Any]) -> None:
     if report["runs"]:
         spread.legend(frameon=False)
     for axes in (loss, spread, course):
-        axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     config = report["config"]
     figure.suptitle(
@@ -47,8 +41,7 @@ def write_graph_plot(path: Path, report: Mapping[str, Any]) -> None:
         f"{len(report['topics'])} outputs, {report['machine']['cpu']}",
         fontsize=10,
     )
-    with whole_file(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
+    write_plot(path, figure)
 
 
 def _losses(axes: Any, report: Mapping[str, Any]) -> None:

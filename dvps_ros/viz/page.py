@@ -5,10 +5,13 @@ from __future__ import annotations
 
 import base64
 import io
-from typing import Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE_STYLE = """
   :root { --ink: #1d2733; --soft: #5b6b7b; --line: #dde3ea; --paper: #ffffff; --back: #f4f6f9;
@@ -48,20 +51,7 @@ def jpeg_uri(image: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()
 
 
-def plot_axes(width: float, height: float) -> tuple[Any, Any]:
-    """A matplotlib figure of this size in inches, and its only axes."""
-    # The object interface: no window system, no global state of pyplot.
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def svg_uri(figure: Any) -> str:
+def svg_uri(figure: Figure) -> str:
     """A figure as the source of an <img>."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg")

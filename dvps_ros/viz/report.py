@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from dvps_ros.viz.files import write_text
-from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, plot_axes, svg_uri
+from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, svg_uri
+from dvps_ros.viz.plot import panels, tab20
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -234,7 +235,7 @@ def _facts(report: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
 
 
 def _latency_plot(latency_ms: Sequence[float]) -> str:
-    figure, axes = plot_axes(6, 3.2)
+    figure, (axes,) = panels(6, 3.2, 1)
     values = np.asarray(latency_ms, np.float64)
     # The rare long frame would squeeze all others into one bar: it goes into the last one.
     top = float(np.percentile(values, 99)) * 1.2 if values.size else 1.0
@@ -251,14 +252,12 @@ def _latency_plot(latency_ms: Sequence[float]) -> str:
 
 def _timeline_plot(timelines: Mapping[int, Sequence[tuple[int, int]]]) -> str:
     """The forty objects that are visible longest, one row each."""
-    from matplotlib import colormaps
-
     rows = sorted(timelines.items(), key=lambda item: -len(item[1]))[:40]
     rows.sort(key=lambda item: item[1][0][0])
     stamps = sorted({stamp for _, line in rows for stamp, _ in line})
     step_s = float(np.median(np.diff(stamps))) * 1e-9 if len(stamps) > 1 else 0.1
-    colors = [c for c in colormaps["tab20"].colors if np.ptp(c) > 0.1]
-    figure, axes = plot_axes(11, 0.8 + 0.2 * len(rows))
+    colors = tab20(0.1)
+    figure, (axes,) = panels(11, 0.8 + 0.2 * len(rows), 1)
     for y, (_, line) in enumerate(rows):
         starts = [((stamp - stamps[0]) * 1e-9, step_s) for stamp, _ in line]
         shades = [colors[track * 7 % len(colors)] if track else "#d5dae0" for _, track in line]

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from dvps_ros.viz.plot import panels, write_plot
+
 LONGEST = 25
 
 
@@ -24,11 +26,11 @@ def draw_profile(
         layers: (name, milliseconds), the longest first.
         dots: (operations a byte, operations a second, share of the time) of layers with operations.
         whole: (operations a byte, operations a second) of the engine.
-    """
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(14, 7), layout="constrained")
-    bars, roof = figure.subplots(1, 2)
+    Raises:
+        InputError: the file cannot be written.
+    """
+    figure, (bars, roof) = panels(14, 7, 2)
     figure.suptitle(title)
     shown = list(layers[:LONGEST])[::-1]
     bars.barh([name[-48:] for name, _ in shown], [ms for _, ms in shown], color="#4878a8")
@@ -49,4 +51,4 @@ def draw_profile(
     roof.set_ylabel("operations a second")
     roof.set_title(f"roofline: {peak_flop_s / 1e9:.0f} GFLOP/s, {peak_bytes_s / 1e9:.1f} GB/s")
     roof.grid(True, which="both", alpha=0.2)
-    figure.savefig(path, dpi=100)
+    write_plot(path, figure)

@@ -12,7 +12,8 @@ import numpy as np
 
 from dvps_ros.labels import LabelSpace
 from dvps_ros.viz.files import write_text
-from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, plot_axes, svg_uri
+from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, svg_uri
+from dvps_ros.viz.plot import panels, tab20
 
 TEMPLATE = """<!DOCTYPE html>
 <html lang="en">
@@ -291,10 +292,8 @@ def _class_rows(result: Mapping[str, Any], space: LabelSpace) -> Any:
 
 
 def _timeline_plot(lines: Sequence[ObjectLine]) -> str:
-    from matplotlib import colormaps
-
-    colors = [c for c in colormaps["tab20"].colors if np.ptp(c) > 0.3]
-    figure, axes = plot_axes(11, 0.8 + 0.2 * len(lines))
+    colors = tab20(0.3)
+    figure, (axes,) = panels(11, 0.8 + 0.2 * len(lines), 1)
     for y, line in enumerate(lines):
         # Ids in the order in which they appear, so that a change of id is a change of colour.
         order = {p: i for i, p in enumerate(dict.fromkeys(p for _, p in line.matches if p >= 0))}
@@ -313,7 +312,7 @@ def _distance_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     total = sum(r["pixels"] for r in seen)
     names = [f"{r['from_m']:.0f}-{r['to_m']:.0f}" if r["to_m"] else f"> {r['from_m']:.0f}" for r in seen]
-    figure, axes = plot_axes(11, 3.4)
+    figure, (axes,) = panels(11, 3.4, 1)
     x = np.arange(len(seen))
     axes.bar(x, [r["pixels"] / total for r in seen], width=0.9, color="#d5dae0", label="share of pixels")
     axes.bar(x, [r["abs_rel"] for r in seen], width=0.5, color="#2566b8", label="relative error")
