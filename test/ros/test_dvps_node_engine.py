@@ -23,7 +23,7 @@ from dvps_ros.ros import convert, qos
 from dvps_ros.ros.nodes.dvps import DvpsNode
 from dvps_ros.runtime.pipeline import DvpsPipeline
 from dvps_ros.runtime.plans import PlanStore
-from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult
+from dvps_ros.types import CameraModel, Frame, FrameResult
 
 CAMERA = CameraModel(256, 128, 256.0, 256.0, 127.5, 63.5)
 LENS = CameraModel(256, 128, 256.0, 256.0, 127.5, 63.5, (-0.3, 0.1, 0.001, 0.002, 0.0))
@@ -108,8 +108,23 @@ class Rig:
             timeout_s=120,
         )
 
-    def maps(self, name: str, dtype: Any) -> list[np.ndarray]:
-        return [np.frombuffer(m.data, dtype).reshape(m.height, m.width) for m in self.received[name]]
+    def expect(self, n: int, shown: Frame, result: FrameResult) -> None:
+        """What was published of frame ``n`` is this result."""
+        assert result.panoptic is not None and result.cloud is not None
+        for name, expected in (
+            ("semantic", result.panoptic.class_map),
+            ("instance", result.panoptic.track_map),
+            ("depth", result.panoptic.depth_m),
+        ):
+            message = self.received[name][n]
+            values = np.frombuffer(message.data, expected.dtype).reshape(message.height, message.width)
+            np.testing.assert_array_equal(values, expected, err_msg=name)
+        assert bytes(self.received["points"][n].data) == result.cloud.tobytes()
+        header = self.received["instances"][n].header
+        assert self.received["instances"][n] == convert.instances_to_message(result.instances, header)
+        for messages in self.received.values():
+            assert convert.stamp_to_ns(messages[n].header.stamp) == shown.stamp_ns
+            assert messages[n].header.frame_id == shown.frame_id
 
 
 @pytest.mark.parametrize("camera", [CAMERA, LENS], ids=["rectified", "distorted"])
@@ -123,15 +138,7 @@ def test_the_node_publishes_what_the_library_computes(
     expected = offline(frames)
     assert len({i.track_id for r in expected for i in r.instances}) == 1  # one car, one identity
     for n, result in enumerate(expected):
-        assert result.panoptic is not None
-        np.testing.assert_array_equal(rig.maps("semantic", np.uint8)[n], result.panoptic.class_map)
-        np.testing.assert_array_equal(rig.maps("instance", np.uint16)[n], result.panoptic.track_map)
-        np.testing.assert_array_equal(rig.maps("depth", np.float32)[n], result.panoptic.depth_m)
-        assert rig.maps("points", CLOUD_DTYPE)[n].tobytes() == result.cloud.tobytes()
-        header = rig.received["instances"][n].header
-        assert rig.received["instances"][n] == convert.instances_to_message(result.instances, header)
-        assert convert.stamp_to_ns(header.stamp) == frames[n].stamp_ns
-        assert header.frame_id == "front_optical"
+        rig.expect(n, frames[n], result)
     info = rig.received["camera_info"][0]
     assert info.k[0] == camera.fx and not any(info.d)  # the maps are those of the rectified image
 
@@ -169,13 +176,7 @@ def test_two_frames_in_flight_give_the_values_of_one_after_the_other(
     graph.wait(lambda: all(len(m) == len(frames) for m in rig.received.values()), "all outputs")
     assert order == ["infer", *["infer", "finish"] * 7, "finish"]
     for n, result in enumerate(offline(frames)):
-        assert convert.stamp_to_ns(rig.received["scale"][n].header.stamp) == frames[n].stamp_ns
-        np.testing.assert_array_equal(rig.maps("semantic", np.uint8)[n], result.panoptic.class_map)
-        np.testing.assert_array_equal(rig.maps("instance", np.uint16)[n], result.panoptic.track_map)
-        np.testing.assert_array_equal(rig.maps("depth", np.float32)[n], result.panoptic.depth_m)
-        assert rig.maps("points", CLOUD_DTYPE)[n].tobytes() == result.cloud.tobytes()
-        header = rig.received["instances"][n].header
-        assert rig.received["instances"][n] == convert.instances_to_message(result.instances, header)
+        rig.expect(n, frames[n], result)
     assert rig.node._pipeline.resets == {"time jumped backwards": 1, "image size changed": 1}
     assert health.counts["dropped"] == 0
 
