@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,8 +17,7 @@ from dvps_ros.runtime.backends.host_states import HostStates, resized
 from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.openvino_file import read_openvino
 
-_ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-"""Of what is not quantised."""
+_ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 
 
 def version() -> str:
@@ -34,10 +34,7 @@ def device() -> str:
 
 
 def precisions(config: EngineConfig) -> tuple[str, ...]:
-    import openvino
-
-    has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return ("fp32", "bf16", "int8") if has_bf16 else ("fp32", "int8")
+    return ("fp32", "bf16", "int8") if _has_bf16() else ("fp32", "int8")
 
 
 def facts(config: EngineConfig) -> dict[str, str]:
@@ -120,11 +117,20 @@ def put_before(engine: OpenVino, plan: bytes, path: Path, config: EngineConfig) 
     engine.front = OpenVino(plan, path, config)
 
 
+@functools.cache
+def _has_bf16() -> bool:
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def _options(config: EngineConfig) -> dict:
+    # What int8 leaves unquantised (sums, upsampling) takes a sixth of its time less in bf16 than in fp32.
+    rest = "bf16" if _has_bf16() else "fp32"
     return {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": config.threads,
-        "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[config.precision],
+        "INFERENCE_PRECISION_HINT": _ELEMENT_TYPES[rest if config.precision == "int8" else config.precision],
         # The node's other threads and processes share the cores: let the kernel place them.
         "ENABLE_CPU_PINNING": False,
     }
