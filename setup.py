@@ -180,7 +180,9 @@ class BuildMessages(build_ext):
             for p in sorted((prefix / "include").iterdir())
             if p.is_dir() and not p.name.startswith("python")
         ]
-        ext.include_dirs = [*map(str, generated), *map(str, installed), numpy.get_include()]
+        # The folder itself too: Fast CDR lies directly in it, and in pip's isolated build it is nobody's default.
+        headers = [*generated, prefix / "include", *installed]
+        ext.include_dirs = [*map(str, headers), numpy.get_include()]
         ext.library_dirs = [str(prefix / "lib")]
         parts = ("rosidl_generator_py", *TYPE_SUPPORTS, "rosidl_generator_c")
         ext.libraries = [f"{package}__{part}" for package in MESSAGE_DEPENDENCIES for part in parts]
