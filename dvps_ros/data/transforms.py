@@ -195,7 +195,8 @@ def recolor(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0)
         if sigma:
             changed = cv2.GaussianBlur(changed, (0, 0), sigma)
         if noise:
-            grain = cv2.randn(np.empty(changed.shape, np.int16), 0, noise)
+            # One number would stand for the first channel alone.
+            grain = cv2.randn(np.empty(changed.shape, np.int16), (0, 0, 0), (noise, noise, noise))
             changed = cv2.add(changed, grain, dtype=cv2.CV_8U)
         out[t] = changed
     return out

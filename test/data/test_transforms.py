@@ -177,6 +177,14 @@ def test_a_focused_box_shows_a_rare_class_wherever_it_can():
     assert focus_box(box, coarse, rng, (11,)) == box  # the coarse label may be something common
 
 
+def test_noise_is_in_every_channel_alike():
+    gray = np.full((1, 64, 64, 3), 128, np.uint8)
+    spreads = [recolor(gray, np.random.default_rng(seed)).std((0, 1, 2)) for seed in range(40)]
+    noisy = np.array([s for s in spreads if s.max() > 1])
+    assert 5 < len(noisy) < 30  # about a third gets any
+    assert (noisy.min(1) > 0.5 * noisy.max(1)).all()
+
+
 def test_recolor_of_strength_zero_changes_nothing_and_frames_change_alike():
     images = np.repeat(np.random.default_rng(0).integers(0, 255, (1, 8, 8, 3)).astype(np.uint8), 2, 0)
     assert recolor(images, np.random.default_rng(1), 0.0) is images
