@@ -63,7 +63,7 @@ def options(cls: type, prefix: str = "") -> Iterator[Option]:
     hints = get_type_hints(cls)
     for f in fields(cls):
         kind = hints[f.name]
-        if is_dataclass(kind):
+        if isinstance(kind, type) and is_dataclass(kind):
             yield from options(kind, f"{prefix}{f.name}.")
         else:
             m = f.metadata
@@ -80,8 +80,9 @@ def check_value(opt: Option, value: Any) -> Any:
     """
     if opt.type is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if type(value) is not opt.type:
-        raise ConfigError(f"{opt.key}: expected {opt.type.__name__}, got {value!r} ({type(value).__name__})")
+    kind = type(value)
+    if kind is not opt.type:
+        raise ConfigError(f"{opt.key}: expected {opt.type.__name__}, got {value!r} ({kind.__name__})")
     if opt.choices and value not in opt.choices:
         raise ConfigError(f"{opt.key}: expected one of {', '.join(opt.choices)}, got {value!r}")
     if opt.type in (int, float):

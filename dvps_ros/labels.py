@@ -124,11 +124,8 @@ class LabelSpace:
             for c in data["classes"]:
                 if set(c) != {"id", "name", "color", "thing"}:
                     raise KeyError(f"class keys {sorted(c)}")
-                classes.append(
-                    LabelClass(
-                        int(c["id"]), str(c["name"]), tuple(int(v) for v in c["color"]), bool(c["thing"])
-                    )  # type: ignore[arg-type]
-                )
+                red, green, blue = (int(v) for v in c["color"])
+                classes.append(LabelClass(int(c["id"]), str(c["name"]), (red, green, blue), bool(c["thing"])))
             return cls(str(data["name"]), tuple(classes))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(

@@ -10,6 +10,7 @@ coordinates; class 255 is void; track id 0 is "no instance"; stamps are integer 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -78,6 +79,12 @@ class CameraModel:
             raise InputError(f"field of view: expected 0 to 180 degrees, got {horizontal_fov_deg}")
         f = 0.5 * width / math.tan(math.radians(horizontal_fov_deg) / 2)
         return cls(width, height, f, f, (width - 1) / 2, (height - 1) / 2)
+
+    @classmethod
+    def from_vector(cls, width: int, height: int, vector: Iterable[float]) -> CameraModel:
+        """The camera whose :attr:`vector` this is: fx, fy, cx, cy, without distortion."""
+        fx, fy, cx, cy = (float(v) for v in vector)
+        return cls(width, height, fx, fy, cx, cy)
 
     @property
     def K(self) -> np.ndarray:
@@ -351,6 +358,17 @@ class Sample:
     """float32 [T]: of the ego vehicle, forwards; NaN unknown."""
     stamps_ns: np.ndarray | None = None
     """int64 [T]: acquisition times, nanoseconds, increasing."""
+
+    def truth(self, name: str) -> np.ndarray:
+        """A field that the caller cannot do without.
+
+        Raises:
+            InputError: this clip has none.
+        """
+        array: np.ndarray | None = getattr(self, name)
+        if array is None:
+            raise InputError(f"{self.source}: expected {name}, got none")
+        return array
 
     def __post_init__(self) -> None:
         check_array(f"{self.source}: images", self.images, np.uint8, (None, None, None, 3))

@@ -231,7 +231,7 @@ def _score(design: Design, clips: Sequence[Sequence[Sample]]) -> dict[str, float
         for clip in tqdm(clips, desc=engine.description, leave=False):
             height, width = clip[0].images.shape[1:3]
             preprocess = Preprocess(
-                CameraModel(width, height, *map(float, clip[0].intrinsics[0])), engine.width, engine.height
+                CameraModel.from_vector(width, height, clip[0].intrinsics[0]), engine.width, engine.height
             )
             make_maps = MapMaker(
                 preprocess.fit,

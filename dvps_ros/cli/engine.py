@@ -286,9 +286,17 @@ def _jobs(sizes: tuple[str, ...], values: dict[str, Any]) -> Iterator[tuple[Buil
     for graph in graphs:
         builder = Builder(model_dir, manifest, graph, _store())
         for backend, precision in pairs:
-            resolved = {"backend": backend, "precision": precision, "size": graph.size}
-            threads = config.threads or machine.cpu_count()
-            yield builder, replace(config, model=str(model_dir), threads=threads, **resolved)
+            yield (
+                builder,
+                replace(
+                    config,
+                    model=str(model_dir),
+                    backend=backend,
+                    precision=precision,
+                    size=graph.size,
+                    threads=config.threads or machine.cpu_count(),
+                ),
+            )
 
 
 def _verify(config: EngineConfig, progress: _Console) -> str:

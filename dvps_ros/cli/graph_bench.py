@@ -257,7 +257,7 @@ def measure(frames: Sequence[Frame], topics: str, config: Mapping[str, Any], log
         from dvps_ros.ros.playback import Playback, frame_outputs
 
         chosen = list(frame_outputs()) if topics == "all" else topics.split(",")
-        place = {"node": NODE, "image": IMAGE, "camera_info": INFO, "domain": domain}
+        place: dict[str, Any] = {"node": NODE, "image": IMAGE, "camera_info": INFO, "domain": domain}
         with Playback(frames, chosen, **place) as playback:
             node = graph.start(
                 "dvps",
@@ -266,9 +266,11 @@ def measure(frames: Sequence[Frame], topics: str, config: Mapping[str, Any], log
             )
             bench = _Bench(graph, node, playback, Gpu())
             bench.wait_until_ready(config["search_hz"][0] if config["search_hz"] else 5.0)
-            peak_hz, probes = None, []
+            peak_hz: float | None = None
+            probes: list[Probe] = []
             if config["search_hz"]:
-                peak_hz, probes = bench.search(*config["search_hz"], config["duration_s"] / 2)
+                lower_hz, upper_hz = config["search_hz"]
+                peak_hz, probes = bench.search(lower_hz, upper_hz, config["duration_s"] / 2)
             wanted = {f"{rate:.1f}fps": rate for rate in config["rates_hz"]}
             if peak_hz is not None:
                 wanted = {PEAK: peak_hz, **wanted}

@@ -64,18 +64,19 @@ class ClipQuality:
             return
         dense = truth.class_map is not None
         instance = truth.instance_map[0]
-        if dense:
+        if truth.class_map is not None:
             classes = truth.class_map[0]
         else:
             # Sparse truth says where objects are, not which class: any thing class will do, the rest is void.
             classes = np.where(instance > 0, np.uint8(self._a_thing), np.uint8(VOID))
-        with_depth = dense and truth.depth_m is not None
+        depth_m = truth.depth_m[0] if dense and truth.depth_m is not None else None
+        with_depth = depth_m is not None
         pairs = count_pairs(
             classes,
             instance,
             maps.class_map,
             maps.track_map,
-            gt_depth=truth.depth_m[0] if with_depth else None,
+            gt_depth=depth_m,
             pr_depth=maps.depth_m if with_depth else None,
             lambdas=LAMBDAS if with_depth else (),
         )

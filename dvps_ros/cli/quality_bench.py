@@ -74,6 +74,7 @@ def quality_command(
                 for index, clip in enumerate(itertools.islice(drive, frames)):
                     stamp_ns = round((index + 1) * 1e9 / RATE_HZ)
                     result = pipeline.process(Frame(clip.images[0], stamp_ns, camera, "camera_optical"))
+                    assert result.panoptic is not None, "all outputs are wanted"
                     quality.update(clip, result.panoptic, stamp_ns, sequence=seed)
                     bar.update()
     scores = quality.compute()

@@ -9,6 +9,7 @@ import resource
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from dvps_ros.cli.options import (
     pipeline_config,
     pipeline_options,
 )
+
+if TYPE_CHECKING:
+    from dvps_ros.types import PanopticDepth
 
 log = logging.getLogger(__name__)
 
@@ -100,11 +104,13 @@ def command(
             for stage, milliseconds in result.stages_ms.items():
                 stages[stage].append(milliseconds)
             clip.add(result)
+            maps = result.panoptic
+            assert maps is not None, "all outputs are wanted"
             if save_maps:
-                write_maps(out / "maps" / f"{frame.stamp_ns}.npz", result.panoptic)
+                write_maps(out / "maps" / f"{frame.stamp_ns}.npz", maps)
             truth = source.truth(frame.stamp_ns)
             if truth is not None and not source.camera.is_distorted:
-                quality.update(truth, result.panoptic, frame.stamp_ns)
+                quality.update(truth, maps, frame.stamp_ns)
             bar.update()
     if not latency_ms:
         raise InputError(f"{source.name}: none of its frames could be processed")
@@ -138,7 +144,7 @@ def command(
     click.echo(results.console_summary(report, out))
 
 
-def write_maps(path: Path, maps) -> None:  # type: ignore[no-untyped-def]
+def write_maps(path: Path, maps: PanopticDepth) -> None:
     """The maps of a frame as npz: class_map u8, track_map u16, depth_m f32, confidence u8, each [H,W]."""
     import numpy as np
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,7 +98,7 @@ class Sequence:
                 )
 
 
-def _each(samples, on_frame):  # type: ignore[no-untyped-def]
+def _each(samples: Iterable[Any], on_frame: Callable[[], object]) -> Iterator[Any]:
     for sample in samples:
         yield sample
         on_frame()

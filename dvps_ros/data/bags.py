@@ -166,7 +166,7 @@ class BagSource:
             messages[connection.topic] = reader.deserialize(raw, connection.msgtype)
         if set(messages) != {*topics, self.topic}:
             return None
-        maps = {
+        maps: dict[str, Any] = {
             field: _pixels(messages[f"{TRUTH}/{name}"], dtype, channels)[None]
             for field, (name, dtype, channels) in _TRUTH_MAPS.items()
         }

@@ -52,6 +52,13 @@ def write_clip(path: Path, sample: Sample) -> None:
         raise InputError(f"cannot write clip {path}: {error}") from error
 
 
+def _decoded(code: np.ndarray) -> np.ndarray:
+    image = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    if image is None:
+        raise ValueError("an image in it cannot be decoded")
+    return image[..., ::-1]
+
+
 def read_clip(path: Path) -> Sample:
     """Inverse of :func:`write_clip`.
 
@@ -64,7 +71,7 @@ def read_clip(path: Path) -> Sample:
         meta = json.loads(arrays.pop("meta").tobytes())
         count = len(arrays["intrinsics"])
         codes = [arrays.pop(f"image_{t}") for t in range(count)]
-        images = np.stack([cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1] for code in codes])
+        images = np.stack([_decoded(code) for code in codes])
     except (OSError, ValueError, KeyError, BadZipFile, TypeError) as error:
         raise InputError(f"{path} is not a readable clip ({error}); delete it and render it again") from error
     for k in _HALF:

@@ -80,9 +80,8 @@ def camera_from_numbers(
     coefficients = tuple(float(d) for d in distortion)
     if not any(coefficients):
         coefficients = ()
-    return CameraModel(
-        int(width), int(height), *(float(v) for v in focal_and_center), coefficients, model or "plumb_bob"
-    )
+    ideal = CameraModel.from_vector(int(width), int(height), focal_and_center)
+    return dataclasses.replace(ideal, distortion=coefficients, distortion_model=model or "plumb_bob")
 
 
 def camera_from_info(info: Any, *, rectified: bool) -> CameraModel:

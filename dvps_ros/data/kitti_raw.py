@@ -108,7 +108,7 @@ class KittiRaw:
                 f"KITTI drive {self.folder}: expected LiDAR in velodyne_points/data or lidar_depth_02"
             )
         if sample.instance_map is None:
-            return replace(sample, instance_map=np.full(sample.depth_m.shape, -1, np.int32))
+            return replace(sample, instance_map=np.full(sample.truth("depth_m").shape, -1, np.int32))
         return sample
 
     def _classes(self, ids: np.ndarray, depth: np.ndarray) -> np.ndarray:

@@ -224,11 +224,17 @@ class FolderPairs:
         gt_sem, gt_ins = self.layout.read_labels(gt)
         pr_sem, pr_ins = self.layout.read_labels(pr)
         check_size(pr.labels[0], pr_sem.shape, gt_sem.shape)
-        depth = [read_depth(f.depth) if self.has_depth and f.depth else None for f in (gt, pr)]
-        for files, array in zip((gt, pr), depth, strict=True):
-            if array is not None:
-                check_size(files.depth, array.shape, gt_sem.shape)
-        return FramePair(gt.sequence, gt.name, gt_sem, gt_ins, pr_sem, pr_ins, *depth, file=str(gt.labels[0]))
+        gt_depth, pr_depth = (self._depth(files, gt_sem.shape) for files in (gt, pr))
+        return FramePair(
+            gt.sequence, gt.name, gt_sem, gt_ins, pr_sem, pr_ins, gt_depth, pr_depth, str(gt.labels[0])
+        )
+
+    def _depth(self, files: FrameFiles, shape: tuple[int, ...]) -> np.ndarray | None:
+        if not self.has_depth or files.depth is None:
+            return None
+        depth_m = read_depth(files.depth)
+        check_size(files.depth, depth_m.shape, shape)
+        return depth_m
 
     def image(self, index: int) -> np.ndarray | None:
         """uint8 [H,W,3] RGB of one frame, where the truth has it."""

@@ -87,8 +87,8 @@ class NpzPairs:
             InputError: the file ends early.
         """
         t = self._order[index]
-        maps = [member.frame(t) for member in self._members.values()]
-        return FramePair(self._sequences[t], f"{t} of {self.path.name}", *maps)
+        maps: dict[str, Any] = {name: member.frame(t) for name, member in self._members.items()}
+        return FramePair(self._sequences[t], f"{t} of {self.path.name}", **maps)
 
     def image(self, index: int) -> None:
         """No camera images in such a file."""
@@ -148,8 +148,7 @@ class _Member:
             file.seek(info.header_offset + 30 + name_length + extra_length)
             _header(self.path, self.name, file)
             offset = file.tell()
-        order = "F" if self.fortran else "C"
-        return np.memmap(self.path, self.dtype, "r", offset, self.shape, order)
+        return np.memmap(self.path, self.dtype, "r", offset, self.shape, "F" if self.fortran else "C")
 
 
 def _header(path: Path, name: str, stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:

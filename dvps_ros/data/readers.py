@@ -132,7 +132,7 @@ def stack_clips(clips: Sequence[Sample] | deque[Sample]) -> Sample:
     """One clip of the frames of several, with the truth that all of them have."""
     if len(clips) == 1:
         return clips[0]
-    values = {
+    values: dict[str, Any] = {
         f.name: np.concatenate(parts) if all(isinstance(p, np.ndarray) for p in parts) else None
         for f in fields(Sample)
         if f.name not in ("source", "coarse_groups")

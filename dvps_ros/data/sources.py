@@ -41,14 +41,17 @@ class FrameSource(Protocol):
 
     name: str
     """Short, for people."""
-    frames: int | None
-    """How many frames, None when it cannot be known beforehand; a damaged input may end earlier."""
     rate_hz: float
     camera: CameraModel
     unreadable: int
     """Frames of the last iteration that were left out because they could not be read."""
     problems: list[str]
     """Of the last iteration, sentences on what could not be read."""
+
+    @property
+    def frames(self) -> int | None:
+        """How many frames, None when it cannot be known beforehand; a damaged input may end earlier."""
+        ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 

@@ -246,21 +246,31 @@ def _open(
     scale = ANGLES[angle].rad_per_unit if rad_per_unit is None else rad_per_unit
     clock = _Clock(table, rows[0], rate_hz or ANGLES[angle].rate_hz)
     image_of = _image_names(folder, rows)
-    images, stamps, angles, speeds, problems = [], [], [], [], []
+    images: list[Path] = []
+    stamps: list[int] = []
+    angles: list[float] = []
+    speeds: list[float] = []
+    problems: list[str] = []
     for line, row in enumerate(rows, start=2):
         try:
-            values = clock.stamp(line, row), _number(row, angle), _number(row, "speed_mps"), image_of(row)
+            stamp, number, speed = clock.stamp(line, row), _number(row, angle), _number(row, "speed_mps")
+            image = image_of(row)
         except (ValueError, KeyError, TypeError) as error:
             problems.append(f"{table}, line {line}: {error}")
             continue
-        for column, value in zip((stamps, angles, speeds, images), values, strict=True):
-            column.append(value)
-    images = [path for path in images if path is not None]
+        stamps.append(stamp)
+        angles.append(number)
+        speeds.append(speed)
+        if image is not None:
+            images.append(image)
     own = [p for p in folder.glob("camera*") if p.suffix in (".json", ".yaml", ".yml")]
     if camera is None and len(own) == 1:
         camera = load_camera(own[0])
     name = folder.resolve().name
-    return SteeringLog(name, images, stamps, scale * np.array(angles), speeds, camera), problems
+    steering_rad = scale * np.array(angles)
+    return SteeringLog(
+        name, images, np.array(stamps, np.int64), steering_rad, np.array(speeds), camera
+    ), problems
 
 
 def _is_comma2k19(folder: Path) -> bool:

@@ -151,7 +151,7 @@ def mirror(sample: Sample) -> Sample:
         poses = s @ poses @ s
     return replace(
         sample,
-        images=flip(sample.images),
+        images=np.ascontiguousarray(sample.images[:, :, ::-1]),
         intrinsics=intrinsics,
         class_map=flip(sample.class_map),
         coarse_map=flip(sample.coarse_map),
@@ -196,7 +196,7 @@ def recolor(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0)
             changed = cv2.GaussianBlur(changed, (0, 0), sigma)
         if noise:
             # One number would stand for the first channel alone.
-            grain = cv2.randn(np.empty(changed.shape, np.int16), (0, 0, 0), (noise, noise, noise))
+            grain = cv2.randn(np.empty(changed.shape, np.int16), np.zeros(3), np.full(3, noise))
             changed = cv2.add(changed, grain, dtype=cv2.CV_8U)
         out[t] = changed
     return out
@@ -298,8 +298,8 @@ def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, 
 
     return replace(
         sample,
-        images=pair("images"),
-        intrinsics=pair("intrinsics"),
+        images=np.concatenate([previous.images, sample.images]),
+        intrinsics=np.concatenate([previous.intrinsics, sample.intrinsics]),
         class_map=pair("class_map"),
         coarse_map=pair("coarse_map"),
         instance_map=pair("instance_map"),

@@ -182,7 +182,7 @@ def _prove(graph: DeployedGraph, path: Path, frames: GoldenFrames) -> verify.Gol
 
 def _save_golden(golden: verify.Golden, path: Path) -> None:
     # Eleven bits of the large maps prove an engine as well as 24, in half the space.
-    outputs = {
+    outputs: dict[str, Any] = {
         f"out_{n}": v.astype(np.float16).astype(np.float32) if n in DENSE or n.startswith("next_") else v
         for n, v in golden.outputs.items()
     }

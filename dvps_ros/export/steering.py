@@ -73,7 +73,8 @@ def export_steering(
                     f"{GRAPH}: ONNX Runtime computes other values than torch, {name} {got[name]} instead of "
                     f"{want[name]}; not exported"
                 )
-        np.savez_compressed(part / GOLDEN, **{**feeds, "latent": feeds["latent"].astype(np.float16)}, **got)
+        golden: dict[str, Any] = feeds | got | {"latent": feeds["latent"].astype(np.float16)}
+        np.savez_compressed(part / GOLDEN, **golden)
         manifest = SteeringManifest(
             name=out_dir.resolve().name,
             version=version,

@@ -203,7 +203,7 @@ def _metres(depth: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True)
-def _count(gt_sem, gt_ins, pr_sem, pr_ins, gt_depth, pr_depth, lambdas, capacity):  # type: ignore[no-untyped-def]
+def _count(gt_sem, gt_ins, pr_sem, pr_ins, gt_depth, pr_depth, lambdas, capacity):
     """Histogram over pairs through a hash table of ``capacity`` (power of two) slots, half of them usable.
 
     Stops early with capacity // 2 rows when there are more pairs than that.

@@ -277,7 +277,7 @@ def _same_shape(gt: np.ndarray, pr: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 @numba.njit(cache=True, nogil=True)
-def _select(gt, pr, low, high):  # type: ignore[no-untyped-def]
+def _select(gt, pr, low, high):
     """Truth and prediction [N] where low < truth < high; a prediction that is no number becomes 0."""
     truth = np.empty(gt.size, np.float32)
     guess = np.empty(gt.size, np.float32)
@@ -292,7 +292,7 @@ def _select(gt, pr, low, high):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _errors(gt, pr, scale, low, high):  # type: ignore[no-untyped-def]
+def _errors(gt, pr, scale, low, high):
     abs_rel = sq_rel = square = log_square = log_sum = 0.0
     delta1 = delta2 = delta3 = 0
     for i in range(gt.size):
@@ -327,7 +327,7 @@ def _errors(gt, pr, scale, low, high):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _inliers(gt, pr, thresholds):  # type: ignore[no-untyped-def]
+def _inliers(gt, pr, thresholds):
     counts = np.zeros(1 + thresholds.size, np.int64)
     for i in range(gt.size):
         d = np.float64(gt[i])
@@ -342,7 +342,7 @@ def _inliers(gt, pr, thresholds):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def _distance_sums(gt, pr, edges):  # type: ignore[no-untyped-def]
+def _distance_sums(gt, pr, edges):
     sums = np.zeros((edges.size - 1, 3))
     for i in range(gt.size):
         d = np.float64(gt[i])

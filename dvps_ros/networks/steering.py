@@ -68,10 +68,9 @@ class SteeringHead(nn.Module):
         # From heads that look at the last second alike to one that sees the newest frame alone.
         self.fading = nn.Parameter(torch.linspace(0.0, math.log(40.0), config.heads))
         self.straight = nn.Linear(width, 2)
-        self.bent = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 2)
-        )
-        nn.init.zeros_(self.bent[-1].weight)
+        hidden, last = nn.Linear(width, width), nn.Linear(width, 2)
+        self.bent = nn.Sequential(nn.LayerNorm(width), hidden, nn.GELU(), last)
+        nn.init.zeros_(last.weight)
         self.register_buffer("waves", 2 * math.pi / torch.tensor(AGE_WAVES_S), persistent=False)
         self.register_buffer("mean", torch.zeros(config.tokens, config.channels))
         self.register_buffer("spread", torch.ones(config.tokens, config.channels))

@@ -151,12 +151,12 @@ def depth_to_image(depth_m: np.ndarray, header: Header) -> Image:
 _CLOUD_FIELDS = [
     PointField(
         name=name,
-        offset=CLOUD_DTYPE.fields[name][1],
+        offset=offset,
         # PCL and RViz read packed colours from a field of type float.
         datatype=PointField.UINT32 if name in ("label", "instance") else PointField.FLOAT32,
         count=1,
     )
-    for name in CLOUD_DTYPE.names
+    for name, (_, offset, *_) in (CLOUD_DTYPE.fields or {}).items()
 ]
 
 

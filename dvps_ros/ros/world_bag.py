@@ -120,7 +120,8 @@ class _Drive:
         images: str,
     ) -> None:
         self.frames = 0
-        self._writer, self._types = writer, writer.store.types
+        assert writer.store is not None, "write_world_bag makes one"
+        self._writer, self._store = writer, writer.store
         self._camera, self._rate_hz, self._images = camera, rate_hz, images
         self._base_from_camera = base_from_camera
         self._numbers = np.zeros(1, np.int32)
@@ -146,14 +147,15 @@ class _Drive:
         self.frames += 1
 
     def _put(self, topic: str, stamp_ns: int, message: Any) -> None:
-        self._writer.write(topic, stamp_ns, self._writer.store.serialize_cdr(message, self._kinds[topic]))
+        self._writer.write(topic, stamp_ns, self._store.serialize_cdr(message, self._kinds[topic]))
 
     def _messages(self, sample: Sample, stamp_ns: int) -> dict[str, Any]:
         header = self._header(stamp_ns)
-        class_map = sample.class_map[0]
+        class_map = sample.truth("class_map")[0]
         track_map = self._numbered(sample, stamp_ns)
         # As the perception node says it (REP-118): the sky is infinitely far.
-        depth_m = np.where(sample.depth_m[0] > 0, sample.depth_m[0], np.float32(np.inf))
+        depth_m = sample.truth("depth_m")[0]
+        depth_m = np.where(depth_m > 0, depth_m, np.float32(np.inf))
         info = self._camera_info(header)
         maps = {
             "semantic": (class_map, "mono8"),
@@ -161,9 +163,9 @@ class _Drive:
             "panoptic": (encode_panoptic(class_map, track_map), "32SC1"),
             "confidence": (np.full_like(class_map, 255), "mono8"),
             "depth": (depth_m, "32FC1"),
-            "flow": (sample.flow_px[0], "32FC2"),
-            "scene_flow": (sample.scene_flow_m[0], "32FC3"),
-            "moving": (sample.moving[0], "mono8"),
+            "flow": (sample.truth("flow_px")[0], "32FC2"),
+            "scene_flow": (sample.truth("scene_flow_m")[0], "32FC3"),
+            "moving": (sample.truth("moving")[0], "mono8"),
         }
         outputs = {name: self._image(array, encoding, header) for name, (array, encoding) in maps.items()}
         outputs |= {
@@ -178,7 +180,7 @@ class _Drive:
             "scale": self._scale(header),
         }
         topics = {f"{NODE}/output/{name}": message for name, message in outputs.items()}
-        odom_from_base = sample.world_from_camera[0] @ inverse(self._base_from_camera)
+        odom_from_base = sample.truth("world_from_camera")[0] @ inverse(self._base_from_camera)
         tf = [self._transform(ODOM, BASE, odom_from_base, stamp_ns)]
         topics |= {f"{CAMERA}/camera_info": info, "/tf": self._make("tf2_msgs/msg/TFMessage", transforms=tf)}
         if self._images == "raw":
@@ -191,7 +193,7 @@ class _Drive:
 
     def _numbered(self, sample: Sample, stamp_ns: int) -> np.ndarray:
         """uint16 [H,W]: objects in the order of their first sight."""
-        ids = sample.instance_map[0]
+        ids = sample.truth("instance_map")[0]
         known = int(self._numbers.max())
         self._numbers = renumber(self._numbers, ids)
         count = int(self._numbers.max())
@@ -202,7 +204,7 @@ class _Drive:
 
     def _instances(self, sample: Sample, track_map: np.ndarray, stamp_ns: int) -> list[Any]:
         """A TrackedInstance for each object that is seen; place and size as the node measures them."""
-        points_m = unproject(sample.depth_m[0], self._camera)
+        points_m = unproject(sample.truth("depth_m")[0], self._camera)
         instances = []
         for number, box in enumerate(find_objects(track_map.astype(np.int32)), start=1):
             if box is None:
@@ -211,13 +213,13 @@ class _Drive:
             mask = track_map[box] == number
             low, high = np.quantile(points_m[box][mask].astype(np.float64), [0.05, 0.95], axis=0)
             # Scene flow leads back in time; relative to the camera, as the node's without ego-motion.
-            velocity = -np.median(sample.scene_flow_m[0][box][mask], axis=0) * self._rate_hz
-            moves = sample.moving[0][box][mask].any()
+            velocity = -np.median(sample.truth("scene_flow_m")[0][box][mask], axis=0) * self._rate_hz
+            moves = sample.truth("moving")[0][box][mask].any()
             instances.append(
                 self._make(
                     "dvps_ros/msg/TrackedInstance",
                     track_id=number,
-                    class_id=int(sample.class_map[0][box][mask][0]),
+                    class_id=int(sample.truth("class_map")[0][box][mask][0]),
                     score=1.0,
                     state=int(TrackState.CONFIRMED),
                     motion=int(Motion.MOVING if moves else Motion.STATIC),
@@ -239,7 +241,7 @@ class _Drive:
     # -- messages ------------------------------------------------------------------------------------
 
     def _make(self, kind: str, **fields: Any) -> Any:
-        return self._types[kind](**fields)
+        return self._store.types[kind](**fields)
 
     def _time(self, stamp_ns: int) -> Any:
         return self._make("builtin_interfaces/msg/Time", sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
@@ -329,7 +331,7 @@ class _Drive:
         )
 
     def _steering(self, sample: Sample, stamp_ns: int) -> Any:
-        angle = float(sample.steering_rad[0])
+        angle = float(sample.truth("steering_rad")[0])
         return self._make(
             "dvps_ros/msg/SteeringCommand",
             header=self._header(stamp_ns, BASE),
@@ -341,8 +343,8 @@ class _Drive:
         )
 
     def _odometry(self, sample: Sample, stamp_ns: int) -> Any:
-        speed, angle = float(sample.speed_mps[0]), float(sample.steering_rad[0])
-        pose = sample.world_from_camera[0] @ inverse(self._base_from_camera)
+        speed, angle = float(sample.truth("speed_mps")[0]), float(sample.truth("steering_rad")[0])
+        pose = sample.truth("world_from_camera")[0] @ inverse(self._base_from_camera)
         twist = self._make(
             "geometry_msgs/msg/Twist",
             linear=self._xyz("Vector3", (speed, 0.0, 0.0)),

@@ -169,7 +169,7 @@ class CudaPython:
         address = int(self._do("cudaHostAlloc", max(1, count * dtype.itemsize), 0))
         self._pinned.append(address)
         raw = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(address)
-        return np.frombuffer(raw, dtype, count).reshape(shape)
+        return np.ctypeslib.as_array(raw).view(dtype).reshape(shape)
 
     def new_stream(self) -> int:
         flag = self._cuda.cudaStreamNonBlocking

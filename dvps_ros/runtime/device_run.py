@@ -89,7 +89,9 @@ class DeviceRun:
             addresses,
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._feeds.items()},
             {n: device.pinned(shape, dtype) for n, (dtype, shape) in self._outputs.items()},
-            *(device.new_event() for _ in range(3)),
+            device.new_event(),
+            device.new_event(),
+            device.new_event(),
         )
 
     def add_input(self, name: str, spec: Spec) -> None:

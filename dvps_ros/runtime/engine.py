@@ -236,8 +236,11 @@ def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> 
     h, w = graph.height // manifest.stride, graph.width // manifest.stride
     slots, u8, f32 = manifest.segment_slots, np.dtype(np.uint8), np.dtype(np.float32)
     state: dict[str, Spec] = {s.name: (f32, s.sizes(graph.height, graph.width)) for s in manifest.state}
-    image = (u8, (1, graph.height, graph.width, 3))
-    inputs: dict[str, Spec] = {"image": image, "intrinsics": (f32, (1, 4))} | state
+    inputs: dict[str, Spec] = {
+        "image": (u8, (1, graph.height, graph.width, 3)),
+        "intrinsics": (f32, (1, 4)),
+        **state,
+    }
     outputs: dict[str, Spec] = {
         "class_map": (u8, (1, h, w)),
         "segment_map": (u8, (1, h, w)),
@@ -248,7 +251,8 @@ def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> 
         "class_logits": (f32, (1, len(manifest.label_space), h, w)),
         "nearest": (u8, (1, h, w)),
         "latent": (f32, (1, *manifest.latent_shape)),
-    } | {f"next_{name}": spec for name, spec in state.items()}
+        **{f"next_{name}": spec for name, spec in state.items()},
+    }
     absent = {n for n in OPTIONAL_OUTPUTS if n not in backend.outputs}
     for kind, expected, found in (
         ("input", inputs, backend.inputs),

@@ -216,7 +216,7 @@ def measured_peak(config: EngineConfig) -> Peak:
         product, total = Path(folder) / "product.onnx", Path(folder) / "sum.onnx"
         weight = np.full((channels, channels, 1, 1), 1e-3, np.float32)
         _write(product, ["Conv", "Conv", "Relu"], (1, channels, side, side), weight)
-        _write(total, ["Add"], (1, count // 4096, 64, 64), np.float32(1.5))
+        _write(total, ["Add"], (1, count // 4096, 64, 64), np.array(1.5, np.float32))
         kind = BACKENDS[config.backend]
         product_s = _best_s(kind, product, config)
         sum_s = _best_s(kind, total, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,7 +35,9 @@ class FrameBatch:
     targets: Targets
 
     def to(self, device: torch.device) -> FrameBatch:
-        fields = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self.targets).items()}
+        fields: dict[str, Any] = {
+            k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self.targets).items()
+        }
         fields["other"] = View(*(v.to(device) for v in self.targets.other))
         return FrameBatch(self.image.to(device), self.intrinsics.to(device), Targets(**fields))
 

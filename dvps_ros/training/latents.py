@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -118,7 +119,7 @@ class LatentMaker:
         if clip.steering_rad is None or clip.stamps_ns is None:
             raise InputError(f"{clip.source}: expected steering angles and stamps, got none")
         count, height, width = clip.images.shape[:3]
-        camera = CameraModel(width, height, *(float(v) for v in clip.intrinsics[0]))
+        camera = CameraModel.from_vector(width, height, clip.intrinsics[0])
         engine = self.engine((width, height))
         preprocess = Preprocess(camera, engine.width, engine.height)
         latent = np.empty((count, *engine.manifest.latent_shape), np.float16)
@@ -128,7 +129,7 @@ class LatentMaker:
                 raise InputError(f"perception model {self._model}: it has no latent tokens")
             latent[i] = output.latent
         speed = np.full(count, np.nan, np.float32) if clip.speed_mps is None else clip.speed_mps
-        arrays = {
+        arrays: dict[str, Any] = {
             "latent": latent,
             "stamps_ns": clip.stamps_ns,
             "steering_rad": clip.steering_rad,

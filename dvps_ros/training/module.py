@@ -32,11 +32,14 @@ PICTURES = 4
 class LitPerception(pl.LightningModule):
     """A network with its losses; ``network`` is a key of NETWORKS."""
 
+    class_weight: Tensor
+
     def __init__(self, recipe: Recipe, labels: LabelSpace) -> None:
         super().__init__()
         config = network_config(recipe, classes=len(labels))
         self.recipe, self.labels = recipe, labels
-        self.network: nn.Module = NETWORKS[recipe.network][0](config).to(memory_format=torch.channels_last)
+        network: Any = NETWORKS[recipe.network][0](config)
+        self.network: nn.Module = network.to(memory_format=torch.channels_last)
         # Names, not places: the description goes into published models.
         places = {"out": Path(recipe.out).name, "start_from": Path(recipe.start_from).name}
         data = to_dict(recipe.data) | {"cache": Path(recipe.data.cache).name}

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -84,7 +84,7 @@ def draw_synthetic(folder: Path, frames: int) -> Draw:
 
 def frames_of(sample: Sample, first: int, frames: int) -> Sample:
     """Neighbouring frames of a clip."""
-    cut = {
+    cut: dict[str, Any] = {
         f.name: value[first : first + frames]
         for f in fields(sample)
         if isinstance(value := getattr(sample, f.name), np.ndarray)

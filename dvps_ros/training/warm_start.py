@@ -8,6 +8,7 @@ unfolded again, with the statistics of the new training data, so that it compute
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -59,6 +60,27 @@ def start_from_model(
     _unfold(network, biases, batches, forward)
 
 
+@dataclass
+class _Sums:
+    """Of what comes into a normalisation, by channel."""
+
+    total: Tensor
+    squares: Tensor
+    count: int = 0
+
+    def measure(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
+        x = inputs[0].float()
+        self.total += x.sum((0, 2, 3))
+        self.squares += x.square().sum((0, 2, 3))
+        self.count += x.numel() // x.shape[1]
+
+
+def _running(module: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and variance that it normalises by."""
+    assert module.running_mean is not None and module.running_var is not None
+    return module.running_mean, module.running_var
+
+
 def _unfold(
     network: nn.Module,
     biases: dict[nn.BatchNorm2d, Tensor],
@@ -66,21 +88,15 @@ def _unfold(
     forward: Callable[[object], object],
 ) -> None:
     """Set each normalisation to x + bias, in terms of the mean and variance of its input over the batches."""
-    sums = {m: [torch.zeros_like(m.bias), torch.zeros_like(m.bias), 0] for m in biases}
-
-    def measure(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        x, entry = inputs[0].float(), sums[module]
-        entry[0] += x.sum((0, 2, 3))
-        entry[1] += x.square().sum((0, 2, 3))
-        entry[2] += x.numel() // x.shape[1]
-
+    sums = {m: _Sums(torch.zeros_like(m.bias), torch.zeros_like(m.bias)) for m in biases}
     hooks = []
     for module, bias in biases.items():
-        module.running_mean.zero_()
-        module.running_var.fill_(1 - module.eps)
+        mean, variance = _running(module)
+        mean.zero_()
+        variance.fill_(1 - module.eps)
         module.weight.fill_(1)
         module.bias.copy_(bias)
-        hooks.append(module.register_forward_pre_hook(measure))
+        hooks.append(module.register_forward_pre_hook(sums[module].measure))
     was_training = network.training
     network.eval()
     for batch in batches:
@@ -89,11 +105,11 @@ def _unfold(
     for hook in hooks:
         hook.remove()
     for module, bias in biases.items():
-        total, squares, count = sums[module]
-        if not count:
+        seen = sums[module]
+        if not seen.count:
             raise CheckpointError("warm start: a normalisation saw no data; give at least one batch of pairs")
-        mean = total / count
-        module.running_mean.copy_(mean)
-        module.running_var.copy_((squares / count - mean.square()).clamp_min(0))
-        module.weight.copy_((module.running_var + module.eps).sqrt())
+        mean, variance = _running(module)
+        mean.copy_(seen.total / seen.count)
+        variance.copy_((seen.squares / seen.count - mean.square()).clamp_min(0))
+        module.weight.copy_((variance + module.eps).sqrt())
         module.bias.copy_(bias + mean)

@@ -71,7 +71,7 @@ class _OpenCvVideo:
     """MPEG-4, the codec that every OpenCV build has; players show it, browsers may not."""
 
     def __init__(self, path: Path, width: int, height: int, rate_hz: float) -> None:
-        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"mp4v"), rate_hz, (width, height))
+        self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate_hz, (width, height))
         if not self._writer.isOpened():
             raise OSError(f"OpenCV cannot write the video {path}")
 
@@ -131,7 +131,7 @@ def write_ply(path: Path, cloud: np.ndarray) -> int:
     for name, shift in (("red", 16), ("green", 8), ("blue", 0)):
         vertex[name] = (points["rgb"] >> shift) & 255
     kinds = {"f4": "float", "u1": "uchar", "u4": "uint"}
-    properties = [f"property {kinds[kind.lstrip('<|')]} {name}" for name, kind in vertex.dtype.descr]
+    properties = [f"property {kinds[vertex.dtype[name].str[1:]]} {name}" for name in vertex.dtype.names or ()]
     header = ["ply", "format binary_little_endian 1.0", "comment camera optical frame, metres"]
     header += [f"element vertex {len(vertex)}", *properties, "end_header", ""]
     with whole_file(path) as unfinished, open(unfinished, "wb") as file:

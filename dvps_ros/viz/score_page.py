@@ -292,6 +292,8 @@ def _class_rows(result: Mapping[str, Any], space: LabelSpace) -> Any:
 
 
 def _timeline_plot(lines: Sequence[ObjectLine]) -> str:
+    from matplotlib.ticker import MaxNLocator
+
     colors = tab20(0.3)
     figure, (axes,) = panels(11, 0.8 + 0.2 * len(lines), 1)
     for y, line in enumerate(lines):
@@ -301,7 +303,7 @@ def _timeline_plot(lines: Sequence[ObjectLine]) -> str:
         axes.broken_barh([(t - 0.5, 1) for t, _ in line.matches], (y - 0.4, 0.8), facecolors=shades)
     axes.set_yticks(range(len(lines)), [line.name for line in lines], fontsize=7)
     axes.set_ylim(len(lines) - 0.4, -0.6)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     axes.set_xlabel("frame of the sequence")
     return svg_uri(figure)
 
@@ -323,10 +325,10 @@ def _distance_plot(rows: Sequence[Mapping[str, Any]]) -> str | None:
     bias.plot(x, [r["bias_m"] for r in seen], "o-", color="#c0392b", label="bias, m (right)")
     bias.axhline(0, color="#c0392b", lw=0.6)
     bias.set_ylabel("bias, m")
-    handles = [*axes.get_legend_handles_labels()[0], *bias.get_legend_handles_labels()[0]]
+    (handles, labels), (line, line_label) = axes.get_legend_handles_labels(), bias.get_legend_handles_labels()
     axes.legend(
-        handles,
-        [h.get_label() for h in handles],
+        [*handles, *line],
+        [*labels, *line_label],
         frameon=False,
         loc="lower center",
         ncols=3,

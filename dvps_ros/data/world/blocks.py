@@ -30,6 +30,7 @@ from dvps_ros.data.world.mesh import Mesh, box, boxes, facets, grid, merge, ribb
 from dvps_ros.data.world.route import EGO_START_M, START_M
 
 if TYPE_CHECKING:
+    from dvps_ros.data.world.forks import Branch
     from dvps_ros.data.world.scene import Scene
 
 BLOCK_M = 40.0
@@ -98,7 +99,7 @@ class Block:
         if x.median > 0.5:
             self.median()
         if self.branch is not None:
-            self.along_branch(lots[self.branch.side])
+            self.along_branch(self.branch, lots[self.branch.side])
         self.arrays = part_arrays(self.parts)
         self.poses = np.array([p.world_from_part for p in self.parts])[:, :3]
 
@@ -198,7 +199,7 @@ class Block:
 
             uv is s and d, or (u, v at a, v at b).
             """
-            s = np.linspace(*span, count)
+            s = np.linspace(span[0], span[1], count)
             za, zb = (z(s) if callable(z) else np.full(count, z) for z in (za, zb))
             u, va, vb = (s, a, b) if uv is None else uv
             edges = (b, a, zb, za, u, vb, va) if side < 0 else (a, b, za, zb, u, va, vb)
@@ -210,7 +211,7 @@ class Block:
             verge = e + side * x.verge if x.verge > 0.2 else inner
             front = verge + side * x.walk
             if branch is not None and side == branch.side:
-                self._ground_of_branch(partial(strip, side, ends), np.linspace(*ends, count))
+                self._ground_of_branch(branch, partial(strip, side, ends), np.linspace(*ends, count))
                 continue
             split = side in self.side_streets
             spans = [(ends[0], self.street_from), (self.street_to, ends[1])] if split else [ends]
@@ -272,9 +273,9 @@ class Block:
         mesh = ribbons(scene.route.points(s, d, z) - origin, uv, np.array([q[8] for q in strips]))
         self.parts.append(Part(scene.pool.add(mesh), materials, 0, pose))
 
-    def _ground_of_branch(self, strip, s: np.ndarray) -> None:
+    def _ground_of_branch(self, branch: Branch, strip, s: np.ndarray) -> None:
         """The ground on the branch's side: our edge, the land between, the branch, and what lies beyond."""
-        x, branch = self.scene.section, self.branch
+        x = self.scene.section
         side, k = branch.side, x.kerb
         bends = self.scene.route.at(s)[:, 4] * side
         limit = min(110.0, 0.8 / max(float(bends.max()), 1e-4))
@@ -403,7 +404,9 @@ class Block:
         roof = add(shade.ROOF, BUILDING, tile, params=(0.28,))
         body = box((along, deep, height + 1.0), (0, 0, height / 2 - 0.5), 0, top=1)
         # The box stands 1 m deep in the ground: its facade counts from the ground up.
-        body = Mesh(body.vertices, body.normals, body.uv - np.float32([0, 1.0]), body.triangles, body.slots)
+        body = Mesh(
+            body.vertices, body.normals, body.uv - np.array([0, 1.0], np.float32), body.triangles, body.slots
+        )
         meshes = [body]
         if gable > 0:
             over = 0.35
@@ -429,7 +432,12 @@ class Block:
                     for y0 in (deep / 2, -deep / 2)
                 ]
             meshes.append(
-                facets([[front[0], front[1], ridge[1], ridge[0]], [ridge[0], ridge[1], back[1], back[0]]], 1)
+                facets(
+                    np.array(
+                        [[front[0], front[1], ridge[1], ridge[0]], [ridge[0], ridge[1], back[1], back[0]]]
+                    ),
+                    1,
+                )
             )
             for corner in tri:
                 v = np.array(corner, np.float32)
@@ -555,8 +563,8 @@ class Block:
             pose[:3, 3] = centre
             self.parts.append(Part(scene.pool.add(mesh), (material,), 0, pose))
             if kind != "hedge":
-                for at in (s0, s1):
-                    self.put(ends[0], (material,), at, d, up)
+                for end_s in (s0, s1):
+                    self.put(ends[0], (material,), end_s, d, up)
             return
         height = rng.uniform(0.8, 1.9)
         spacing = {"picket": 0.16, "bars": 0.14, "rails": 9e9, "mesh": 0.10}[kind]
@@ -875,9 +883,9 @@ class Block:
                 Agent(parts, motion, ALWAYS, length, during=(begin, begin + (SIDE_STREET_M - 5) / pace))
             )
 
-    def along_branch(self, kind: str) -> None:
+    def along_branch(self, branch: Branch, kind: str) -> None:
         """What stands along the branch, a sign where the roads part, and who drives away on it."""
-        scene, rng, branch = self.scene, self.rng, self.branch
+        scene, rng = self.scene, self.rng
         x, side, end = scene.section, branch.side, self.s0 + BLOCK_M
         e, up = abs(self.edge(side)), x.kerb
         rows = kind in ("rows", "blocks")
@@ -936,15 +944,15 @@ class Block:
                     yaw - side * math.pi / 2,
                 )
         if self.s0 <= branch.nose < end:
-            self._nose()
+            self._nose(branch)
         if self.s0 <= branch.mouth < end:
-            self._leavers()
+            self._leavers(branch)
             if not branch.one_way:
-                self._waiting()
+                self._waiting(branch)
 
-    def _nose(self) -> None:
+    def _nose(self, branch: Branch) -> None:
         """A direction sign on two poles where the land between the carriageways begins."""
-        scene, branch = self.scene, self.branch
+        scene = self.scene
         s = branch.nose + 3.0
         low, _ = branch.edges(s)
         d = branch.side * 0.5 * (abs(self.edge(branch.side)) + float(low))
@@ -956,9 +964,9 @@ class Block:
         pose[:3, :3] = pose[:3, :3] * np.array([1.0, 2.2, 1.1])[None]
         self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
 
-    def _leavers(self) -> None:
+    def _leavers(self, branch: Branch) -> None:
         """Vehicles that are driving away on the branch when the ego vehicle comes."""
-        scene, rng, branch, route = self.scene, self.rng, self.branch, self.scene.route
+        scene, rng, route = self.scene, self.rng, self.scene.route
         lane = 0.0 if branch.one_way else -0.5 * scene.section.lane_width
         arrival = (branch.fork.s - EGO_START_M) / max(scene.speed, 2.0)
         pace = max(0.7 * scene.speed, 3.5) * rng.uniform(0.8, 1.1)
@@ -980,9 +988,9 @@ class Block:
                 Agent(parts, motion, ALWAYS, length, during=(begin, begin + (last - first) / pace))
             )
 
-    def _waiting(self) -> None:
+    def _waiting(self, branch: Branch) -> None:
         """A vehicle that comes along the branch, brakes, and waits where it meets our road."""
-        scene, rng, branch = self.scene, self.rng, self.branch
+        scene, rng = self.scene, self.rng
         vehicle, materials = scene.vehicle(pick(rng, {"car": 8, "van": 1.3, "truck": 0.7}), rng)
         parts, poses = scene.on_wheels(vehicle, materials)
         stop = branch.nose + 2.0 + 0.5 * vehicle.size[0]

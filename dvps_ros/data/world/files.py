@@ -80,33 +80,39 @@ def write_sequence(
     try:
         truth.mkdir(parents=True)
         for index, sample in enumerate(frames):
-            ids = sample.instance_map[0]
+            ids = sample.truth("instance_map")[0]
             numbers = renumber(numbers, ids)
-            class_map = table[sample.class_map[0]]
+            true_class = sample.truth("class_map")[0]
+            depth_m = sample.truth("depth_m")[0]
+            class_map = table[true_class]
             instance_map = np.where(is_thing[class_map], numbers[ids], 0).astype(np.int32)
-            maps = {"class_map": class_map, "instance_map": instance_map, "image": sample.images[0]}
+            maps: dict[str, Any] = {
+                "class_map": class_map,
+                "instance_map": instance_map,
+                "image": sample.images[0],
+            }
             if layout.name != "kitti-step":
-                maps["depth_m"] = sample.depth_m[0]
+                maps["depth_m"] = depth_m
             if isinstance(layout, SemkittiDvps):
                 maps["focal_px"] = float(sample.intrinsics[0, 0])
             layout.write(root, split, sequence, index, **maps)
             _write_npz(
                 truth / f"{index:06d}.npz",
-                flow_px=sample.flow_px[0],
-                scene_flow_m=sample.scene_flow_m[0],
-                moving=sample.moving[0],
-                depth_m=sample.depth_m[0],
+                flow_px=sample.truth("flow_px")[0],
+                scene_flow_m=sample.truth("scene_flow_m")[0],
+                moving=sample.truth("moving")[0],
+                depth_m=depth_m,
                 instance_map=numbers[ids].astype(np.uint16),
-                class_map=sample.class_map[0],
+                class_map=true_class,
             )
             rows.append(
                 [
                     index,
                     index / rate_hz,
                     *map(float, sample.intrinsics[0]),
-                    float(sample.steering_rad[0]),
-                    float(sample.speed_mps[0]),
-                    *sample.world_from_camera[0][:3].reshape(-1),
+                    float(sample.truth("steering_rad")[0]),
+                    float(sample.truth("speed_mps")[0]),
+                    *sample.truth("world_from_camera")[0][:3].reshape(-1),
                     *base_from_camera[:3].reshape(-1),
                 ]
             )
@@ -181,7 +187,7 @@ def renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return numbers
 
 
-def _write_npz(path: Path, **arrays: np.ndarray) -> None:
+def _write_npz(path: Path, **arrays: Any) -> None:
     temporary = path.with_suffix(".npz.part")
     with temporary.open("wb") as file:
         np.savez(file, **arrays)  # packing exact flows takes longer than rendering them, for little

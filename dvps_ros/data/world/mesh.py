@@ -251,7 +251,7 @@ def facets(points: np.ndarray, slot: int = 0) -> Mesh:
 
 
 def tube(
-    points: Sequence[Sequence[float]],
+    points: Sequence[Sequence[float] | np.ndarray],
     radii: Sequence[float],
     sides: int = 8,
     slot: int = 0,

@@ -583,7 +583,7 @@ def bicycle() -> Vehicle:
     wheels = [Wheel(mesh, x, 0.0, 0.34) for x in (0.52, -0.52)]
     parts = []
     crank, seat, head = (-0.08, 0, 0.30), (-0.22, 0, 0.80), (0.36, 0, 0.78)
-    for a, b, r in [
+    for start, end, r in [
         (crank, seat, 0.018),
         (crank, head, 0.022),
         (seat, head, 0.02),
@@ -593,7 +593,7 @@ def bicycle() -> Vehicle:
         ((0.34, 0, 0.90), (0.33, 0, 1.0), 0.015),
         (seat, (-0.24, 0, 0.94), 0.014),
     ]:
-        parts.append(tube([a, b], [r, r], 5, PAINT))
+        parts.append(tube([start, end], [r, r], 5, PAINT))
     parts.append(
         tube(
             [(0.27, 0.28, 1.0), (0.35, 0.15, 1.02), (0.35, -0.15, 1.02), (0.27, -0.28, 1.0)],
@@ -707,9 +707,9 @@ def tree(kind: str, variant: int, fine: bool) -> Mesh:
             top = np.tile([[0, 0, z + 0.21]], (12, 1))
             tiers.append(grid(np.stack([low, top]), 1, crease_deg=60.0))
         count = 160 if fine else 20
-        a, z = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.1, 0.95, count)
-        r = 0.21 * (1 - (z - 0.1) / 0.95)
-        c = np.stack([r * np.cos(a), r * np.sin(a), z], 1)
+        around, up = rng.uniform(0, 2 * np.pi, count), rng.uniform(0.1, 0.95, count)
+        out = 0.21 * (1 - (up - 0.1) / 0.95)
+        c = np.stack([out * np.cos(around), out * np.sin(around), up], 1)
         tiers.append(_leaves(rng, c, np.full(count, 0.02), count, 0.018))
         return merge(bark + tiers, two_sided=True)
     fork = {"round": 0.32, "tall": 0.30, "bare": 0.30, "poplar": 0.14, "wide": 0.28}[kind]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from dvps_ros.config import option
 from dvps_ros.data.world import raster, shade
 from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import Block, blocks_between
-from dvps_ros.data.world.materials import SKY, PartArrays
+from dvps_ros.data.world.materials import SKY
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
 from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
@@ -162,17 +162,14 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     bounce = 0.28 * sky + 0.09 * sun * to_sun[2]
     cloud = np.array([0.95, 0.96, 0.98]) * (1.0 if soft == 0 else float(horizon.mean()))
 
-    def color(v: np.ndarray) -> tuple[float, float, float]:
-        return tuple(float(c) for c in v)
-
     return shade.Light(
-        color(to_sun),
-        color(sun),
-        color(sky),
-        color(bounce),
-        color(zenith),
-        color(horizon),
-        color(cloud),
+        _triple(to_sun),
+        _triple(sun),
+        _triple(sky),
+        _triple(bounce),
+        _triple(zenith),
+        _triple(horizon),
+        _triple(cloud),
         float(cover),
         float(rng.uniform(0.5, 1.8)),
         float(fog),
@@ -184,6 +181,11 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     )
 
 
+def _triple(v: np.ndarray) -> tuple[float, float, float]:
+    x, y, z = v.tolist()
+    return x, y, z
+
+
 def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) -> Sensor:
     level = 0.45 * light.sun[1] * max(light.to_sun[2], 0.25) + light.sky[1]
     exposure = 1.05 / (level + 0.25)
@@ -193,7 +195,7 @@ def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) ->
     dark = 0.4 + 0.6 * light.night
     return Sensor(
         exposure=float(exposure * rng.uniform(0.62, 1.7)),
-        gain=tuple(float(g) for g in gain),
+        gain=_triple(gain),
         contrast=float(rng.uniform(-0.2, 1.0)),
         gamma=float(rng.uniform(1.9, 2.5)),
         saturation=float(rng.uniform(0.45, 1.35)),
@@ -378,12 +380,14 @@ class World:
             for time in (t, t_previous)
         )
         moves = [a.is_moving(t) for a in agents]
-        things = (*blocks, *agents)
+        arrays = [*(b.arrays for b in blocks), *(a.arrays for a in agents)]
         return _Placed(
-            np.concatenate([still, now]),
-            np.concatenate([still, before]),
-            *(np.concatenate([getattr(x.arrays, name) for x in things]) for name in PartArrays._fields),
-            np.repeat(
+            pose=np.concatenate([still, now]),
+            previous=np.concatenate([still, before]),
+            mesh=np.concatenate([a.mesh for a in arrays]),
+            materials=np.concatenate([a.materials for a in arrays]),
+            instance=np.concatenate([a.instance for a in arrays]),
+            moving=np.repeat(
                 np.array([0] * len(still) + moves, np.uint8),
                 [1] * len(still) + [len(a.parts) for a in agents],
             ),
@@ -417,7 +421,7 @@ class World:
             raise InputError(f"world: expected at least 1 frame, got {frames}")
         drive = self.frames(camera, rate_hz=rate_hz, start_s=start_s, scene_flow=scene_flow, threads=threads)
         samples = list(itertools.islice(drive, frames))
-        join = {
+        join: dict[str, Any] = {
             name: np.concatenate([getattr(s, name) for s in samples])
             for name in _PER_FRAME
             if getattr(samples[0], name) is not None

@@ -205,7 +205,7 @@ class BaseNode(LifecycleNode, Generic[C]):
 
     def _publisher(self, kind: type, topic: str, profile: QoSProfile) -> Any:
         """A publisher that is silent while the node is inactive, and lives until it is cleaned up."""
-        publisher = self.create_lifecycle_publisher(
+        publisher: Any = self.create_lifecycle_publisher(
             kind,
             topic,
             profile,

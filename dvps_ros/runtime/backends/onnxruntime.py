@@ -52,8 +52,8 @@ def build(path: Path, config: EngineConfig, progress: Progress, folder: Path) ->
         EngineError: the file is no graph, or one that the library does not take.
     """
     progress("optimising the graph")
-    with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
-        plan = Path(folder) / "optimised.onnx"
+    with tempfile.TemporaryDirectory(prefix="dvps-") as temporary:
+        plan = Path(temporary) / "optimised.onnx"
         options = _options(config)
         options.optimized_model_filepath = str(plan)
         _session(path, options, str(path))

@@ -172,10 +172,16 @@ def _load(name: str, plan: bytes, path: Path, config: EngineConfig) -> BoundSess
 
 
 def _type(name: str, quantised: dict[str, str]) -> BackendType:
-    functions = (_version, _device, _precisions)
-    version, device, precisions = (partial(f, name) for f in functions)
-    facts, build, load = (partial(f, name) for f in (_facts, _build, _load))
-    return BackendType(version, device, precisions, (), facts, build, load, quantised)
+    return BackendType(
+        version=partial(_version, name),
+        device=partial(_device, name),
+        precisions=partial(_precisions, name),
+        automatic=(),
+        facts=partial(_facts, name),
+        build=partial(_build, name),
+        load=partial(_load, name),
+        quantised=quantised,
+    )
 
 
 CUDA = _type("onnxruntime_cuda", {})

@@ -230,7 +230,9 @@ def _logger(name: str) -> Any:
     """The library's messages in our log; ``last`` is the newest error. The library takes one a process."""
     trt = _library(name)
 
-    class Logger(trt.ILogger):
+    base: Any = trt.ILogger
+
+    class Logger(base):
         def __init__(self) -> None:
             super().__init__()
             self.last = "no reason given"
@@ -376,7 +378,8 @@ class TensorRt:
         device, self._device = self._device, None
         with contextlib.suppress(DeviceError), device.current():
             # The library frees its memory when these go, which needs the GPU to be current.
-            self._run = self._front = self._context = self._engine = self._runtime = None
+            for name in ("_run", "_front", "_context", "_engine", "_runtime"):
+                vars(self).pop(name, None)
         device.close()
 
 
@@ -384,7 +387,9 @@ def _profile(name: str, path: Path, config: EngineConfig, feeds: Feeds, runs: in
     """By the library's profiler, without a CUDA graph. RTX fuses most of a network into one layer."""
     trt = _library(name)
 
-    class Profiler(trt.IProfiler):
+    base: Any = trt.IProfiler
+
+    class Profiler(base):
         def __init__(self) -> None:
             super().__init__()
             self.ms: dict[str, float] = {}

@@ -75,7 +75,11 @@ def operators(torch: Any) -> dict[str, Callable[..., Any]]:
         return f.avg_pool2d(x, *pooled(a), ceil, count)
 
     def resize(a: dict, x: Any, roi: Any, scales: list | None, sizes: list | None = None) -> Any:
-        size = sizes[2:] if sizes else [int(s * k) for s, k in zip(x.shape[2:], scales[2:], strict=True)]
+        if sizes:
+            size = sizes[2:]
+        else:
+            assert scales, "a resize needs sizes or scales"
+            size = [int(s * k) for s, k in zip(x.shape[2:], scales[2:], strict=True)]
         mode, where = a.get("mode", "nearest"), a.get("coordinate_transformation_mode", "half_pixel")
         if mode == "linear":
             assert where in ("half_pixel", "pytorch_half_pixel", "align_corners"), where
