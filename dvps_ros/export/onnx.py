@@ -7,13 +7,14 @@ import contextlib
 import hashlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
+from torch import Tensor, nn
 
 from dvps_ros.export.graph import DeployedGraph
 
@@ -62,19 +63,7 @@ def trace(graph: DeployedGraph, height: int, width: int, *, opset: int = OPSET) 
         torch.tensor([[width, width, (width - 1) / 2, (height - 1) / 2]], dtype=torch.float32),
         *(torch.zeros(s.sizes(height, width)) for s in graph.state),
     )
-    with quiet():
-        program = torch.onnx.export(
-            graph,
-            inputs,
-            input_names=graph.input_names,
-            output_names=graph.output_names,
-            dynamo=True,
-            opset_version=opset,
-            verbose=False,
-        )
-    assert program is not None  # it is None only for the exporter's legacy mode
-    model = program.model_proto
-    strip(model)
+    model = traced(graph, inputs, graph.input_names, graph.output_names, opset)
     _store_convolutions_as_float16(model)
     onnx.checker.check_model(model)
     return model
@@ -90,8 +79,32 @@ def save(model: onnx.ModelProto, path: Path, weights: WeightsWriter) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def traced(
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """A module as ONNX, without what tells of the machine that exported."""
+    with _quiet():
+        program = torch.onnx.export(
+            module,
+            inputs,
+            input_names=list(input_names),
+            output_names=list(output_names),
+            dynamo=True,
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None  # it is None only for the exporter's legacy mode
+    model = program.model_proto
+    _strip(model)
+    return model
+
+
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def _quiet() -> Iterator[None]:
     """Silences what the exporter and its libraries tell about themselves."""
     loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir", "torch.onnx")]
     levels = [logger.level for logger in loggers]
@@ -106,7 +119,7 @@ def quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def strip(model: onnx.ModelProto) -> None:
+def _strip(model: onnx.ModelProto) -> None:
     """Remove what tells of the machine that exported: stack traces and their like."""
     del model.metadata_props[:]
     del model.graph.metadata_props[:]

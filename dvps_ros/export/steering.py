@@ -15,10 +15,10 @@ import torch
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.export.model import publish, unwritten_sections
-from dvps_ros.export.onnx import OPSET, quiet, strip
+from dvps_ros.export.onnx import traced
 from dvps_ros.networks.steering import SteeringHead
 from dvps_ros.runtime.backends import BACKENDS
-from dvps_ros.runtime.builder import quiet as no_progress
+from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.manifest import hash_file
 from dvps_ros.runtime.steering import (
     FEED_NAMES,
@@ -97,26 +97,15 @@ def export_steering(
 
 
 def _trace(network: SteeringHead, feeds: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    with quiet():
-        program = torch.onnx.export(
-            network.eval(),
-            tuple(torch.from_numpy(feeds[name]) for name in FEED_NAMES),
-            input_names=list(FEED_NAMES),
-            output_names=list(RESULT_NAMES),
-            dynamo=True,
-            opset_version=OPSET,
-            verbose=False,
-        )
-    assert program is not None  # it is None only for the exporter's legacy mode
-    model = program.model_proto
-    strip(model)
+    inputs = tuple(torch.from_numpy(feeds[name]) for name in FEED_NAMES)
+    model = traced(network.eval(), inputs, FEED_NAMES, RESULT_NAMES)
     onnx.checker.check_model(model)
     return model
 
 
 def _run(path: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     kind, config = BACKENDS["onnxruntime"], EngineConfig(backend="onnxruntime", precision="fp32", threads=1)
-    engine = kind.load(kind.build(path, config, no_progress, path.parent), path, config)
+    engine = kind.load(kind.build(path, config, quiet, path.parent), path, config)
     results = {name: np.zeros(1, np.float32) for name in RESULT_NAMES}
     try:
         engine.run(feeds, results)

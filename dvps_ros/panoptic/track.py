@@ -53,7 +53,7 @@ _VECTOR_MEMORY = 0.9
 """Share of the old identity vector in the running mean."""
 _VELOCITY_MEMORY = 0.5
 """Share of the old image velocity in the running mean."""
-_LONGEST_GAP_S = 2.0
+LONGEST_GAP_S = 2.0
 """Longer without a frame, and the last one says nothing about this one."""
 
 
@@ -184,7 +184,7 @@ class Tracker:
         if len(segments) > NO_SEGMENT:
             raise InputError(f"segments: expected at most {NO_SEGMENT} rows, got {len(segments)}")
         elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
-        if not 0 <= elapsed_s <= max(_LONGEST_GAP_S, self._config.memory_s):
+        if not 0 <= elapsed_s <= max(LONGEST_GAP_S, self._config.memory_s):
             self.reset()
             elapsed_s = 0.0
         self._forget(stamp_ns)

@@ -18,6 +18,8 @@ _WINDOW = 300
 """Frames over which latency is summed up."""
 _RATE_WINDOW_S = 5.0
 """Time over which rates are measured and a trouble is called recent, seconds."""
+OTHER_CLOCK_S = 10.0
+"""An age beyond this, or below zero, is no age: the stamp is of another clock, as of a bag without /clock."""
 _COUNTERS = (
     "received",
     "processed",
@@ -28,6 +30,11 @@ _COUNTERS = (
     "unexpected_errors",
 )
 """Those that are told even when they are 0."""
+
+
+def believable(age_s: float) -> bool:
+    """Whether a stamp can be so old."""
+    return 0 <= age_s < OTHER_CLOCK_S
 
 
 class Health:
@@ -74,18 +81,18 @@ class Health:
         with self._lock:
             self._last_trouble = (self._clock(), sentence)
 
-    def processed(self, *, work_ms: float, latency_ms: float | None) -> None:
+    def processed(self, *, work_ms: float, latency_ms: float) -> None:
         """A frame was published.
 
         Args:
             work_ms: from the receipt of the image to the last output.
-            latency_ms: from its stamp to the last output; None when the stamp is of another clock.
+            latency_ms: from its stamp to the last output; left out where it is not believable.
         """
         with self._lock:
             self.counts["processed"] += 1
             self._processed.append(self._clock())
             self._work_ms.append(work_ms)
-            if latency_ms is not None:
+            if believable(latency_ms * 1e-3):
                 self._latency_ms.append(latency_ms)
 
     def silence_s(self) -> float:

@@ -19,7 +19,7 @@ from dvps_ros.geometry.ground import ScaleEstimator
 from dvps_ros.geometry.pose import check_pose
 from dvps_ros.labels import VOID
 from dvps_ros.panoptic.objects import ObjectStates
-from dvps_ros.panoptic.track import Tracker, Tracks
+from dvps_ros.panoptic.track import LONGEST_GAP_S, Tracker, Tracks
 from dvps_ros.runtime.backends import Progress
 from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.builder import quiet
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 ALL_OUTPUTS = frozenset({"panoptic", "cloud", "latent"})
 """What a caller may want beside instances and scale, which are always given."""
 STAGES = ("fit", "engine", "scale", "track", "maps", "objects", "cloud")
-LONGEST_GAP_S = 2.0
-"""Longer without a frame, and the last one says nothing about this one."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ from dvps_ros.runtime.manifest import check_files, load_manifest
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import CameraModel, Frame
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SIZES = [(64, 96), (96, 64)]
 TINY = LiteConfig(embedding=8, width=16, decoder_width=16, fine_width=16, context_width=16, state_width=8)
 
@@ -61,15 +62,6 @@ def lively_network() -> Lite:
         network.class_head.bias[11:] = 1.0
         network.instance_head.bias[0] = -1.0
     return network.eval()
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Toy tensors lose time on several threads, more so on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -234,7 +234,7 @@ def test_health_by_hand() -> None:
     for n in range(11):
         clock.now_s = 100.0 + 0.1 * n
         health.received()
-        health.processed(work_ms=10.0 + n, latency_ms=None)
+        health.processed(work_ms=10.0 + n, latency_ms=1e9)
     health.count("dropped", 3)
     health.refused("image", "image is empty")
     health.refused("image", "image is empty")
@@ -250,6 +250,10 @@ def test_health_by_hand() -> None:
     assert health.recent_trouble() is None
     assert health.silence_s() == pytest.approx(9.0)
     assert health.summary()["output_rate_hz"] == "0.00"  # the stream has stopped
+    for latency_ms in (-1.0, 20.0, 40.0, 10_000.0):  # the first and the last are of another clock
+        clock.now_s += 0.1
+        health.processed(work_ms=10.0, latency_ms=latency_ms)
+    assert health.summary()["latency_p50_ms"] == "30.0"
 
 
 @pytest.mark.parametrize(

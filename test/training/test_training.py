@@ -36,6 +36,7 @@ from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -331,15 +332,6 @@ def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
 
 def run(recipe: Recipe) -> Path:
     return fit(recipe, CITYSCAPES, partial(training_parts, recipe.data), [("street", street(9))])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The machine may be busy."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

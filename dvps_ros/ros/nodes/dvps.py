@@ -25,7 +25,7 @@ from dvps_ros.errors import DvpsError, EngineError, InputError, sentence
 from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.camera import CameraInfos
-from dvps_ros.ros.health import scale_status, status
+from dvps_ros.ros.health import believable, scale_status, status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
@@ -351,11 +351,9 @@ class DvpsNode(BaseNode[NodeConfig]):
     def _account(self, arrival: Arrival, result: FrameResult) -> None:
         processing_ms = (time.monotonic() - arrival.at_s) * 1e3
         latency_ms = (self.get_clock().now().nanoseconds - result.stamp_ns) * 1e-6
-        # A bag played without /clock has stamps of another day: no latency can be told from them.
-        believable = 0 <= latency_ms < 10_000
-        self.health.processed(work_ms=processing_ms, latency_ms=latency_ms if believable else None)
+        self.health.processed(work_ms=processing_ms, latency_ms=latency_ms)
         times = {"processing": processing_ms, **result.stages_ms}
-        if believable:
+        if believable(latency_ms * 1e-3):
             times["latency"] = latency_ms
         for name, value in times.items():
             if name in self._debug and self._debug[name].get_subscription_count() > 0:

@@ -22,14 +22,12 @@ from dvps_ros import msg as dvps_msg
 from dvps_ros.config import SteeringConfig, option
 from dvps_ros.errors import EngineError, InputError, sentence
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.health import status
+from dvps_ros.ros.health import believable, status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.steering_outputs import STEERING_OUTPUTS, optional_outputs
 from dvps_ros.runtime.steering import SteeringPipeline, SteeringResult
 
 WATCH_PERIOD_S = 0.05
-OTHER_CLOCK_S = 10.0
-"""An age beyond this, or below zero, is no age: stamp and clock are of different days."""
 
 
 @dataclass(frozen=True)
@@ -151,15 +149,12 @@ class SteeringNode(BaseNode[NodeConfig]):
         self._last_stamp = message.header.stamp
         age_ns = self.get_clock().now().nanoseconds - stamp_ns
         self._publish(self._judged(result, age_ns * 1e-9), age_ns)
-        believable = 0 <= age_ns * 1e-9 < OTHER_CLOCK_S
-        self.health.processed(
-            work_ms=(time.monotonic() - began_s) * 1e3, latency_ms=age_ns * 1e-6 if believable else None
-        )
+        self.health.processed(work_ms=(time.monotonic() - began_s) * 1e3, latency_ms=age_ns * 1e-6)
 
     def _judged(self, result: SteeringResult, age_s: float) -> SteeringResult:
         """The result, not valid where the node knows better than the head."""
         reason = result.reason
-        if not 0 <= age_s < OTHER_CLOCK_S:
+        if not believable(age_s):
             reason = (
                 f"the image's stamp is {age_s:.1f} s old: stamps and the node's clock differ; "
                 "for a bag play it with --clock and set use_sim_time"

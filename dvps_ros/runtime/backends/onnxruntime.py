@@ -100,7 +100,7 @@ class OnnxRuntime:
         self._states.reset()
 
     def close(self) -> None:
-        self._session = self._binding = None
+        self._session = self._binding = self.front = None
 
 
 def put_before(engine: OnnxRuntime, plan: bytes, path: Path, config: EngineConfig) -> None:

@@ -110,7 +110,7 @@ class OpenVino:
         self._states.reset()
 
     def close(self) -> None:
-        self._request = self._compiled = None
+        self._request = self._compiled = self.front = None
 
 
 def put_before(engine: OpenVino, plan: bytes, path: Path, config: EngineConfig) -> None:
