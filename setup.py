@@ -180,7 +180,7 @@ class BuildMessages(build_ext):
             for p in sorted((prefix / "include").iterdir())
             if p.is_dir() and not p.name.startswith("python")
         ]
-        # The folder itself too: Fast CDR lies directly in it, and in pip's isolated build it is nobody's default.
+        # The folder itself too: Fast CDR lies directly in it, and pip's isolated build knows no default.
         headers = [*generated, prefix / "include", *installed]
         ext.include_dirs = [*map(str, headers), numpy.get_include()]
         ext.library_dirs = [str(prefix / "lib")]

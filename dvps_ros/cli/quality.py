@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs, id_of
@@ -25,6 +26,8 @@ MIN_OBJECT_PX = 200
 """Smaller objects in dense truth are not asked for: about 14 x 14 pixels."""
 MIN_OBJECT_POINTS = 20
 """The same for objects that are known by their LiDAR points only."""
+NEAR_M = 30.0
+"""Objects up to this (median of their true depths, in that frame) are scored once more by themselves."""
 
 
 class ClipQuality:
@@ -41,6 +44,7 @@ class ClipQuality:
         self._dvpq = VideoPanopticQuality(self._classes, WINDOWS, lambdas=LAMBDAS)
         self._stq = SegmentationTrackingQuality(self._classes)
         self._objects: IdentityStability | None = None
+        self._near_objects: IdentityStability | None = None
         self._all_depth = DepthErrors([DepthProtocol(cap_m=80.0)])
         self._depth_at = {d: DepthErrors([DepthProtocol(cap_m=80.0)]) for d in DISTANCES_M}
         self._flicker = DepthFlicker()
@@ -86,7 +90,15 @@ class ClipQuality:
             self._stq.update(pairs, sequence)
             if with_depth:
                 self._dvpq.update(pairs, sequence)
-        self._add_objects(pairs, MIN_OBJECT_PX if dense else MIN_OBJECT_POINTS, stamp_ns, sequence)
+        least = MIN_OBJECT_PX if dense else MIN_OBJECT_POINTS
+        self._add_objects(pairs, least, stamp_ns, sequence)
+        if truth.depth_m is not None:
+            if self._near_objects is None:
+                self._near_objects = IdentityStability(self._classes, min_area_px=least)
+            far = np.isin(id_of(pairs.gt), _far_objects(instance, truth.depth_m[0]))
+            # What is far is as if nobody knew what is there: a near object's mask may reach over it.
+            near = PairCounts(pairs.gt[~far], pairs.pr[~far], pairs.total[~far, None])
+            self._near_objects.update(near, sequence)
 
     def _add_depth(self, truth: np.ndarray, depth_m: np.ndarray) -> None:
         known = (truth > 0) & (truth < 80.0)
@@ -116,7 +128,8 @@ class ClipQuality:
         :mod:`dvps_ros.metrics.flicker`; None without true motion), by_distance. ``pq`` {all, things, stuff},
         ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
         there are, found (share of their sightings), ids_kept (share of the found sightings under the
-        object's most frequent track id), id_switches, min_area_px.
+        object's most frequent track id), id_switches, min_area_px. ``objects_near``: the same of objects
+        within ``within_m``, where depths are known.
         """
         result: dict[str, Any] = {"frames": self.frames}
         if self._known_px:
@@ -134,7 +147,9 @@ class ClipQuality:
             result["stq"] = self._stq.compute()
             result["dvpq"] = self._dvpq_table()
         if self._objects is not None:
-            result["objects"] = self._object_summary(self._objects)
+            result["objects"] = _object_summary(self._objects)
+        if self._near_objects is not None:
+            result["objects_near"] = {"within_m": NEAR_M, **_object_summary(self._near_objects)}
         return result
 
     def _per_class(self) -> dict[str, dict[str, Any]]:
@@ -151,18 +166,32 @@ class ClipQuality:
             for k, table in self._dvpq.compute().items()
         }
 
-    def _object_summary(self, objects: IdentityStability) -> dict[str, Any]:
-        rows = objects.objects()
-        sightings, found = sum(r.frames for r in rows), sum(r.found for r in rows)
-        return {
-            "objects": len(rows),
-            "objects_found": sum(r.found > 0 for r in rows),
-            "sightings": sightings,
-            "found": found / sightings if sightings else None,
-            "ids_kept": sum(r.kept for r in rows) / found if found else None,
-            "id_switches": sum(r.switches for r in rows),
-            "min_area_px": objects.min_area_px,
-        }
+
+def _far_objects(instance: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
+    """int64 [n]: ids of the objects in ``instance`` [H,W] that are not known to be near.
+
+    Their median depth is above NEAR_M, or no depth of theirs is known.
+    """
+    shown = instance > 0
+    ids = np.unique(instance[shown])
+    shown &= depth_m > 0
+    depths = ndimage.median(depth_m, np.where(shown, instance, 0), ids) if len(ids) else np.empty(0)
+    near = np.isin(ids, instance[shown]) & (depths <= NEAR_M)
+    return ids[~near].astype(np.int64)
+
+
+def _object_summary(objects: IdentityStability) -> dict[str, Any]:
+    rows = objects.objects()
+    sightings, found = sum(r.frames for r in rows), sum(r.found for r in rows)
+    return {
+        "objects": len(rows),
+        "objects_found": sum(r.found > 0 for r in rows),
+        "sightings": sightings,
+        "found": found / sightings if sightings else None,
+        "ids_kept": sum(r.kept for r in rows) / found if found else None,
+        "id_switches": sum(r.switches for r in rows),
+        "min_area_px": objects.min_area_px,
+    }
 
 
 def _short(errors: DepthErrors) -> dict[str, Any]:

@@ -250,13 +250,15 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
             f"on {depth['coverage']:.1%} of the pixels with truth"
             + (f", flicker {depth['flicker']:.2%}" if depth.get("flicker") is not None else "")
         )
-    if quality.get("objects", {}).get("sightings"):
-        objects = quality["objects"]
-        lines.append(
-            f"objects: {objects['objects_found']} of {objects['objects']} found, "
-            f"{_share(objects['found'])} of all sightings; "
-            f"ids kept {_share(objects['ids_kept'])}, {objects['id_switches']} switches"
-        )
+    for key in ("objects", "objects_near"):
+        objects = quality.get(key, {})
+        if objects.get("sightings"):
+            which = f"within {objects['within_m']:.0f} m" if key == "objects_near" else "objects"
+            lines.append(
+                f"{which}: {objects['objects_found']} of {objects['objects']} found, "
+                f"{_share(objects['found'])} of all {objects['sightings']} sightings; "
+                f"ids kept {_share(objects['ids_kept'])}, {objects['id_switches']} switches"
+            )
     lines.append("look at:")
     width = max(len(name) for name in FILES)
     lines += [f"  {out / name!s:<{len(str(out)) + width + 1}}  {text}" for name, text in left_behind(out)]

@@ -33,7 +33,7 @@ RARE_CLASS_WEIGHT = {
     "bicycle": 3.0,
 }
 """Weight of a class in the cross-entropy, by name; 1 for the others. A class that weighs w is told where its
-probability is above 1 / (1 + w); the best IoU of a class that reaches an IoU of x wants that at x / (1 + x)."""
+probability is above 1 / (1 + w); the best IoU, when it is x, wants that at x / (1 + x)."""
 
 
 @dataclass(frozen=True)

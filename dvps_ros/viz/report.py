@@ -71,15 +71,18 @@ TEMPLATE = """<!DOCTYPE html>
 {% endif %}
 <div>
 {% if quality.objects %}
-<table><tr><th>objects</th><th></th></tr>
-<tr><td>in the truth</td><td class="n">{{ quality.objects.objects }}</td></tr>
-<tr><td>found in at least one frame</td><td class="n">{{ quality.objects.objects_found }}</td></tr>
-<tr><td>found, of all {{ quality.objects.sightings }} sightings</td>
-<td class="n">{{ quality.objects.found | percent }}</td></tr>
+{% for objects in [quality.objects, quality.objects_near] if objects %}
+<table><tr><th>objects{% if objects.within_m %} within {{ objects.within_m | int }} m{% endif %}</th>
+<th></th></tr>
+<tr><td>in the truth</td><td class="n">{{ objects.objects }}</td></tr>
+<tr><td>found in at least one frame</td><td class="n">{{ objects.objects_found }}</td></tr>
+<tr><td>found, of all {{ objects.sightings }} sightings</td>
+<td class="n">{{ objects.found | percent }}</td></tr>
 <tr><td>of these under the object's own track id</td>
-<td class="n">{{ quality.objects.ids_kept | percent }}</td></tr>
-<tr><td>id switches</td><td class="n">{{ quality.objects.id_switches }}</td></tr>
+<td class="n">{{ objects.ids_kept | percent }}</td></tr>
+<tr><td>id switches</td><td class="n">{{ objects.id_switches }}</td></tr>
 </table>
+{% endfor %}
 <p class="note">Objects with at least {{ quality.objects.min_area_px }} known pixels in a frame;
 found: one track covers it with IoU above 0.5.</p>
 {% endif %}

@@ -64,6 +64,25 @@ def test_a_changed_id_is_seen(sparse: bool) -> None:
     assert (objects["found"], objects["ids_kept"], objects["id_switches"]) == (1.0, 0.75, 1)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_near_objects_are_scored_by_themselves(sparse: bool) -> None:
+    """The car stands within 30 m in frames 0 and 1, and is found; beyond in 2 and 3, and is not."""
+    quality = ClipQuality(CITYSCAPES)
+    for index in range(4):
+        sample = clip.truth(index)
+        car = sample.instance_map == clip.CAR_ID
+        depth_m = np.where(car, 29.0 if index < 2 else 31.0, sample.depth_m).astype(np.float32)
+        sample = dataclasses.replace(sample, depth_m=depth_m)
+        maps = clip.perfect_maps(sample)
+        if index >= 2:
+            maps = dataclasses.replace(maps, track_map=np.zeros_like(maps.track_map))
+        quality.update(sparse_truth(sample) if sparse else sample, maps, index * clip.STEP_NS)
+    result = quality.compute()
+    assert (result["objects"]["sightings"], result["objects"]["found"]) == (4, 0.5)
+    near = result["objects_near"]
+    assert (near["within_m"], near["sightings"], near["found"], near["ids_kept"]) == (30.0, 2, 1.0, 1.0)
+
+
 def test_a_missing_object_is_seen() -> None:
     def change(index: int, maps: PanopticDepth) -> PanopticDepth:
         return dataclasses.replace(
