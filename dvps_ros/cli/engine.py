@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dvps_ros.data.sources import FrameSource
     from dvps_ros.runtime.builder import Builder
     from dvps_ros.runtime.plans import Record
+    from dvps_ros.runtime.profile import EngineProfile, Peak
     from dvps_ros.types import Frame
 
 _OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify", "resize_on_device")}
@@ -182,7 +183,6 @@ def profile(
     """Time every layer of engines, and place them under the machine's roofline."""
     from dvps_ros.cli.results import measurement, write_report
     from dvps_ros.runtime import profile as profiling
-    from dvps_ros.viz.roofline import draw_profile
 
     made = measurement("times and peaks will be wrong")
     for builder, config in _jobs(sizes, values):
@@ -193,43 +193,11 @@ def profile(
             peak = profiling.Peak(peak.flop_s or measured.flop_s, peak.bytes_s or measured.bytes_s)
         with _Console() as progress:
             found = profiling.profile_engine(builder, config, runs, progress)
-        total_ms = sum(layer.ms for layer in found.layers)
-        lines = [_PROFILE_ROW.format("layer", "kind", "ms", "share", "GFLOP/s", "of peak", "GB/s", "of peak")]
-        for layer, work in zip(found.layers[:LONGEST], found.work, strict=False):
-            cost = work.cost
-            cells = [
-                (work.weights or layer.name)[-42:],
-                layer.kind[:30],
-                f"{layer.ms:.3f}",
-                f"{layer.ms / total_ms:.1%}",
-            ]
-            for amount, top in ((cost.flop, peak.flop_s), (cost.bytes, peak.bytes_s)):
-                rate = amount / layer.ms * 1e3 if layer.ms else 0.0
-                cells += [f"{rate / 1e9:.1f}", f"{rate / top:.0%}"] if amount else ["", ""]
-            lines.append(_PROFILE_ROW.format(*cells))
-        flop_s = found.cost.flop / found.latency_ms * 1e3
-        bytes_s = found.cost.bytes / found.latency_ms * 1e3
-        roof = min(peak.flop_s, found.cost.flop / found.cost.bytes * peak.bytes_s)
-        lines.append(
-            f"{len(found.layers)} layers, {total_ms:.2f} ms; without profiling {found.latency_ms:.2f} ms"
-        )
-        lines.append(
-            f"{flop_s / 1e9:.0f} of {peak.flop_s / 1e9:.0f} GFLOP/s ({flop_s / peak.flop_s:.0%}), "
-            f"{bytes_s / 1e9:.1f} of {peak.bytes_s / 1e9:.1f} GB/s ({bytes_s / peak.bytes_s:.0%}), "
-            f"{flop_s / roof:.0%} of the roof"
-        )
-        click.echo("\n".join([label, *lines]))
+        click.echo(f"{label}\n{_profile_table(found, peak)}")
         out.mkdir(parents=True, exist_ok=True)
         file = out / f"{label.replace(' ', '-')}.png"
-        pairs = list(zip(found.layers, found.work, strict=True))
-        bars = [(work.weights or layer.name, layer.ms) for layer, work in pairs]
-        dots = [
-            (work.cost.flop / work.cost.bytes, work.cost.flop / layer.ms * 1e3, layer.ms / total_ms)
-            for layer, work in pairs
-            if work.cost.flop and layer.ms
-        ]
-        whole = (found.cost.flop / found.cost.bytes, flop_s)
-        draw_profile(file, label, bars, dots, whole, peak.flop_s, peak.bytes_s)
+        _draw_profile(file, label, found, peak)
+        pairs = zip(found.layers, found.work, strict=True)
         report = made | {
             "engine": label,
             "latency_ms": found.latency_ms,
@@ -241,6 +209,49 @@ def profile(
         }
         write_report(file.with_suffix(".json"), report)
         click.echo(f"written to {file} and .json")
+
+
+def _profile_table(found: EngineProfile, peak: Peak) -> str:
+    """The longest layers, and the whole against the machine's peaks."""
+    total_ms = sum(layer.ms for layer in found.layers)
+    lines = [_PROFILE_ROW.format("layer", "kind", "ms", "share", "GFLOP/s", "of peak", "GB/s", "of peak")]
+    for layer, work in zip(found.layers[:LONGEST], found.work, strict=False):
+        cells = [
+            (work.weights or layer.name)[-42:],
+            layer.kind[:30],
+            f"{layer.ms:.3f}",
+            f"{layer.ms / total_ms:.1%}",
+        ]
+        for amount, top in ((work.cost.flop, peak.flop_s), (work.cost.bytes, peak.bytes_s)):
+            rate = amount / layer.ms * 1e3 if layer.ms else 0.0
+            cells += [f"{rate / 1e9:.1f}", f"{rate / top:.0%}"] if amount else ["", ""]
+        lines.append(_PROFILE_ROW.format(*cells))
+    flop_s, bytes_s = (amount / found.latency_ms * 1e3 for amount in (found.cost.flop, found.cost.bytes))
+    roof = min(peak.flop_s, found.cost.flop / found.cost.bytes * peak.bytes_s)
+    lines.append(
+        f"{len(found.layers)} layers, {total_ms:.2f} ms; without profiling {found.latency_ms:.2f} ms"
+    )
+    lines.append(
+        f"{flop_s / 1e9:.0f} of {peak.flop_s / 1e9:.0f} GFLOP/s ({flop_s / peak.flop_s:.0%}), "
+        f"{bytes_s / 1e9:.1f} of {peak.bytes_s / 1e9:.1f} GB/s ({bytes_s / peak.bytes_s:.0%}), "
+        f"{flop_s / roof:.0%} of the roof"
+    )
+    return "\n".join(lines)
+
+
+def _draw_profile(file: Path, label: str, found: EngineProfile, peak: Peak) -> None:
+    from dvps_ros.viz.roofline import draw_profile
+
+    total_ms = sum(layer.ms for layer in found.layers)
+    pairs = list(zip(found.layers, found.work, strict=True))
+    bars = [(work.weights or layer.name, layer.ms) for layer, work in pairs]
+    dots = [
+        (work.cost.flop / work.cost.bytes, work.cost.flop / layer.ms * 1e3, layer.ms / total_ms)
+        for layer, work in pairs
+        if work.cost.flop and layer.ms
+    ]
+    whole = (found.cost.flop / found.cost.bytes, found.cost.flop / found.latency_ms * 1e3)
+    draw_profile(file, label, bars, dots, whole, peak.flop_s, peak.bytes_s)
 
 
 @command.command()
