@@ -56,6 +56,6 @@ def measure_pulls(module: LitPerception, batches: Iterable[Batch]) -> dict[str, 
             norms.setdefault(name, []).append(square**0.5)
     pulls = {}
     for name in norms:
-        value, gradient = (sum(x[name]) / len(x[name]) for x in (values, norms))
-        pulls[name] = Pull(value, gradient, gradient * getattr(module.recipe.loss, name))
+        value, norm = (sum(x[name]) / len(x[name]) for x in (values, norms))
+        pulls[name] = Pull(value, norm, norm * getattr(module.recipe.loss, name))
     return pulls
