@@ -3,6 +3,7 @@
 
 ros2 launch dvps_ros demo.launch.py
 ros2 launch dvps_ros demo.launch.py source:=drive.mp4 fov:=70 rviz:=true
+ros2 launch dvps_ros demo.launch.py source:=world:5 steering:=true
 """
 
 from launch import LaunchDescription
@@ -19,12 +20,14 @@ ARGUMENTS = {
     "fov": ("0.0", "Horizontal field of view, degrees, of a source without calibration."),
     "rate": ("-1.0", "Images a second; -1: the source's own, 0: as fast as they are processed."),
     "loop": ("true", "Begin again at the end."),
+    "stamps": ("now", "Stamps of the images: now, as a camera's, or source, as in the input."),
+    "steering": ("false", "Start the steering node on the tokens of the perception; needs stamps:=now."),
     "rviz": ("true", "Start RViz with all outputs."),
     "record": ("", "Write the outputs to this bag folder; empty: do not record."),
     "model": ("", "Model name, or a directory with a manifest.json; empty: the parameter file's."),
     "camera_height": ("", "Height of the camera over the road, metres; empty: the parameter file's."),
 }
-PASSED_ON = ("rviz", "record", "model", "camera_height")
+PASSED_ON = ("rviz", "record", "steering", "model", "camera_height")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -56,6 +59,7 @@ def generate_launch_description() -> LaunchDescription:
                         "fov_deg": ParameterValue(use["fov"], value_type=float),
                         "rate_hz": ParameterValue(use["rate"], value_type=float),
                         "loop": ParameterValue(use["loop"], value_type=bool),
+                        "stamps": ParameterValue(use["stamps"], value_type=str),
                     }
                 ],
                 remappings=[
