@@ -16,12 +16,12 @@ class Term(NamedTuple):
     Args:
         value: float [B,...], finite wherever weight > 0.
         weight: float [B,...], 0 = the element does not count.
-        count: what the weighted sum is divided by; the sum of the weights when None.
+        divisor: what the weighted sum is divided by; the sum of the weights when None.
     """
 
     value: Tensor
     weight: Tensor
-    count: Tensor | None = None
+    divisor: Tensor | None = None
 
     def mean(self) -> Tensor:
         """The weighted mean, a scalar; 0 (with a zero gradient) when nothing counts."""
@@ -43,5 +43,5 @@ def pooled_mean(terms: Sequence[Term]) -> Tensor:
         # Select before multiplying: 0 * inf of a masked element would be NaN.
         counted = torch.where(term.weight > 0, term.value * term.weight, torch.zeros_like(term.value))
         total = total + counted.sum()
-        count = count + (term.weight.sum() if term.count is None else term.count)
+        count = count + (term.weight.sum() if term.divisor is None else term.divisor)
     return total / count.clamp_min(1e-6)
