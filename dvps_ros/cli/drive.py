@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Longest drive on one road; then, or when its lane was left, comes the next one.",
 )
+@click.option(
+    "--streets",
+    type=click.Choice(("all", "marked", "unmarked")),
+    default="all",
+    show_default=True,
+    help="Only streets with lane lines, or only those without.",
+)
 @click.option("--rate", "rate_hz", type=click.FloatRange(1, 60), default=10.0, show_default=True, help="Hz.")
 @click.option(
     "--latency-ms",
@@ -55,6 +62,7 @@ def command(
     seed: int,
     minutes: float,
     road_seconds: float,
+    streets: str,
     rate_hz: float,
     latency_ms: float,
     drop: float,
@@ -106,7 +114,8 @@ def command(
                     world, camera, engine, steering, limited, shown=lambda image, t: video.write(image)
                 )
 
-            for road in drive_on(drive, seed, 60 * minutes, road_seconds, rate_hz):
+            marked = {"all": None, "marked": True, "unmarked": False}[streets]
+            for road in drive_on(drive, seed, 60 * minutes, road_seconds, rate_hz, marked=marked):
                 drives.append(road)
                 tqdm.write(_line(road.summary()))
                 bar.update(round(road.driven_s))
@@ -120,7 +129,7 @@ def command(
         | {
             "perception": engine.description,
             "head": steering.head.description,
-            "conditions": asdict(conditions),
+            "conditions": asdict(conditions) | {"streets": streets},
             "overall": total,
             "roads": [d.summary() for d in drives],
         },
@@ -133,8 +142,9 @@ def command(
 def _line(road: dict[str, Any]) -> str:
     left = road["left_lane_at_s"]
     end = "stayed in its lane" if left is None else f"LEFT ITS LANE at {left:.1f} s"
+    lines = "lines" if road["marked"] else "no lines"
     return (
-        f"{road['seed']:>8} {road['style']:<12}{road['seconds']:>6.1f} s {road['metres']:>7.1f} m, "
+        f"{road['seed']:>8} {road['style']:<12}{lines:<9}{road['seconds']:>6.1f} s {road['metres']:>7.1f} m, "
         f"lateral mean {road['lateral_mean_m']} m, 95 % {road['lateral_p95_m']} m: {end}"
     )
 

@@ -32,7 +32,9 @@ class SteeringConfig:
     channels: int = option(128, "Channels of a token.", low=1, high=4096)
     width: int = option(64, "Channels of keys and values.", low=8, high=1024)
     heads: int = option(8, "Heads of the attention; they share the width.", low=1, high=64)
-    dropout: float = option(0.1, "Share of the tokens' numbers that training hides.", low=0.0, high=0.9)
+    dropout: float = option(
+        0.1, "Share of channels, and of tokens, that training hides of a window.", low=0.0, high=0.9
+    )
     unit_per_m: float = option(
         0.02, "Curvature for an activation of 1, 1/m: that of a usual bend.", low=1e-4, high=100.0
     )
@@ -62,7 +64,7 @@ class SteeringHead(nn.Module):
         self.gain = nn.Parameter(torch.randn(config.tokens, width))
         self.place = nn.Parameter(0.1 * torch.randn(config.tokens, width))
         self.age = nn.Linear(2 * len(AGE_WAVES_S), width)
-        self.key = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
         self.value = nn.Linear(width, width)
         self.query = nn.Parameter(torch.randn(width) / math.sqrt(width))
         # From heads that look at the last second alike to one that sees the newest frame alone.
@@ -81,6 +83,16 @@ class SteeringHead(nn.Module):
         self.mean.copy_(latent.mean(0))
         self.spread.copy_(latent.std(0) + 0.05)
 
+    def _hidden(self, x: Tensor) -> Tensor:
+        """What training sees of standardised tokens [B,F,T,C]: no street can be told by a few channels."""
+        share = self.config.dropout
+        if not self.training or not share:
+            return x
+        rows, frames, tokens, channels = x.shape
+        channel = F.dropout(1.0 + share * torch.randn(rows, 1, 1, channels, device=x.device), share)
+        token = F.dropout(torch.ones(rows, frames, tokens, 1, device=x.device), share)
+        return x * channel * token
+
     def forward(self, latent: Tensor, age_s: Tensor) -> tuple[Tensor, Tensor]:
         """Curvature and its standard deviation.
 
@@ -94,17 +106,17 @@ class SteeringHead(nn.Module):
         config = self.config
         phase = age_s[..., None] * self.waves
         age = self.age(torch.cat((torch.sin(phase), torch.cos(phase)), -1))[:, :, None]
-        x = F.dropout((latent - self.mean) / self.spread, config.dropout, self.training)
-        x = (self.embed(x) + age) * self.gain + self.place + age
-        rows, per_head = x.shape[0], config.width // config.heads
-        shape = (rows, -1, config.heads, per_head)
-        key, value = self.key(x).reshape(shape), self.value(x).reshape(shape)
-        score = (key * self.query.view(config.heads, per_head)).sum(-1) / math.sqrt(per_head)
-        faded = age_s.clamp(min=0.0)[:, :, None, None] * torch.exp(self.fading)
-        score = score - faded.expand(-1, -1, config.tokens, -1).reshape(rows, -1, config.heads)
-        absent = (age_s < 0).to(score.dtype)[:, :, None].expand(-1, -1, config.tokens).reshape(rows, -1, 1)
-        weight = torch.softmax(score - 1e4 * absent, 1)
-        seen = (weight[..., None] * value).sum(1).reshape(rows, config.width)
+        x = self._hidden((latent - self.mean) / self.spread)
+        x = ((self.embed(x) + age) * self.gain + self.place + age).flatten(1, 2)
+        # The query is the same for every window: query times key is one vector a head. And what a head pools
+        # becomes a value after pooling. The same as keys and values of all tokens, at half the cost.
+        by_head = (config.heads, config.width // config.heads, -1)
+        asked = (self.query.view(by_head) * self.key.weight.view(by_head)).sum(1) / math.sqrt(by_head[1])
+        faded = age_s.clamp(min=0.0)[:, :, None] * torch.exp(self.fading)
+        absent = 1e4 * (age_s < 0).to(faded.dtype)[:, :, None]
+        score = x @ asked.T - (faded + absent).repeat_interleave(config.tokens, 1)
+        pooled = torch.softmax(score, 1).transpose(1, 2).to(x.dtype) @ x
+        seen = (pooled[:, :, None] @ self.value.weight.view(by_head).mT).flatten(1) + self.value.bias
         # A mean over many tokens is small: brought back to about 1.
         seen = seen * (math.sqrt(config.tokens) / 3)
         curvature, spread = (self.straight(seen) + self.bent(seen)).unbind(-1)

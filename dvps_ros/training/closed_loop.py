@@ -43,6 +43,8 @@ class RoadDrive:
     seed: int
     style: str
     lane_width_m: float
+    marked: bool
+    """The street has lane lines."""
     left_lane_at_s: float | None = None
     """When the rear axle's middle crossed the lane's edge; then the drive ends."""
     t_s: list[float] = field(default_factory=list)
@@ -64,6 +66,7 @@ class RoadDrive:
         return {
             "seed": self.seed,
             "style": self.style,
+            "marked": self.marked,
             "seconds": round(self.t_s[-1] - self.t_s[0], 2) if self.t_s else 0.0,
             "metres": round(float(np.sum(self.speed_mps) / max(len(self.speed_mps), 1)
                                   * (self.t_s[-1] - self.t_s[0])), 1) if self.t_s else 0.0,
@@ -126,7 +129,7 @@ def drive_road(
     rng = np.random.default_rng([world.config.seed, 35])
     preprocess = Preprocess(camera, engine.width, engine.height)
     wheels, lane, width = Wheels(world), lane_m(world), world.scene.section.lane_width
-    result = RoadDrive(world.config.seed, world.style, width)
+    result = RoadDrive(world.config.seed, world.style, width, world.scene.markings)
     engine.reset()
     steering.forget()
     for number, sample in enumerate(world.frames(camera, rate_hz=conditions.rate_hz)):
@@ -164,17 +167,24 @@ def drive_road(
 
 
 def drive_on(
-    drive: Callable[[int, float], RoadDrive], first_seed: int, total_s: float, road_s: float, rate_hz: float
+    drive: Callable[[int, float], RoadDrive],
+    first_seed: int,
+    total_s: float,
+    road_s: float,
+    rate_hz: float,
+    *,
+    marked: bool | None = None,
 ) -> Iterator[RoadDrive]:
     """One road after the other until ``total_s`` are driven; a road that was left is followed by a new one.
 
     Args:
         drive: drives the road of a seed for at most so many seconds.
         road_s: longest drive on one road.
+        marked: as of :func:`dvps_ros.training.drives.street_seeds`.
     """
     seed, rest_s = first_seed, total_s
     while rest_s > 1 / rate_hz:
-        seed = street_seeds(seed, 1)[0]
+        seed = street_seeds(seed, 1, marked=marked)[0]
         road = drive(seed, min(road_s, rest_s))
         yield road
         rest_s -= road.driven_s
@@ -193,6 +203,8 @@ def overall(drives: list[RoadDrive]) -> dict[str, float | int | None]:
         "roads": len(drives),
         "minutes": round(seconds / 60, 2),
         "roads_left": len(left),
+        "roads_with_lines": sum(d.marked for d in drives),
+        "roads_with_lines_left": sum(d.marked for d in left),
         "seconds_to_leaving": round(seconds / len(left), 1) if left else None,
         "lateral_mean_m": round(float(lateral.mean()), 3),
         "lateral_rms_m": round(float(math.sqrt((lateral**2).mean())), 3),

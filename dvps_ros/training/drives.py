@@ -25,6 +25,8 @@ SLOWEST_MPS = 3.0
 TRAFFIC = 0.5
 VIEW_M = 120.0
 """Less traffic and a nearer end of the world than usual: a frame costs half, the road is the same."""
+UNMARKED_SEED = VALIDATION_SEED + 500_000
+"""Held-out streets without lines have seeds from here on."""
 VALIDATION_DRIVES = 20
 LATEST_START_S = 20.0
 
@@ -47,12 +49,17 @@ def steering_world(seed: int, width: int, height: int) -> tuple[World, CameraMod
     return World(config), CameraModel.from_fov(width, height, float(rng.uniform(65, 95)))
 
 
-def street_seeds(first: int, count: int) -> list[int]:
-    """Seeds from ``first`` on of streets where traffic flows."""
+def street_seeds(first: int, count: int, *, marked: bool | None = None) -> list[int]:
+    """Seeds from ``first`` on of streets where traffic flows.
+
+    Args:
+        marked: True takes only streets with lane lines, False only those without, None both.
+    """
     seeds: list[int] = []
     seed = first
     while len(seeds) < count:
-        if World(WorldConfig(seed=seed)).scene.speed >= SLOWEST_MPS:
+        scene = World(WorldConfig(seed=seed)).scene
+        if scene.speed >= SLOWEST_MPS and marked in (None, scene.markings):
             seeds.append(seed)
         seed += 1
     return seeds
@@ -64,7 +71,8 @@ def lane_m(world: World) -> float:
 
 
 def render_drives(folder: Path, count: int, size: tuple[int, int], *, progress: bool = False) -> None:
-    """Render what is missing of ``count`` training drives and :data:`VALIDATION_DRIVES` others.
+    """Render what is missing of ``count`` drives to learn from (``train``), and of :data:`VALIDATION_DRIVES`
+    others on any streets (``val``) and on streets without lines (``val_unmarked``).
 
     Several processes may fill one folder: drives that exist are left alone.
 
@@ -75,6 +83,8 @@ def render_drives(folder: Path, count: int, size: tuple[int, int], *, progress: 
         InputError: the disk refuses a file.
     """
     wanted = [(folder / "val", s) for s in street_seeds(VALIDATION_SEED, VALIDATION_DRIVES)]
+    unmarked = street_seeds(UNMARKED_SEED, VALIDATION_DRIVES, marked=False)
+    wanted += [(folder / "val_unmarked", s) for s in unmarked]
     wanted += [(folder / "train", s) for s in street_seeds(0, count)]
     for place, seed in tqdm(wanted, unit="drive", disable=not progress):
         path = place / f"{seed:07d}.npz"

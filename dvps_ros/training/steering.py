@@ -44,7 +44,8 @@ from dvps_ros.training.windows import Windows
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
-WORLD = "world"
+WORLD, UNMARKED = "world", "world_unmarked"
+"""Names of the held-out drives: on any streets, and on streets without lines."""
 GOLDEN = "golden_window"
 CALIBRATED = 10
 """Every so many drives one is not learnt but calibrates the deviation; of fewer drives their last part."""
@@ -198,19 +199,15 @@ def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Tra
         if data.drives:
             folder = Path(data.cache) / "drives"
             clips = sorted((folder / "train").glob("*.npz"))[: data.drives]
-            if not clips:
-                raise ConfigError(f"no rendered drives in {folder}: run `dvps train CONFIG --render` first")
-            unseen = sorted((folder / "val").glob("*.npz"))
-            train += tracks_of(maker, clips, "training drives")
-            held_out[WORLD] = list(tracks_of(maker, unseen, "held-out drives"))
-            if recipe.baseline_steps:
-                train, held_out[WORLD] = (
-                    [
-                        replace(track, thumbnails=thumbnails(read_clip(path).images))
-                        for track, path in zip(tracks, paths, strict=True)
-                    ]
-                    for tracks, paths in ((train, clips), (held_out[WORLD], unseen))
-                )
+            sets = {WORLD: folder / "val", UNMARKED: folder / "val_unmarked"}
+            unseen = {name: sorted(place.glob("*.npz")) for name, place in sets.items()}
+            if not clips or not all(unseen.values()):
+                raise ConfigError(f"drives are missing in {folder}: run `dvps train CONFIG --render` first")
+            train += _drives(maker, clips, "training drives", recipe)
+            held_out |= {
+                name: _drives(maker, paths, f"held-out drives ({name})", recipe)
+                for name, paths in unseen.items()
+            }
         if data.log:
             path = Path(data.log) if Path(data.log).exists() else data_root() / data.log
             steering_log = open_steering_log(path)
@@ -224,6 +221,16 @@ def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Tra
     finally:
         maker.close()
     return train, held_out
+
+
+def _drives(maker: LatentMaker, clips: list[Path], what: str, recipe: SteeringRecipe) -> list[Track]:
+    tracks = list(tracks_of(maker, clips, what))
+    if not recipe.baseline_steps:
+        return tracks
+    return [
+        replace(track, thumbnails=thumbnails(read_clip(path).images))
+        for track, path in zip(tracks, clips, strict=True)
+    ]
 
 
 def fit_steering(recipe: SteeringRecipe) -> Path:
@@ -344,7 +351,7 @@ def validate(
     weights = fit_measured([head_angles(network, t, wheelbase_m) for t in kept])
     figures = {}
     for name, tracks in held_out.items():
-        wheelbase_m = WHEELBASE_M if name == WORLD else recipe.data.wheelbase_m
+        wheelbase_m = WHEELBASE_M if name in (WORLD, UNMARKED) else recipe.data.wheelbase_m
         figures[name] = score(network, tracks, wheelbase_m, weights, cnn_lstm)
         log.info("%s\n%s", name, table(figures[name]))
     (Path(recipe.out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")

@@ -55,3 +55,37 @@ def test_standardise(head):
 def test_refuses_heads_that_do_not_share_the_width():
     with pytest.raises(ConfigError, match="multiple of 3 heads"):
         SteeringHead(SteeringConfig(width=16, heads=3))
+
+
+def test_it_is_attention_of_one_query_over_keys_and_values_of_all_tokens(head):
+    """Head by head as it is written down: softmax(q k / sqrt(c) - age x fading) v over every token."""
+    latent, ages = torch.randn(3, 4, 6), [0.0, 0.1, 0.4]
+    tokens, bias = [], []
+    for frame, age_s in zip(latent, ages, strict=True):
+        phase = age_s * head.waves
+        age = head.age(torch.cat((torch.sin(phase), torch.cos(phase))))
+        for k, token in enumerate(frame):
+            tokens.append((head.embed(token) + age) * head.gain[k] + head.place[k] + age)
+            bias.append(-age_s * torch.exp(head.fading))
+    seen = []
+    for h in range(4):
+        part = slice(4 * h, 4 * h + 4)
+        scores = [head.query[part] @ head.key(x)[part] / 2 + b[h] for x, b in zip(tokens, bias, strict=True)]
+        weights = torch.softmax(torch.stack(scores), 0)
+        seen.append(sum(w * head.value(x)[part] for w, x in zip(weights, tokens, strict=True)))
+    seen = torch.cat(seen) * 2 / 3  # sqrt(4 tokens) / 3
+    want = head.config.unit_per_m * (head.straight(seen) + head.bent(seen))[0]
+    got, _ = head(latent[None], torch.tensor([ages]))
+    torch.testing.assert_close(got[0], want)
+
+
+def test_training_hides_whole_channels_and_whole_tokens():
+    torch.manual_seed(0)
+    head = SteeringHead(SteeringConfig(dropout=0.5))
+    seen = head._hidden(torch.ones(40, 3, 96, 128))
+    channel, token = (seen != 0).any((1, 2)), (seen != 0).any(-1)
+    assert torch.equal(seen != 0, channel[:, None, None] & token[..., None])
+    assert channel.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert token.float().mean() == pytest.approx(0.5, abs=0.05)
+    assert seen.mean() == pytest.approx(1.0, abs=0.1)  # what is left stands for the rest
+    assert torch.equal(head.eval()._hidden(seen), seen)

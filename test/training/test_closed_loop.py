@@ -100,11 +100,27 @@ def test_a_road_that_was_left_is_followed_by_new_ones_until_all_time_is_driven()
 
     def drive(seed, longest_s):
         asked.append((seed, longest_s))
-        return RoadDrive(seed, "city", 3.0, driven_s=1.5 if len(asked) == 2 else longest_s)
+        return RoadDrive(seed, "city", 3.0, True, driven_s=1.5 if len(asked) == 2 else longest_s)
 
     roads = list(drive_on(drive, 2_000_000, 10.0, 4.0, 10.0))
     assert [s for _, s in asked] == [4.0, 4.0, 4.0, 0.5] and sum(r.driven_s for r in roads) == 10.0
     assert [seed for seed, _ in asked] == street_seeds(2_000_000, 4)
+
+
+def test_roads_with_and_without_lines_are_told_apart():
+    def drive(seed, longest_s):
+        marked = World(WorldConfig(seed=seed)).scene.markings
+        left = None if marked else 0.1
+        return RoadDrive(seed, "city", 3.0, marked, left, [0.0, 0.1], [0.0, 0.2], driven_s=longest_s)
+
+    for streets in (None, True, False):
+        roads = list(drive_on(drive, 2_000_006, 8.0, 2.0, 10.0, marked=streets))
+        assert [r.seed for r in roads] == street_seeds(2_000_006, 4, marked=streets)
+        assert streets is None or {r.marked for r in roads} == {streets}
+        figures, unmarked = overall(roads), sum(not r.marked for r in roads)
+        assert figures["roads_left"] == unmarked and figures["roads_with_lines_left"] == 0
+        assert figures["roads_with_lines"] == 4 - unmarked
+        assert roads[0].summary()["marked"] == roads[0].marked
 
 
 def test_refuses_conditions_that_cannot_be():

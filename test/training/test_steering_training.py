@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.errors import CheckpointError, ConfigError, InputError
 from dvps_ros.networks.steering import SteeringConfig, SteeringHead
+from dvps_ros.training import drives
 from dvps_ros.training import steering as st
 from dvps_ros.training import steering_baselines as baselines
 from dvps_ros.training.latents import Track
+from dvps_ros.training.render import VALIDATION_SEED
+from dvps_ros.types import Sample
 
 HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
 RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2, baseline_steps=0)
@@ -180,6 +184,30 @@ def test_refusals(tmp_path):
     torch.save({"state_dict": {}, "dvps": {"network": "lite"}}, other)
     with pytest.raises(CheckpointError, match="expected a steering head, got 'lite'"):
         st.load_head(other)
+
+
+def test_streets_without_lines_are_held_out_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(drives, "VALIDATION_DRIVES", 2)
+    image = np.zeros((1, 8, 8, 3), np.uint8)
+    monkeypatch.setattr(
+        drives, "wandering_drive", lambda seed, size: Sample(image, np.ones((1, 4), np.float32), "made up")
+    )
+    drives.render_drives(tmp_path, 3, (8, 8))
+    made = {p.name: sorted(int(f.stem) for f in p.iterdir()) for p in tmp_path.iterdir()}
+    assert {name: len(seeds) for name, seeds in made.items()} == {"train": 3, "val": 2, "val_unmarked": 2}
+    assert len({seed for seeds in made.values() for seed in seeds}) == 7  # no street is in two sets
+    for name, seeds in made.items():
+        for seed in seeds:
+            scene = World(WorldConfig(seed=seed)).scene
+            assert scene.speed >= drives.SLOWEST_MPS
+            assert (seed >= VALIDATION_SEED) == name.startswith("val")
+            assert name != "val_unmarked" or not scene.markings
+
+
+def test_missing_drives_are_told(tmp_path):
+    recipe = replace(RECIPE, data=st.SteeringDataConfig(cache=str(tmp_path), drives=2))
+    with pytest.raises(ConfigError, match="drives are missing in .*drives: run `dvps train CONFIG --render`"):
+        st.load_tracks(recipe)
 
 
 def _empty(path):
