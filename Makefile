@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # make demo   set up .venv (no torch) and run the whole ROS 2 graph; INPUT=, FOV=, CAMERA=, OUT= for own material
 # make test   set up .venv-test and run the tests
-# make lint   ruff
+# make lint   ruff and mypy
 # make clean  remove environments, builds and outputs
 
 PYTHON ?= python3
@@ -23,6 +23,7 @@ test: .venv-test/.ready
 
 lint: .venv-test/.ready
 	.venv-test/bin/ruff check .
+	.venv-test/bin/mypy
 
 # Step 1 installs what the build needs (the message generators are in the ROS 2 wheels), step 2 builds
 # the messages and installs this checkout, editable, with its dependencies.
