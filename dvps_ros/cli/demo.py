@@ -49,9 +49,9 @@ Limits = Mapping[str, tuple[str, float]]
 SCENE_LIMITS: Limits = {
     "share of frames processed": (">=", 0.95),
     "panoptic quality": (">=", 0.25),
-    "relative depth error": ("<=", 0.21),
-    "sightings of objects found": (">=", 0.50),
-    "ids kept": (">=", 0.88),
+    "relative depth error": ("<=", 0.15),
+    "sightings of objects found": (">=", 0.52),
+    "ids kept": (">=", 0.87),
 }
 """What the default scene must reach for exit code 0, a margin below what was measured (docs/demo.md)."""
 INPUT_LIMITS: Limits = {"share of frames processed": (">=", 0.01)}

@@ -11,7 +11,11 @@ import click
 @click.command()
 @click.argument("network")
 @click.option(
-    "--checkpoint", type=click.Path(dir_okay=False, path_type=Path), help="Weights that `dvps train` wrote."
+    "--checkpoint",
+    "checkpoints",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    help="Weights that `dvps train` wrote; of several the mean is taken (not for the steering head).",
 )
 @click.option(
     "--random", "random_weights", is_flag=True, help="Random weights instead: for speed tests only."
@@ -44,7 +48,7 @@ import click
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 def command(
     network: str,
-    checkpoint: Path | None,
+    checkpoints: tuple[Path, ...],
     random_weights: bool,
     sizes: tuple[str, ...],
     out: Path,
@@ -69,16 +73,16 @@ def command(
     from dvps_ros.panoptic.fuse import FusionConfig
 
     if network == "steering":
-        _export_steering(checkpoint, sizes, out, version, licence)
+        _export_steering(checkpoints, sizes, out, version, licence)
         return
     if network not in NETWORKS:
         raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}, steering")
     if not sizes:
         raise ConfigError("give at least one --size HxW")
-    if (checkpoint is None) != random_weights:
+    if bool(checkpoints) == random_weights:
         raise ConfigError("give either --checkpoint FILE or --random")
     wanted = [parse_size(size) for size in sizes]
-    if checkpoint is None:
+    if not checkpoints:
         import torch
 
         from dvps_ros.labels import CITYSCAPES
@@ -87,12 +91,12 @@ def command(
         build, config = NETWORKS[network]
         module, labels, training = build(config()), CITYSCAPES, {"weights": "random"}
     else:
-        from dvps_ros.training.checkpoint import load_checkpoint
+        from dvps_ros.training.checkpoint import load_mean_checkpoint
 
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_mean_checkpoint(checkpoints)
         if loaded.meta["network"] != network:
             raise ConfigError(
-                f"checkpoint {checkpoint} is of network {loaded.meta['network']}, not {network}"
+                f"checkpoint {checkpoints[0]} is of network {loaded.meta['network']}, not {network}"
             )
         module, labels = loaded.network, loaded.labels  # type: ignore[assignment]
         training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
@@ -113,15 +117,15 @@ def command(
 
 
 def _export_steering(
-    checkpoint: Path | None, sizes: tuple[str, ...], out: Path, version: str, licence: str
+    checkpoints: tuple[Path, ...], sizes: tuple[str, ...], out: Path, version: str, licence: str
 ) -> None:
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_steering
     from dvps_ros.training.steering import load_head
 
-    if checkpoint is None or sizes:
-        raise ConfigError("a steering head is exported from a --checkpoint, and has no --size")
-    loaded = load_head(checkpoint)
+    if len(checkpoints) != 1 or sizes:
+        raise ConfigError("a steering head is exported from one --checkpoint, and has no --size")
+    loaded = load_head(checkpoints[0])
     manifest = export_steering(
         loaded.network,
         out,

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import pickle
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -100,6 +100,32 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(f"checkpoint {path} does not fit this version: {error}") from error
     load_weights(network, network_weights(data), path)
     return Checkpoint(network.eval(), labels, meta)
+
+
+def load_mean_checkpoint(paths: Sequence[str | Path]) -> Checkpoint:
+    """The network whose weights are the mean of those of several checkpoints (Wortsman et al. 2022).
+
+    It serves for trainings that went on from one another or from one start. Everything else is the first's.
+
+    Raises:
+        CheckpointError: one is unreadable, or they are not of one network, size and label space.
+    """
+    loaded = [load_checkpoint(path) for path in paths]
+    first = loaded[0]
+    for path, other in zip(paths[1:], loaded[1:], strict=True):
+        for key in ("network", "network_config", "labels"):
+            if other.meta[key] != first.meta[key]:
+                raise CheckpointError(
+                    f"checkpoint {path} differs from {paths[0]} in its {key}: no mean of both"
+                )
+    states = [checkpoint.network.state_dict() for checkpoint in loaded]
+    mean = {
+        name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+        for name, value in states[0].items()
+    }
+    first.network.load_state_dict(mean)
+    others = [{key: c.meta[key] for key in ("recipe", "commit", "step", "minutes")} for c in loaded[1:]]
+    return replace(first, meta={**first.meta, "mean_with": others}) if others else first
 
 
 def network_weights(data: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.total import total_loss  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
-from dvps_ros.training.checkpoint import load_checkpoint, read_checkpoint  # noqa: E402
+from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import balance, fit, validate  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
@@ -386,6 +386,22 @@ def test_the_loaded_network_holds_the_averaged_weights(trained):
     assert loaded.labels == CITYSCAPES and not loaded.network.training
     weights = loaded.network.state_dict()
     assert all(torch.equal(v, raw["state_dict"][f"network.{k}"]) for k, v in weights.items())
+
+
+def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tmp_path):
+    other = run(recipe_for(cache, tmp_path, start_from=str(trained), **{"schedule.steps": 2}))
+    mean = load_mean_checkpoint([trained, other])
+    one, two = (load_checkpoint(path).network.state_dict() for path in (trained, other))
+    weights = mean.network.state_dict()
+    assert any(not torch.equal(one[k], two[k]) for k in one)
+    for k, v in weights.items():
+        expected = (one[k] + two[k]) / 2 if v.is_floating_point() else one[k]
+        torch.testing.assert_close(v, expected)
+    assert [m["step"] for m in mean.meta["mean_with"]] == [2]
+    assert load_mean_checkpoint([trained]).meta == load_checkpoint(trained).meta
+    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.width": 16}))
+    with pytest.raises(CheckpointError, match="differs from .* in its network_config"):
+        load_mean_checkpoint([trained, narrow])
 
 
 def test_the_same_call_goes_on_where_it_stopped(cache, tmp_path):
