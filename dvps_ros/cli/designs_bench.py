@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from dvps_ros.cli.held_out import DESIGNS_SEED, held_out_drive
-from dvps_ros.cli.options import ImageSize, SizeType
+from dvps_ros.cli.options import ImageSize, image_size_option
 from dvps_ros.config import EngineConfig, options
 from dvps_ros.errors import EngineError, InputError
 from dvps_ros.labels import VOID
@@ -62,13 +62,7 @@ _CHOICES = {o.key: o for o in options(EngineConfig)}
 @click.option(
     "--worlds", type=click.IntRange(1), default=24, show_default=True, help="Two frames of each are scored."
 )
-@click.option(
-    "--image-size",
-    type=SizeType(),
-    default="512x1024",
-    show_default=True,
-    help="Of the camera and of the truth.",
-)
+@image_size_option("512x1024", "Of the camera and of the truth.")
 @click.option("--rounds", type=click.IntRange(2), default=30, show_default=True, help="Runs timed of each.")
 @click.option(
     "--json",

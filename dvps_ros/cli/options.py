@@ -26,6 +26,11 @@ def out_option(folder: str, help: str) -> Callable[[Callable[..., Any]], Callabl
     return click.option("--out", type=kind, default=Path(folder), show_default=True, help=help)
 
 
+def image_size_option(size: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--image-size``: what a rendered camera gives."""
+    return click.option("--image-size", type=SizeType(), default=size, show_default=True, help=help)
+
+
 class ImageSize(NamedTuple):
     """Pixels; as text HEIGHTxWIDTH."""
 

@@ -12,8 +12,8 @@ import click
 from dvps_ros.cli.held_out import QUALITY_SEED, RATE_HZ, held_out_drive
 from dvps_ros.cli.options import (
     ImageSize,
-    SizeType,
     engine_choice_options,
+    image_size_option,
     json_option,
     pipeline_config,
     pipeline_options,
@@ -27,13 +27,7 @@ from dvps_ros.cli.options import (
 @click.option(
     "--frames", type=click.IntRange(4), default=40, show_default=True, help="Frames of each, at 10 Hz."
 )
-@click.option(
-    "--image-size",
-    type=SizeType(),
-    default="384x768",
-    show_default=True,
-    help="Camera images, HEIGHTxWIDTH.",
-)
+@image_size_option("384x768", "Camera images, HEIGHTxWIDTH.")
 @json_option
 def quality_command(
     model: str,

@@ -44,9 +44,9 @@ def measure_pulls(module: LitPerception, batches: Iterable[Batch]) -> dict[str, 
         for name, parts in clip_terms(
             predictions, [frame.targets for frame in batch], module.class_weight, module.recipe.loss
         ).items():
-            mean = pooled_mean([term for term, _ in parts])
             if not any(bool((term.weight > 0).any()) for term, _ in parts):
                 continue
+            mean = pooled_mean([term for term, _ in parts])
             found = torch.autograd.grad(mean, list(named.values()), retain_graph=True, allow_unused=True)
             gradients[name] = {k: g for k, g in zip(named, found, strict=True) if g is not None}
             values.setdefault(name, []).append(float(mean.detach()))

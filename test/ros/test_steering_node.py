@@ -73,6 +73,16 @@ class Rig:
         return {v.key: v.value for v in self.status().values}
 
 
+def steered_rig(graph: Graph) -> Rig:
+    """A node that two frames have brought to its first valid command, the second of two."""
+    rig = Rig(graph, min_frames=2)
+    for i in range(2):
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        rig.command(i + 1)
+    assert rig.commands[1].valid
+    return rig
+
+
 def test_a_command_with_its_stamp_age_and_values(graph: Graph) -> None:
     rig = Rig(graph)
     stamp_ns = rig.send(0.1, deviation=0.01)
@@ -153,11 +163,7 @@ def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
 
 
 def test_an_unexpected_error_of_the_head_ends_the_command_and_not_the_node(graph: Graph) -> None:
-    rig = Rig(graph, min_frames=2)
-    for i in range(2):
-        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
-        rig.command(i + 1)
-    assert rig.commands[1].valid
+    rig = steered_rig(graph)
     answer, errors = rig.head.run, graph.errors()
 
     def fail(latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
@@ -224,11 +230,7 @@ def test_unsound_perception_gives_no_command(graph: Graph) -> None:
 
 
 def test_deactivation_ends_the_command_and_activation_begins_anew(graph: Graph) -> None:
-    rig = Rig(graph, min_frames=2)
-    for i in range(2):
-        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
-        rig.command(i + 1)
-    assert rig.commands[1].valid
+    rig = steered_rig(graph)
     rig.node.trigger_deactivate()
     assert not rig.command(3).valid
     rig.send(0.1)

@@ -125,7 +125,7 @@ def _has_bf16() -> bool:
 
 
 def _options(config: EngineConfig) -> dict:
-    # What int8 leaves unquantised (sums, upsampling) takes a sixth of its time less in bf16 than in fp32.
+    # What int8 leaves unquantised (sums, upsampling) takes less time in bf16 than in fp32.
     rest = "bf16" if _has_bf16() else "fp32"
     return {
         "PERFORMANCE_HINT": "LATENCY",
