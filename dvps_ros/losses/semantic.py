@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic losses: cross-entropy over the classes, and over sets of classes for coarser labels."""
+"""Semantic losses: cross-entropy and the Lovász surrogate of the IoU, over the classes, and over sets of classes
+for coarser labels."""
 
 from __future__ import annotations
 
@@ -66,6 +67,79 @@ def set_cross_entropy(
         every = class_weight.to(logits.device)[None, :, None, None]
         weight = weight * torch.where(member, every, torch.inf).amin(1).where(known, 0.0)
     return Term(torch.logsumexp(x, 1) - torch.logsumexp(inside, 1), weight)
+
+
+def lovasz(logits: Tensor, class_map: Tensor) -> Term:
+    """The Lovász extension of 1 - IoU, a mean over the classes that occur (Berman et al. 2018, eq. 9 and 11).
+
+    Cross-entropy counts pixels, the IoU counts classes: here a pole weighs as much as the road.
+
+    Args:
+        logits: float [B,C,h,w].
+        class_map: uint8 [B,h,w], 255 void (masked).
+
+    Returns:
+        [N], *not* by sample: the error of each known pixel in each class that occurs, and what it costs in IoU.
+
+    Raises:
+        InputError: a class id of the truth is not below C.
+    """
+    known = class_map != VOID
+    _refuse_unknown_ids(class_map, known, logits.shape[1])
+    probability = logits.float().softmax(1).movedim(1, 0)
+    return _lovasz_term([(probability[:, known], class_map[known].long())])
+
+
+def set_lovasz(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
+    """:func:`lovasz` over the sets of classes that coarse labels stand for, each label space by itself.
+
+    Args:
+        logits, coarse_map, groups: as of :func:`set_cross_entropy`.
+
+    Raises:
+        InputError: a coarse id is not below G.
+    """
+    known = coarse_map != VOID
+    _refuse_unknown_ids(coarse_map, known, groups.shape[1])
+    parts = []
+    for sets in torch.unique(groups, dim=0):
+        rows = (groups == sets).flatten(1).all(1)
+        probability = logits[rows].float().softmax(1).movedim(1, 0)[:, known[rows]]
+        parts.append((sets.to(probability.dtype) @ probability, coarse_map[rows][known[rows]].long()))
+    return _lovasz_term(parts)
+
+
+def _lovasz_term(parts: list[tuple[Tensor, Tensor]]) -> Term:
+    """Term of probabilities [C,P] and labels [P] of some label spaces; classes that do not occur are left out."""
+    errors, weights = [], []
+    for probability, label in parts:
+        present = torch.unique(label)
+        truth = label == present[:, None]
+        error = torch.where(truth, 1 - probability[present], probability[present])
+        errors.append(error)
+        weights.append(jaccard_weight(error.detach(), truth))
+    classes = torch.tensor(float(sum(len(e) for e in errors)), device=errors[0].device)
+    return Term(
+        torch.cat([e.flatten() for e in errors]), torch.cat([w.flatten() for w in weights]), classes
+    )
+
+
+def jaccard_weight(error: Tensor, truth: Tensor) -> Tensor:
+    """By how much 1 - IoU grows when each pixel, largest error first, becomes wrong.
+
+    Args:
+        error: float [C,P] in 0..1.
+        truth: bool [C,P], at least one true in each row.
+
+    Returns:
+        float [C,P]; sum of weight x error is the Lovász extension, and for errors of 0 and 1 just 1 - IoU.
+    """
+    order = error.argsort(1, descending=True)
+    hit = truth.gather(1, order).float()
+    total = hit.sum(1, keepdim=True)
+    loss = 1 - (total - hit.cumsum(1)) / (total + (1 - hit).cumsum(1))
+    step = torch.cat((loss[:, :1], loss[:, 1:] - loss[:, :-1]), 1)
+    return torch.empty_like(error).scatter_(1, order, step)
 
 
 def _refuse_unknown_ids(labels: Tensor, known: Tensor, classes: int) -> None:
