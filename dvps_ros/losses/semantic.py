@@ -79,7 +79,8 @@ def lovasz(logits: Tensor, class_map: Tensor) -> Term:
         class_map: uint8 [B,h,w], 255 void (masked).
 
     Returns:
-        [N], *not* by sample: the error of each known pixel in each class that occurs, and what it costs in IoU.
+        [1,N], one row for all samples: the error of each known pixel in each class that occurs, and what it costs
+        in IoU.
 
     Raises:
         InputError: a class id of the truth is not below C.
@@ -120,7 +121,7 @@ def _lovasz_term(parts: list[tuple[Tensor, Tensor]]) -> Term:
         weights.append(jaccard_weight(error.detach(), truth))
     classes = torch.tensor(float(sum(len(e) for e in errors)), device=errors[0].device)
     return Term(
-        torch.cat([e.flatten() for e in errors]), torch.cat([w.flatten() for w in weights]), classes
+        torch.cat([e.flatten() for e in errors])[None], torch.cat([w.flatten() for w in weights])[None], classes
     )
 
 
