@@ -51,6 +51,56 @@ def test_cross_entropy_by_hand():
         semantic.cross_entropy(logits, tensor([[[0, 2]]], torch.uint8))
 
 
+def test_jaccard_weight_by_hand():
+    # Two pixels of the class among four, errors falling 0.9, 0.6, 0.5, 0.2: wrong pixels so far make the IoU
+    # 1/2 (missed one), 1/3 (and one too many), 0 (missed both), 0.
+    error = tensor([[0.5, 0.9, 0.2, 0.6]])
+    truth = tensor([[True, True, False, False]], torch.bool)
+    torch.testing.assert_close(semantic.jaccard_weight(error, truth), tensor([[1 / 3, 1 / 2, 0.0, 1 / 6]]))
+
+
+def test_lovasz_of_certain_predictions_is_one_minus_the_mean_iou():
+    truth = torch.randint(0, 4, (2, 6, 7), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    truth[truth == 3] = VOID
+    predicted = torch.randint(0, 5, (2, 6, 7), generator=torch.Generator().manual_seed(2))
+    logits = 100.0 * torch.nn.functional.one_hot(predicted, 5).permute(0, 3, 1, 2).float()
+    known = truth != VOID
+    iou = [
+        ((predicted == c) & (truth == c) & known).sum() / (((predicted == c) | (truth == c)) & known).sum()
+        for c in range(3)  # the fourth and fifth do not occur
+    ]
+    assert semantic.lovasz(logits, truth).mean().item() == pytest.approx(1 - sum(iou).item() / 3, abs=1e-6)
+    # Sets of classes: {0, 3} and {1, 4} in one label space, {2} and {0, 1} in that of the other sample.
+    groups = torch.zeros(2, 2, 5, dtype=torch.bool)
+    groups[0, 0, [0, 3]] = groups[0, 1, [1, 4]] = groups[1, 0, [2]] = groups[1, 1, [0, 1]] = True
+    coarse = torch.randint(0, 2, (2, 6, 7), generator=torch.Generator().manual_seed(3)).to(torch.uint8)
+    coarse[0, 0] = VOID
+    losses = []
+    for b in range(2):
+        for g in range(2):
+            said = groups[b, g][predicted[b]] & (coarse[b] != VOID)
+            losses.append(1 - (said & (coarse[b] == g)).sum() / (said | (coarse[b] == g)).sum())
+    assert semantic.set_lovasz(logits, coarse, groups).mean().item() == pytest.approx(
+        sum(losses).item() / 4, abs=1e-6
+    )
+
+
+def test_lovasz_falls_by_its_gradient_and_knows_nothing_of_void():
+    generator = torch.Generator().manual_seed(4)
+    logits = torch.randn(1, 3, 4, 5, generator=generator, requires_grad=True)
+    truth = torch.randint(0, 3, (1, 4, 5), generator=generator).to(torch.uint8)
+    truth[0, 0] = VOID
+    before = semantic.lovasz(logits, truth).mean()
+    (slope,) = torch.autograd.grad(before, logits)
+    assert (slope[:, :, 0] == 0).all() and (slope[:, :, 1:] != 0).any()
+    assert semantic.lovasz(logits.detach() - 0.1 * slope, truth).mean() < before
+    nothing = torch.full((1, 4, 5), VOID, dtype=torch.uint8)
+    assert semantic.lovasz(logits, nothing).mean().item() == 0
+    assert semantic.set_lovasz(logits, nothing, torch.zeros(1, 1, 3, dtype=torch.bool)).mean().item() == 0
+    with pytest.raises(InputError, match=r"0\.\.2 or 255, got 3"):
+        semantic.lovasz(logits, torch.full((1, 4, 5), 3, dtype=torch.uint8))
+
+
 def test_set_cross_entropy_adds_the_probabilities_of_the_set():
     p = tensor([0.5, 0.3, 0.2])
     logits = p.log().view(1, 3, 1, 1).expand(1, 3, 1, 2).contiguous()
