@@ -37,6 +37,13 @@ log = logging.getLogger(__name__)
 @pipeline_options
 @engine_choice_options
 @camera_options
+@click.option(
+    "--skip-frames",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Leave out so many frames at the start.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
 @click.option(
     "--save-maps",
@@ -59,6 +66,7 @@ def command(
     network_size: str,
     fov_deg: float | None,
     camera_file: Path | None,
+    skip_frames: int,
     max_frames: int | None,
     save_maps: bool,
     memory: bool,
@@ -78,7 +86,10 @@ def command(
 
     results.require("jinja2", "matplotlib")
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
-    total = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
+    if source.frames is not None and skip_frames >= source.frames:
+        raise InputError(f"{source.name}: it has {source.frames} frames; skip fewer than {skip_frames}")
+    end = None if max_frames is None else skip_frames + max_frames
+    total = max_frames if source.frames is None else len(range(source.frames)[skip_frames:end])
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
     pipeline = DvpsPipeline.open(config, source.camera)
     label_space = pipeline.label_space
@@ -90,7 +101,7 @@ def command(
     if save_maps:
         (out / "maps").mkdir(parents=True, exist_ok=True)
     with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
-        for frame in itertools.islice(source, max_frames):
+        for frame in itertools.islice(source, skip_frames, end):
             if not memory:
                 pipeline.engine.reset()
             begin = time.perf_counter()

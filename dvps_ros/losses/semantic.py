@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Semantic losses: cross-entropy and the Lovász surrogate of the IoU, over the classes, and over sets of classes
-for coarser labels."""
+"""Semantic losses: cross-entropy and the Lovász surrogate of the IoU, over the classes, and over sets of
+classes for coarser labels."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def lovasz(logits: Tensor, class_map: Tensor) -> Term:
         class_map: uint8 [B,h,w], 255 void (masked).
 
     Returns:
-        [1,N], one row for all samples: the error of each known pixel in each class that occurs, and what it costs
-        in IoU.
+        [1,N], one row for all samples: the error of each known pixel in each class that occurs, and what it
+        costs in IoU.
 
     Raises:
         InputError: a class id of the truth is not below C.
@@ -110,19 +110,18 @@ def set_lovasz(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
     return _lovasz_term(parts)
 
 
-def _lovasz_term(parts: list[tuple[Tensor, Tensor]]) -> Term:
-    """Term of probabilities [C,P] and labels [P] of some label spaces; classes that do not occur are left out."""
+def _lovasz_term(spaces: list[tuple[Tensor, Tensor]]) -> Term:
+    """Term of probabilities [C,P] and labels [P] of some label spaces; over the classes that occur."""
     errors, weights = [], []
-    for probability, label in parts:
+    for probability, label in spaces:
         present = torch.unique(label)
         truth = label == present[:, None]
         error = torch.where(truth, 1 - probability[present], probability[present])
         errors.append(error)
         weights.append(jaccard_weight(error.detach(), truth))
     classes = torch.tensor(float(sum(len(e) for e in errors)), device=errors[0].device)
-    return Term(
-        torch.cat([e.flatten() for e in errors])[None], torch.cat([w.flatten() for w in weights])[None], classes
-    )
+    value, weight = (torch.cat([part.flatten() for part in parts])[None] for parts in (errors, weights))
+    return Term(value, weight, classes)
 
 
 def jaccard_weight(error: Tensor, truth: Tensor) -> Tensor:

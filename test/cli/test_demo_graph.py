@@ -16,6 +16,7 @@ from dvps_ros.cli import demo, results, run
 from dvps_ros.cli.graph import GraphError
 from dvps_ros.data.scene import write_scene
 from dvps_ros.data.sources import open_source
+from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel, Sample
 
@@ -112,6 +113,17 @@ def test_run_results(run_out: Path) -> None:
     with (run_out / "tracks.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {row["class"] for row in rows} == {"car"} and len(rows) >= FRAMES
+
+
+def test_run_takes_the_part_of_a_drive_that_is_asked_for(
+    scene: Path, run_out: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    part = ("--skip-frames", 2, "--max-frames", 3)
+    call(run.command, scene, "--out", tmp_path, "--model", tiny_model, "--save-maps", *part)
+    everything = sorted(p.name for p in (run_out / "maps").iterdir())
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == everything[2:5]
+    with pytest.raises(InputError, match=f"has {FRAMES} frames; skip fewer than {FRAMES}"):
+        call(run.command, scene, "--out", tmp_path, "--model", tiny_model, "--skip-frames", FRAMES)
 
 
 def test_run_and_graph_give_the_same_maps_bit_for_bit(demo_out: Path, run_out: Path) -> None:
