@@ -26,6 +26,8 @@ MIN_OBJECT_PX = 200
 """Smaller objects in dense truth are not asked for: about 14 x 14 pixels."""
 MIN_OBJECT_POINTS = 20
 """The same for objects that are known by their LiDAR points only."""
+SIZES_PX = ((0, 8), (8, 16), (16, 32), (32, 64), (64, None))
+"""Sides of squares of an object's visible area, for the share found of each size; None: and larger."""
 NEAR_M = 30.0
 """Objects up to this (median of their true depths, in that frame) are scored once more by themselves."""
 
@@ -45,6 +47,8 @@ class ClipQuality:
         self._stq = SegmentationTrackingQuality(self._classes)
         self._objects: IdentityStability | None = None
         self._near_objects: IdentityStability | None = None
+        self._sighted, self._found = (np.zeros(len(SIZES_PX), np.int64) for _ in range(2))
+        """Of each of SIZES_PX."""
         self._all_depth = DepthErrors([DepthProtocol(cap_m=80.0)])
         self._depth_at = {d: DepthErrors([DepthProtocol(cap_m=80.0)]) for d in DISTANCES_M}
         self._flicker = DepthFlicker()
@@ -86,6 +90,7 @@ class ClipQuality:
         )
         if dense:
             self._dense = True
+            self._add_sizes(pairs)
             self._pq.update(pairs)
             self._stq.update(pairs, sequence)
             if with_depth:
@@ -120,6 +125,12 @@ class ClipQuality:
             line = self.timelines.setdefault(int(id_of(true_object)), [])
             line.append((stamp_ns, max(0, int(track))))
 
+    def _add_sizes(self, pairs: PairCounts) -> None:
+        matches = match_objects(pairs, self._classes, void="masked")
+        size = np.searchsorted([low**2 for low, _ in SIZES_PX], matches.gt_area, side="right") - 1
+        np.add.at(self._sighted, size, 1)
+        np.add.at(self._found, size, matches.found_by >= 0)
+
     def compute(self) -> dict[str, Any]:
         """Plain data for report.json; only the parts that the truth allows.
 
@@ -129,7 +140,8 @@ class ClipQuality:
         ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
         there are, found (share of their sightings), ids_kept (share of the found sightings under the
         object's most frequent track id), id_switches, min_area_px. ``objects_near``: the same of objects
-        within ``within_m``, where depths are known.
+        within ``within_m``, where depths are known. ``objects_by_size`` (dense truth): sightings
+        and found of all objects, however small, by the side of a square of their visible area.
         """
         result: dict[str, Any] = {"frames": self.frames}
         if self._known_px:
@@ -146,6 +158,15 @@ class ClipQuality:
             result["per_class"] = self._per_class()
             result["stq"] = self._stq.compute()
             result["dvpq"] = self._dvpq_table()
+            result["objects_by_size"] = {
+                f"{low}-{high} px" if high else f"{low} px and more": {
+                    "sightings": int(sighted),
+                    "found": found / sighted if sighted else None,
+                }
+                for (low, high), sighted, found in zip(
+                    SIZES_PX, self._sighted.tolist(), self._found.tolist(), strict=True
+                )
+            }
         if self._objects is not None:
             result["objects"] = _object_summary(self._objects)
         if self._near_objects is not None:

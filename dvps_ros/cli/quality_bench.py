@@ -103,6 +103,9 @@ def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:
         f"objects {objects['objects']}, found {_percent(objects['found'])} of their sightings, "
         f"ids kept {_percent(objects['ids_kept'])}, switches {objects['id_switches']}"
     )
+    sizes = scores["objects_by_size"].items()
+    found = ", ".join(f"{size} {_percent(row['found'])}" for size, row in sizes)
+    lines.append(f"found by visible area, as a square: {found}")
     lines.append(f"depth   abs_rel {depth['abs_rel']:.3f}  delta1 {_percent(depth['delta1'])}")
     return "\n".join(lines)
 

@@ -86,6 +86,14 @@ TEMPLATE = """<!DOCTYPE html>
 <p class="note">Objects with at least {{ quality.objects.min_area_px }} known pixels in a frame;
 found: one track covers it with IoU above 0.5.</p>
 {% endif %}
+{% if quality.objects_by_size %}
+<table><tr><th>visible area of an object, as a square</th>
+<th class="n">sightings</th><th class="n">found</th></tr>
+{% for size, row in quality.objects_by_size.items() if row.sightings %}
+<tr><td>{{ size }}</td><td class="n">{{ row.sightings }}</td><td class="n">{{ row.found | percent }}</td></tr>
+{% endfor %}
+</table>
+{% endif %}
 {% if quality.stq %}
 <table><tr><th>video metrics</th><th></th></tr>
 {% for name, value in quality.stq.items() %}

@@ -83,6 +83,27 @@ def test_near_objects_are_scored_by_themselves(sparse: bool) -> None:
     assert (near["within_m"], near["sightings"], near["found"], near["ids_kept"]) == (30.0, 2, 1.0, 1.0)
 
 
+def test_objects_are_counted_by_their_size() -> None:
+    """Of the car's 320 pixels 63, 64, 256 and all are to be seen; the whole car is not found."""
+    quality = ClipQuality(CITYSCAPES)
+    for index, area in enumerate((63, 64, 256, 320)):
+        sample = clip.truth(index)
+        hidden = np.flatnonzero(sample.instance_map == clip.CAR_ID)[area:]
+        sample.class_map.flat[hidden], sample.instance_map.flat[hidden] = clip.ROAD, 0
+        maps = clip.perfect_maps(sample)
+        if area == 320:
+            maps = dataclasses.replace(maps, track_map=np.zeros_like(maps.track_map))
+        quality.update(sample, maps, index * clip.STEP_NS)
+    by_size = quality.compute()["objects_by_size"]
+    assert {size: (row["sightings"], row["found"]) for size, row in by_size.items()} == {
+        "0-8 px": (1, 1.0),
+        "8-16 px": (1, 1.0),
+        "16-32 px": (2, 0.5),
+        "32-64 px": (0, None),
+        "64 px and more": (0, None),
+    }
+
+
 def test_a_missing_object_is_seen() -> None:
     def change(index: int, maps: PanopticDepth) -> PanopticDepth:
         return dataclasses.replace(
