@@ -47,8 +47,8 @@ class LossConfig:
 
     semantic: float = option(1.0, "Cross-entropy of the classes.", low=0.0)
     coarse: float = option(1.0, "Cross-entropy of labels that stand for several classes.", low=0.0)
-    lovasz: float = option(0.0, "Lovász surrogate of the classes' mean IoU.", low=0.0)
-    coarse_lovasz: float = option(0.0, "The same for labels that stand for several classes.", low=0.0)
+    lovasz: float = option(3.0, "Lovász surrogate of the classes' mean IoU.", low=0.0)
+    coarse_lovasz: float = option(1.5, "The same for labels that stand for several classes.", low=0.0)
     center: float = option(0.15, "Focal loss of the centre heat-map.", low=0.0)
     offset: float = option(0.005, "Offset to the instance's centre, per pixel of error.", low=0.0)
     depth: float = option(2.0, "Error of ln depth.", low=0.0)
@@ -148,6 +148,8 @@ def frame_terms(
     terms = {
         "semantic": semantic.cross_entropy(p.class_logits, t.class_map, weight_of_class),
         "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups, weight_of_class),
+        "lovasz": semantic.lovasz(p.class_logits, t.class_map),
+        "coarse_lovasz": semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups),
         "center": instance.center_focal(p.center_logits, t.heat, t.heat_valid),
         "offset": instance.offset_l1(p.center_offset_px, t.offset_px, t.instance > 0),
         "depth": depth.log_l1(p.log_depth, t.depth_m, config.max_depth_m),
@@ -156,10 +158,6 @@ def frame_terms(
         "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
         "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
     }
-    if config.lovasz:
-        terms["lovasz"] = semantic.lovasz(p.class_logits, t.class_map)
-    if config.coarse_lovasz:
-        terms["coarse_lovasz"] = semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups)
     if config.photometric:
         terms["photometric"] = photometric(
             p.log_depth, t.image, t.seen, t.moving != 1, t.intrinsics, [t.other]

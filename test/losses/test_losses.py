@@ -285,8 +285,8 @@ def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
         sum(getattr(config, k) * v.item() for k, v in means.items()), rel=1e-5
     )
     assert set(means) == {
-        "semantic", "coarse", "center", "offset", "depth", "depth_shape", "depth_edges", "sky",
-        "smoothness", "motion", "moving", "identity",
+        "semantic", "coarse", "lovasz", "coarse_lovasz", "center", "offset", "depth", "depth_shape",
+        "depth_edges", "sky", "smoothness", "motion", "moving", "identity",
     }  # fmt: skip
     total.backward()
     for m in maps:
