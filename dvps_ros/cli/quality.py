@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,8 @@ MIN_OBJECT_PX = 200
 """Smaller objects in dense truth are not asked for: about 14 x 14 pixels."""
 MIN_OBJECT_POINTS = 20
 """The same for objects that are known by their LiDAR points only."""
-SIZES_PX = ((0, 8), (8, 16), (16, 32), (32, 64), (64, None))
-"""Sides of squares of an object's visible area, for the share found of each size; None: and larger."""
+SIZES_PX = (0, 8, 16, 32, 64)
+"""Least sides of squares of an object's visible area, for the share found of each size."""
 NEAR_M = 30.0
 """Objects up to this (median of their true depths, in that frame) are scored once more by themselves."""
 
@@ -119,15 +120,15 @@ class ClipQuality:
     def _add_objects(self, pairs: PairCounts, least: int, stamp_ns: int, sequence: Hashable) -> None:
         if self._objects is None:
             self._objects = IdentityStability(self._classes, min_area_px=least)
-        self._objects.update(pairs, sequence)
         matches = match_objects(pairs, self._classes, void="masked", min_area_px=least)
+        self._objects.add(matches, sequence)
         for true_object, track in zip(matches.gt, matches.found_by, strict=True):
             line = self.timelines.setdefault(int(id_of(true_object)), [])
             line.append((stamp_ns, max(0, int(track))))
 
     def _add_sizes(self, pairs: PairCounts) -> None:
         matches = match_objects(pairs, self._classes, void="masked")
-        size = np.searchsorted([low**2 for low, _ in SIZES_PX], matches.gt_area, side="right") - 1
+        size = np.searchsorted(np.square(SIZES_PX), matches.gt_area, side="right") - 1
         np.add.at(self._sighted, size, 1)
         np.add.at(self._found, size, matches.found_by >= 0)
 
@@ -158,14 +159,11 @@ class ClipQuality:
             result["per_class"] = self._per_class()
             result["stq"] = self._stq.compute()
             result["dvpq"] = self._dvpq_table()
+            names = [f"{low}-{high} px" for low, high in pairwise(SIZES_PX)] + [f"{SIZES_PX[-1]} px and more"]
+            counts = zip(names, self._sighted.tolist(), self._found.tolist(), strict=True)
             result["objects_by_size"] = {
-                f"{low}-{high} px" if high else f"{low} px and more": {
-                    "sightings": int(sighted),
-                    "found": found / sighted if sighted else None,
-                }
-                for (low, high), sighted, found in zip(
-                    SIZES_PX, self._sighted.tolist(), self._found.tolist(), strict=True
-                )
+                name: {"sightings": sighted, "found": found / sighted if sighted else None}
+                for name, sighted, found in counts
             }
         if self._objects is not None:
             result["objects"] = _object_summary(self._objects)

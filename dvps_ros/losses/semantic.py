@@ -87,8 +87,8 @@ def lovasz(logits: Tensor, class_map: Tensor) -> Term:
     """
     known = class_map != VOID
     _refuse_unknown_ids(class_map, known, logits.shape[1])
-    probability = logits.float().softmax(1).movedim(1, 0)
-    return _lovasz_term([(probability[:, known], class_map[known].long())])
+    probability = logits.movedim(1, 0)[:, known].float().softmax(0)
+    return _lovasz_term([(probability, class_map[known].long())])
 
 
 def set_lovasz(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
@@ -105,7 +105,7 @@ def set_lovasz(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
     parts = []
     for sets in torch.unique(groups, dim=0):
         rows = (groups == sets).flatten(1).all(1)
-        probability = logits[rows].float().softmax(1).movedim(1, 0)[:, known[rows]]
+        probability = logits[rows].movedim(1, 0)[:, known[rows]].float().softmax(0)
         parts.append((sets.to(probability.dtype) @ probability, coarse_map[rows][known[rows]].long()))
     return _lovasz_term(parts)
 

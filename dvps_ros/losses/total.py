@@ -148,8 +148,6 @@ def frame_terms(
     terms = {
         "semantic": semantic.cross_entropy(p.class_logits, t.class_map, weight_of_class),
         "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups, weight_of_class),
-        "lovasz": semantic.lovasz(p.class_logits, t.class_map),
-        "coarse_lovasz": semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups),
         "center": instance.center_focal(p.center_logits, t.heat, t.heat_valid),
         "offset": instance.offset_l1(p.center_offset_px, t.offset_px, t.instance > 0),
         "depth": depth.log_l1(p.log_depth, t.depth_m, config.max_depth_m),
@@ -158,6 +156,10 @@ def frame_terms(
         "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
         "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
     }
+    if config.lovasz:
+        terms["lovasz"] = semantic.lovasz(p.class_logits, t.class_map)
+    if config.coarse_lovasz:
+        terms["coarse_lovasz"] = semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups)
     if config.photometric:
         terms["photometric"] = photometric(
             p.log_depth, t.image, t.seen, t.moving != 1, t.intrinsics, [t.other]

@@ -255,11 +255,13 @@ class IdentityStability:
 
     def update(self, pairs: PairCounts, sequence: Hashable = 0) -> None:
         """Add the next frame of ``sequence``."""
+        self.add(match_objects(pairs, self.classes, void=self.void, min_area_px=self.min_area_px), sequence)
+
+    def add(self, matches: FrameMatches, sequence: Hashable = 0) -> None:
+        """Add the next frame of ``sequence``, of which the objects are matched already."""
         if self._walk.enter(sequence):
             self._sequences[sequence] = SequenceTracks()
-        self._sequences[sequence].add(
-            match_objects(pairs, self.classes, void=self.void, min_area_px=self.min_area_px)
-        )
+        self._sequences[sequence].add(matches)
 
     def merge(self, other: IdentityStability) -> None:
         """Add the sequences of another shard."""
