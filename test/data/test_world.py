@@ -460,3 +460,24 @@ def test_drawn_cameras_differ_and_repeat():
 def test_bad_input_is_refused(call, error, words):
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize("seed", [2, 12, 54])
+def test_a_parking_strip_is_marked_off_where_lanes_are_not(seed):
+    """Streets without lane lines: the road is brighter on the strip's edge than half a metre beside it."""
+    world, camera = World(WorldConfig(seed=seed)), CameraModel.from_fov(512, 256, 80.0)
+    section, road = world.scene.section, CITYSCAPES.id_of("road")
+    assert not world.scene.markings and section.park_right > 0
+    clip = world.clip(1, camera)
+    edge, gains = -section.lanes_right * section.lane_width, []
+    for s in np.arange(17.0, 28.0, 0.25):
+        points = world.scene.route.points(s, edge + np.array([0.0, 0.5, -0.5]))
+        seen = np.linalg.inv(clip.world_from_camera[0]) @ np.hstack((points, np.ones((3, 1)))).T
+        u, v = np.round(project(seen[:3].T, camera)).astype(int).T
+        if (u < 0).any() or (u >= 512).any() or (v < 0).any() or (v >= 256).any():
+            continue
+        hidden = abs(clip.depth_m[0, v, u] - seen[2]) > 0.2
+        if not hidden.any() and (clip.class_map[0, v, u] == road).all():
+            on, left, right = clip.images[0, v, u].mean(1)
+            gains.append(on - 0.5 * (left + right))
+    assert len(gains) > 10 and np.mean(gains) > 30

@@ -139,7 +139,7 @@ def test_the_depth_of_the_world_explains_its_images_best():
             chosen = visible & known & (t.moving == 0)
             errors.append((warped - t.image).abs().mean(1)[chosen].mean().item())
         assert chosen.float().mean() > 0.2 and np.argmin(errors) == 2
-        assert errors[2] < 0.9 * min(errors[1], errors[3])
+        assert errors[2] < 0.95 * min(errors[1], errors[3])
 
 
 def test_cells_that_reach_beyond_the_image_are_not_seen():

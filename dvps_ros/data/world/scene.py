@@ -116,10 +116,12 @@ class Scene:
                 lines += [(-0.1, 0), (x.median + 0.1, 0)]
             else:
                 lines.append((0.0, 1 if dashed_centre else (2 if rng.random() < 0.5 else 0)))
-            if x.park_right or s.name in ("highway", "rural"):
-                lines.append((-x.lanes_right * x.lane_width, 0))
-            if x.park_left or s.name in ("highway", "rural"):
-                lines.append((x.median + x.lanes_left * x.lane_width, 0))
+        # An empty parking strip is marked off even where lanes are not: nobody could tell it from a lane.
+        edges = self.markings and s.name in ("highway", "rural")
+        if x.park_right or edges:
+            lines.append((-x.lanes_right * x.lane_width, 0))
+        if x.park_left or edges:
+            lines.append((x.median + x.lanes_left * x.lane_width, 0))
         self.tram = s.name in ("city", "avenue") and rng.random() < 0.28
         if self.tram:
             lines = lines[:4] + [(x.lane_d(0), 3), (x.lane_d(-1), 3)]
