@@ -271,6 +271,13 @@ class MapConfig:
     min_confidence: float = option(
         0.0, "Pixels with a lower class probability become void.", low=0.0, high=1.0
     )
+    min_region: float = option(
+        0.003,
+        "Share of the image below which ground, buildings, plants and sky become void (their depth stays): "
+        "so little of a class is mostly wrong. 0 keeps all.",
+        low=0.0,
+        high=1.0,
+    )
 
 
 @dataclass(frozen=True)

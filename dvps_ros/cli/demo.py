@@ -49,7 +49,7 @@ Limits = Mapping[str, tuple[str, float]]
 SCENE_LIMITS: Limits = {
     "share of frames processed": (">=", 0.95),
     "panoptic quality": (">=", 0.27),
-    "relative depth error": ("<=", 0.145),
+    "relative depth error": ("<=", 0.135),
     "sightings of objects found": (">=", 0.53),
     "ids kept": (">=", 0.87),
 }

@@ -24,6 +24,7 @@ MAP_OUTPUTS = (
     "embedding",
     "confidence",
     "class_logits",
+    "fine_class_map",
     "nearest",
     "latent",
 )

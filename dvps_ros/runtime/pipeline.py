@@ -277,6 +277,7 @@ class DvpsPipeline:
                 sky_class=self.engine.manifest.sky_class,
                 max_depth_m=self._config.maps.max_depth_m,
                 min_confidence=self._config.maps.min_confidence,
+                min_region=self._config.maps.min_region,
                 stride=self.engine.stride,
             )
             map_camera = preprocess.fit.camera(preprocess.camera, self.engine.stride)
@@ -320,7 +321,7 @@ class DvpsPipeline:
 
 def _outputs_for(wanted: frozenset[str]) -> frozenset[str]:
     """The graph's outputs that these of :data:`ALL_OUTPUTS` need, beside those that are always fetched."""
-    maps = {"confidence", "class_logits", "nearest"} if wanted & {"panoptic", "cloud"} else set()
+    maps = {"confidence", "fine_class_map", "nearest"} if wanted & {"panoptic", "cloud"} else set()
     return frozenset(maps | (wanted & {"latent"}))
 
 

@@ -76,6 +76,12 @@ class Recipe:
     checkpoint_minutes: float = option(5.0, "Time between checkpoints, minutes.", low=0.01)
     validate_every: int = option(500, "Steps between validations.", low=1)
     validate_clips: int = option(6, "Clips of each held-out set in a validation.", low=1)
+    validate_area_px: int = option(
+        204800,
+        "Area of real images in a validation, pixels; rendered ones keep theirs. Of 4:3, 204800 is about "
+        "what a graph of 384x768 sees, 348160 what one of 512x1024 sees.",
+        low=1024,
+    )
     data: DataConfig = group(DataConfig)
     augment: AugmentConfig = group(AugmentConfig)
     loss: LossConfig = group(LossConfig)

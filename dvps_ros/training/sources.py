@@ -34,8 +34,6 @@ LARGE_SIZES = ((256, 832), (320, 640), (384, 768), (512, 1024))
 seen: learnt on 192x384 alone its error at 384x768 was 0.49 instead of 0.27, and learnt up to 320x640 it came
 out 12 percent too far at 384x768."""
 LARGE_ZOOM = 1.25
-VALIDATION_AREA_PX = 320 * 640
-"""Of real images; rendered ones keep their size."""
 T = TypeVar("T")
 Draw = Callable[[np.random.Generator], Sample]
 """A random clip of one or two frames."""
@@ -149,7 +147,7 @@ def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
             drive.clip(i, 2) for i in spread(range(KITTI_TRAIN_FRAMES, len(drive) - 1), count // 2)
         ]
     return [
-        (name, _fitted(sample, None if name == "world" else VALIDATION_AREA_PX))
+        (name, _fitted(sample, None if name == "world" else recipe.validate_area_px))
         for name, samples in sets.items()
         for sample in samples
     ]
