@@ -144,9 +144,6 @@ NO_SEGMENT = 255
 """In maps of segment rows: stuff and void."""
 OUTPUT_STRIDE = 4
 """Input pixels of the network per cell of its maps."""
-QUARTERS = 4
-"""Parts of a cell, 2x2 pixels each, that have a class of their own: poles are thinner than a cell. In this
-order: top left, top right, bottom left, bottom right."""
 SEGMENT_COLUMNS = (
     "class_id",
     "score",
@@ -182,9 +179,7 @@ class NetworkOutput:
     confidence: np.ndarray | None = None
     """uint8 [h,w]: probability of the arg-max class x 255."""
     class_logits: np.ndarray | None = None
-    """float32 [C,h,w]: mean over the quarters of each cell."""
-    fine_class_map: np.ndarray | None = None
-    """uint8 [2h,2w]: class id of the quarters of each cell, 255 void."""
+    """float32 [C,h,w]."""
     nearest: np.ndarray | None = None
     """uint8 [h,w]: row of the nearest kept segment for every pixel, whatever its class; 255 if none."""
     latent: np.ndarray | None = None

@@ -10,8 +10,8 @@ THINGS = (2, 4)
 
 def heads(h: int = 12, w: int = 16, *, classes: int = 5, dims: int = 3) -> dict[str, np.ndarray]:
     """A scene of stuff class 0 at 10 m without objects."""
-    logits = np.zeros((4, classes, h, w), np.float32)
-    logits[:, 0] = 4
+    logits = np.zeros((classes, h, w), np.float32)
+    logits[0] = 4
     return {
         "class_logits": logits,
         "center_logits": np.full((1, h, w), -9, np.float32),
@@ -37,7 +37,7 @@ def put_object(
     """A rectangle whose pixels all vote for its middle cell; returns that cell."""
     at = (rows, columns)
     i, j = (rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2
-    scene["class_logits"][(slice(None), class_id, *at)] = 9
+    scene["class_logits"][class_id][at] = 9
     scene["center_logits"][0, i, j] = logit
     y, x = np.mgrid[at].astype(np.float32)
     scene["center_offset_px"][(slice(None), *at)] = 4 * np.stack((j - x, i - y))
@@ -67,7 +67,7 @@ def random_scene(seed: int, h: int = 24, w: int = 40, dims: int = 6) -> dict[str
 
     embedding = noise(dims, 1) + 0.1
     return {
-        "class_logits": np.stack([noise(5, 2) for _ in range(4)]),
+        "class_logits": noise(5, 2),
         "center_logits": noise(1, 3),
         "center_offset_px": noise(2, 10),
         "log_depth": noise(1, 0.5) + 2,

@@ -24,7 +24,6 @@ MAP_OUTPUTS = (
     "embedding",
     "confidence",
     "class_logits",
-    "fine_class_map",
     "nearest",
     "latent",
 )

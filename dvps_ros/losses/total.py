@@ -16,7 +16,6 @@ from dvps_ros.labels import LabelSpace
 from dvps_ros.losses import depth, instance, motion, panoptic_depth, semantic
 from dvps_ros.losses.photometric import View, photometric
 from dvps_ros.losses.term import Term, pooled_mean
-from dvps_ros.types import QUARTERS
 
 RARE_CLASS_WEIGHT = {
     "wall": 1.5,
@@ -74,9 +73,9 @@ class Targets:
     """Truth of one frame of a batch at stride 4. B samples; missing truth is masked, not zero."""
 
     class_map: Tensor
-    """uint8 [B,4,h,w] of the quarters of each cell, 255 void."""
+    """uint8 [B,h,w], 255 void."""
     coarse_map: Tensor
-    """uint8 [B,4,h,w] of the quarters of each cell, 255 void."""
+    """uint8 [B,h,w], 255 void."""
     groups: Tensor
     """bool [B,G,C]: classes of each coarse label."""
     heat: Tensor
@@ -146,10 +145,9 @@ def frame_terms(
         ConfigError: a term needs what the network does not give.
     """
     dense = t.depth_m * t.dense_depth[:, None, None]
-    logits = p.class_logits.transpose(1, 2)
     terms = {
-        "semantic": semantic.cross_entropy(logits, t.class_map, weight_of_class),
-        "coarse": semantic.set_cross_entropy(logits, t.coarse_map, t.groups, weight_of_class),
+        "semantic": semantic.cross_entropy(p.class_logits, t.class_map, weight_of_class),
+        "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups, weight_of_class),
         "center": instance.center_focal(p.center_logits, t.heat, t.heat_valid),
         "offset": instance.offset_l1(p.center_offset_px, t.offset_px, t.instance > 0),
         "depth": depth.log_l1(p.log_depth, t.depth_m, config.max_depth_m),
@@ -158,12 +156,10 @@ def frame_terms(
         "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
         "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
     }
-    # One quarter of each cell, by lot: sorting them all would take a fifth of a step.
-    q = int(torch.randint(QUARTERS, ()))
     if config.lovasz:
-        terms["lovasz"] = semantic.lovasz(logits[:, :, q], t.class_map[:, q])
+        terms["lovasz"] = semantic.lovasz(p.class_logits, t.class_map)
     if config.coarse_lovasz:
-        terms["coarse_lovasz"] = semantic.set_lovasz(logits[:, :, q], t.coarse_map[:, q], t.groups)
+        terms["coarse_lovasz"] = semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups)
     if config.photometric:
         terms["photometric"] = photometric(
             p.log_depth, t.image, t.seen, t.moving != 1, t.intrinsics, [t.other]

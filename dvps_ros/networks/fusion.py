@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dvps_ros.networks.prediction import RawPrediction
 from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, TIE_STEP, FusionConfig
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, QUARTERS
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE
 
 BLOCK = 256
 """Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""
@@ -33,11 +33,8 @@ class Fusion(nn.Module):
 
     def forward(self, p: RawPrediction) -> dict[str, Tensor]:
         """The outputs of docs/graph_contract.md by name, each with leading batch B; without state."""
-        quarter_logits, depth = p.class_logits.float(), p.log_depth.float().exp().clamp(*DEPTH_RANGE_M)
-        b, _, _, h, w = quarter_logits.shape
-        quarter_class = quarter_logits.argmax(2).reshape(b, 2, 2, h, w).permute(0, 3, 1, 4, 2)
-        q0, q1, q2, q3 = quarter_logits.unbind(1)
-        logits = (q0 + q1 + q2 + q3) / QUARTERS  # a mean over an axis takes three times as long
+        logits, depth = p.class_logits.float(), p.log_depth.float().exp().clamp(*DEPTH_RANGE_M)
+        b, _, h, w = logits.shape
         classes = logits.argmax(1)
         probability = 1 / (logits - logits.amax(1, keepdim=True)).exp().sum(1)
 
@@ -87,7 +84,6 @@ class Fusion(nn.Module):
             "embedding": identity * kept[:, :, None],
             "confidence": (probability * 255 + 0.5).to(torch.uint8),
             "class_logits": logits,
-            "fine_class_map": quarter_class.reshape(b, 2 * h, 2 * w).to(torch.uint8),
             "nearest": names(row),
             "latent": p.latent.float(),
         }

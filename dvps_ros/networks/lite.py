@@ -30,7 +30,7 @@ from dvps_ros.networks.parts import (
     upsample,
 )
 from dvps_ros.networks.prediction import Network, RawPrediction
-from dvps_ros.types import OUTPUT_STRIDE, QUARTERS
+from dvps_ros.types import OUTPUT_STRIDE
 
 IMAGE_MEAN = (123.7, 116.3, 103.5)
 IMAGE_STD = (58.4, 57.1, 57.4)
@@ -170,7 +170,7 @@ class Lite(Network):
         self.depth = Decoder(widths, config.context_width, decoder, fine)
         self.remember = nn.Conv2d(widths[1], config.state_width, 1)
         self.motion = MotionBranch(config.state_width, decoder)
-        self.class_head = nn.Conv2d(fine, QUARTERS * config.classes, 1)
+        self.class_head = nn.Conv2d(fine, config.classes, 1)
         self.instance_head = nn.Conv2d(fine, 3 + config.embedding, 1)
         self.depth_head = nn.Conv2d(fine, 1, 1)
         self.register_buffer("mean", torch.tensor(IMAGE_MEAN * OUTPUT_STRIDE**2), persistent=False)
@@ -214,7 +214,7 @@ class Lite(Network):
         canonical = math.log(PRIOR_DEPTH_M) + limit * torch.tanh(self.depth_head(depth) / limit)
         focal = torch.log(intrinsics[:, 1] / self.config.canonical_focal_px).view(-1, 1, 1, 1)
         return RawPrediction(
-            class_logits=self.class_head(semantic).unflatten(1, (QUARTERS, self.config.classes)),
+            class_logits=self.class_head(semantic),
             center_logits=center,
             center_offset_px=OFFSET_UNIT_PX * offset,
             log_depth=canonical + focal,

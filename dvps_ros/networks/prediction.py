@@ -7,13 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def join_quarters(x: Tensor) -> Tensor:
-    """Values of the quarters of each cell, [B,4,C,h,w], as a map at stride 2 [B,C,2h,2w]."""
-    return F.pixel_shuffle(x.transpose(1, 2).flatten(1, 2), 2)
 
 
 @dataclass(frozen=True)
@@ -22,8 +16,7 @@ class RawPrediction:
     pixel (u, v) = (4 j + 1.5, 4 i + 1.5)."""
 
     class_logits: Tensor
-    """[B,4,C,h,w]: of the quarters of each cell, 2x2 pixels each (top left, top right, bottom left, bottom
-    right); softmax over C gives class probabilities. :func:`join_quarters` makes a map of them."""
+    """[B,C,h,w]: softmax over C gives class probabilities."""
     center_logits: Tensor
     """[B,1,h,w]: sigmoid gives the probability that an instance is centred here."""
     center_offset_px: Tensor

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from dvps_ros.config import option
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, QUARTERS, SEGMENT_COLUMNS, NetworkOutput, check_array
+from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
 
 HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
 """Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
@@ -50,7 +50,7 @@ def fuse(
     its arg-max class is a thing. Candidates with too few pixels are dropped, and their pixels with them.
 
     Args:
-        class_logits: float32 [4,C,h,w], of the quarters of each cell.
+        class_logits: float32 [C,h,w].
         center_logits, log_depth, moving_logits: float32 [1,h,w]; depth as ln metres.
         center_offset_px, motion_px: float32 [2,h,w], (dx, dy) in input pixels.
         embedding: float32 [D,h,w].
@@ -64,7 +64,7 @@ def fuse(
     """
     config = config or FusionConfig()
     h, w = class_logits.shape[-2:]
-    check_array("class_logits", class_logits, np.float32, (QUARTERS, None, h, w))
+    check_array("class_logits", class_logits, np.float32, (None, h, w))
     check_array("embedding", embedding, np.float32, (None, h, w))
     for name, array, channels in (
         ("center_logits", center_logits, 1),
@@ -75,10 +75,8 @@ def fuse(
     ):
         check_array(name, array, np.float32, (channels, h, w))
 
-    quarter_class = class_logits.argmax(1).astype(np.uint8)
-    mean_logits = class_logits.mean(0)
-    class_map = mean_logits.argmax(0).astype(np.uint8)
-    probability = 1.0 / np.exp(mean_logits - mean_logits.max(0)).sum(0)
+    class_map = class_logits.argmax(0).astype(np.uint8)
+    probability = 1.0 / np.exp(class_logits - class_logits.max(0)).sum(0)
     depth_m = np.clip(np.exp(log_depth[0]), *DEPTH_RANGE_M)
     moving = _sigmoid(moving_logits[0])
 
@@ -126,8 +124,7 @@ def fuse(
         segments=segments,
         embedding=identities,
         confidence=(probability * 255 + 0.5).astype(np.uint8),
-        class_logits=mean_logits,
-        fine_class_map=quarter_class.reshape(2, 2, h, w).transpose(2, 0, 3, 1).reshape(2 * h, 2 * w),
+        class_logits=class_logits,
         nearest=nearest,
     )
 

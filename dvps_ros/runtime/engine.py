@@ -30,7 +30,7 @@ K = TypeVar("K")
 Spec = tuple[np.dtype, tuple[int, ...]]
 
 REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
-OPTIONAL_OUTPUTS = ("confidence", "class_logits", "fine_class_map", "nearest", "latent")
+OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
 ENGINES = "engines"
 """Folder of the plans, in the cache."""
 RETRY_S = 2.0
@@ -249,7 +249,6 @@ def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> 
         "embedding": (f32, (1, slots, manifest.embedding_size)),
         "confidence": (u8, (1, h, w)),
         "class_logits": (f32, (1, len(manifest.label_space), h, w)),
-        "fine_class_map": (u8, (1, 2 * h, 2 * w)),
         "nearest": (u8, (1, h, w)),
         "latent": (f32, (1, *manifest.latent_shape)),
         **{f"next_{name}": spec for name, spec in state.items()},

@@ -4,7 +4,8 @@
 For a camera pixel let its neighbours be the four cells of the stride-4 map around it, weighted
 bilinearly (cells that lie in the padding are never neighbours):
 
-- class: the heaviest class among the four quarters of cells (stride 2) around the pixel, weighted likewise.
+- class: arg-max of the bilinearly interpolated ``class_logits``. Where all four neighbours have the same
+  arg-max, that is the result, exactly, and nothing is computed. Void if the nearest neighbour is void.
 - segment of a thing pixel: the heaviest among neighbours of that class ("no segment" is one of them: the
   graph drops small ones); where no neighbour has that class, ``nearest`` of the nearest neighbour. The
   pixel then takes the class of its segment or track, so that an object has one.
@@ -19,7 +20,7 @@ bilinearly (cells that lie in the padding are never neighbours):
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -40,7 +41,8 @@ def cells_inside(pad: int, inner: int, stride: int) -> slice:
     return slice(first, max(first, last) + 1)
 
 
-class _Axis(NamedTuple):
+@dataclass(frozen=True)
+class _Axis:
     """Along one axis: the lower neighbour cell of each camera pixel, the upper one, and its weight."""
 
     low: np.ndarray
@@ -48,22 +50,14 @@ class _Axis(NamedTuple):
     weight: np.ndarray
 
     @classmethod
-    def of(cls, at_input: np.ndarray, stride: int, cells: slice) -> _Axis:
-        """Of pixels at these coordinates of the network's input; cells beyond the slice are no neighbours."""
+    def of(cls, pixels: int, scale: float, pad: int, inner: int, stride: int) -> _Axis:
+        at_input = (np.arange(pixels) + 0.5) * scale - 0.5 + pad
         cell = (at_input + 0.5) / stride - 0.5
+        cells = cells_inside(pad, inner, stride)
         first, last = cells.start, cells.stop - 1
         cell = np.clip(cell, first, last)
         low = np.minimum(np.floor(cell).astype(np.int64), max(first, last - 1))
         return cls(low, np.minimum(low + 1, last), (cell - low).astype(np.float32))
-
-
-def _axes(pixels: int, scale: float, pad: int, inner: int, stride: int) -> tuple[_Axis, _Axis]:
-    """Of the cells, and of their quarters."""
-    at_input = (np.arange(pixels) + 0.5) * scale - 0.5 + pad
-    cells, halves = cells_inside(pad, inner, stride), cells_inside(pad, inner, stride // 2)
-    # Only quarters of cells that are neighbours themselves.
-    halves = slice(max(halves.start, 2 * cells.start), min(halves.stop, 2 * cells.stop))
-    return _Axis.of(at_input, stride, cells), _Axis.of(at_input, stride // 2, halves)
 
 
 class MapMaker:
@@ -89,17 +83,15 @@ class MapMaker:
         min_region: float = 0.0,
         stride: int = 4,
     ) -> None:
-        self._x, self._fine_x = _axes(fit.camera_width, fit.scale, fit.pad_x, fit.inner_width, stride)
-        self._y, self._fine_y = _axes(fit.camera_height, fit.scale, fit.pad_y, fit.inner_height, stride)
+        self._x = _Axis.of(fit.camera_width, fit.scale, fit.pad_x, fit.inner_width, stride)
+        self._y = _Axis.of(fit.camera_height, fit.scale, fit.pad_y, fit.inner_height, stride)
         self._shape = (fit.camera_height, fit.camera_width)
         self._buffers = Buffers()
         self._is_thing = label_space.is_thing
         self._sky = -1 if sky_class is None else sky_class
         self._max_depth_m = np.float32(max_depth_m)
         self._min_confidence = np.uint8(np.ceil(min_confidence * 255))
-        self._seen = tuple(
-            slice(axis.low.min(), axis.high.max() + 1) for axis in (self._fine_y, self._fine_x)
-        )
+        self._seen = tuple(slice(axis.low.min(), axis.high.max() + 1) for axis in (self._y, self._x))
         self._min_region = min_region
         self._regions = [c.id for c in label_space.classes if not c.is_thing and c.name not in SMALL_STUFF]
 
@@ -114,9 +106,7 @@ class MapMaker:
             scale: factor from network depth to metres.
         """
         # Without the optional outputs edges are those of the stride-4 map.
-        fine = output.fine_class_map
-        if fine is None:
-            fine = output.class_map.repeat(2, 0).repeat(2, 1)
+        logits = np.zeros((0, 1, 1), np.float32) if output.class_logits is None else output.class_logits
         nearest = output.segment_map if output.nearest is None else output.nearest
         confidence = output.confidence
         if confidence is None:
@@ -131,35 +121,32 @@ class MapMaker:
         inverse = _inverse_depth(output.depth_m, output.class_map, np.float32(scale), self._sky)
         _fill(
             output.class_map,
-            fine,
-            _of_one_class(output.class_map, fine),
             output.segment_map,
             nearest,
             inverse,
             confidence,
+            logits,
             row_class,
             row_track,
             self._is_thing,
             self._sky,
             self._max_depth_m,
             self._min_confidence,
-            self._x,
-            self._y,
-            self._fine_x,
-            self._fine_y,
+            (self._x.low, self._x.high, self._x.weight),
+            (self._y.low, self._y.high, self._y.weight),
             maps.class_map,
             maps.track_map,
             maps.depth_m,
             maps.confidence,
         )
         if self._min_region > 0:
-            self._void_specks(maps.class_map, fine[self._seen])
+            self._void_specks(maps.class_map, output.class_map[self._seen])
         return maps
 
-    def _void_specks(self, class_map: np.ndarray, fine: np.ndarray) -> None:
-        """In place: void for regions that cover too little of the quarters that the camera sees."""
-        share = np.bincount(fine.ravel(), minlength=256)[self._regions] / fine.size
-        specks = (share > 0) & (share < self._min_region)
+    def _void_specks(self, class_map: np.ndarray, cells: np.ndarray) -> None:
+        """In place: void for regions that cover too little of the cells that the camera sees."""
+        share = np.bincount(cells.ravel(), minlength=256)[self._regions] / cells.size
+        specks = share < self._min_region
         if specks.any():
             name = np.arange(256, dtype=np.uint8)
             name[np.array(self._regions)[specks]] = VOID
@@ -188,27 +175,13 @@ def _inverse_depth(depth_m, class_map, scale, sky):
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _of_one_class(cell_class, fine_class):
-    """Of each cell: whether all its quarters have its class."""
-    same = np.empty(cell_class.shape, np.bool_)
-    for y in range(cell_class.shape[0]):
-        for x in range(cell_class.shape[1]):
-            c = cell_class[y, x]
-            upper = (fine_class[2 * y, 2 * x] == c) & (fine_class[2 * y, 2 * x + 1] == c)
-            lower = (fine_class[2 * y + 1, 2 * x] == c) & (fine_class[2 * y + 1, 2 * x + 1] == c)
-            same[y, x] = upper & lower
-    return same
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill(
     cell_class,
-    fine_class,
-    cell_of_one_class,
     cell_segment,
     cell_nearest,
     cell_inverse,
     cell_confidence,
+    logits,
     row_class,
     row_track,
     is_thing,
@@ -217,8 +190,6 @@ def _fill(
     min_confidence,
     x_axis,
     y_axis,
-    fine_x_axis,
-    fine_y_axis,
     class_map,
     track_map,
     depth_m,
@@ -226,21 +197,21 @@ def _fill(
 ):
     x_low, x_high, x_weight = x_axis
     y_low, y_high, y_weight = y_axis
-    fx_low, fx_high, fx_weight = fine_x_axis
-    fy_low, fy_high, fy_weight = fine_y_axis
     cells = cell_class.shape[1]
+    classes = logits.shape[0]
     one, half, nan = np.float32(1), np.float32(0.5), np.float32(np.nan)
     inverse_row = np.empty(cells, np.float32)
     confidence_row = np.empty(cells, np.float32)
     class_row = np.empty(cells, np.uint8)
     track_row = np.empty(cells, np.uint16)
     uniform = np.zeros(cells, np.bool_)
-    one_class = np.zeros(cells, np.bool_)
+    rivals = np.empty((cells, max(classes, 1)), np.uint8)
+    rival_count = np.zeros(cells, np.int64)
+    left, right = np.empty(classes, np.float32), np.empty(classes, np.float32)
     columns = np.searchsorted(x_low, np.arange(cells + 1))  # first pixel of each cell column
     previous = -1
     for v in range(y_low.size):
         y0, y1, wy = y_low[v], y_high[v], y_weight[v]
-        top, bottom, fwy = fy_low[v], fy_high[v], fy_weight[v]
         for x in range(cells):
             inverse_row[x] = cell_inverse[y0, x] * (one - wy) + cell_inverse[y1, x] * wy
             confidence_row[x] = np.float32(cell_confidence[y0, x]) * (one - wy) + (
@@ -254,17 +225,10 @@ def _fill(
                 inverse_sum = (
                     cell_inverse[y0, x0] + cell_inverse[y0, x1] + cell_inverse[y1, x0] + cell_inverse[y1, x1]
                 )
-                one_class[x0] = (
+                uniform[x0] = (
                     c == cell_class[y0, x1]
                     and c == cell_class[y1, x0]
                     and c == cell_class[y1, x1]
-                    and cell_of_one_class[y0, x0]
-                    and cell_of_one_class[y0, x1]
-                    and cell_of_one_class[y1, x0]
-                    and cell_of_one_class[y1, x1]
-                )
-                uniform[x0] = (
-                    one_class[x0]
                     and s == cell_segment[y0, x1]
                     and s == cell_segment[y1, x0]
                     and s == cell_segment[y1, x1]
@@ -272,6 +236,8 @@ def _fill(
                 )
                 class_row[x0] = c if s == NO_SEGMENT else row_class[s]
                 track_row[x0] = 0 if s == NO_SEGMENT else row_track[s]
+                if not uniform[x0]:
+                    rival_count[x0] = _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals[x0])
 
         # As if every cell were uniform: no branches, so that it becomes vector code.
         for u in range(x_low.size):
@@ -292,23 +258,27 @@ def _fill(
             s = (cell_segment[y0, x0], cell_segment[y0, x1], cell_segment[y1, x0], cell_segment[y1, x1])
             near = (cell_nearest[y0, x0], cell_nearest[y0, x1], cell_nearest[y1, x0], cell_nearest[y1, x1])
             inverse = (cell_inverse[y0, x0], cell_inverse[y0, x1], cell_inverse[y1, x0], cell_inverse[y1, x1])
+            one_class = c[0] == c[1] and c[0] == c[2] and c[0] == c[3]
+            if not one_class:
+                for i in range(rival_count[x0]):
+                    k = rivals[x0, i]
+                    left[i] = logits[k, y0, x0] * (one - wy) + logits[k, y1, x0] * wy
+                    right[i] = logits[k, y0, x1] * (one - wy) + logits[k, y1, x1] * wy
             group_label, group_segment = -1, -1
             for u in range(columns[x0], columns[x0 + 1]):
                 wx = x_weight[u]
-                weight = _weights(wx, wy)
-                label = c[0]
-                if not one_class[x0]:
-                    left, right, fwx = fx_low[u], fx_high[u], fx_weight[u]
-                    quarters = (
-                        fine_class[top, left],
-                        fine_class[top, right],
-                        fine_class[bottom, left],
-                        fine_class[bottom, right],
-                    )
-                    label = _heaviest_class(quarters, _weights(fwx, fwy))
+                weight = ((one - wy) * (one - wx), (one - wy) * wx, wy * (one - wx), wy * wx)
+                closest = _heaviest(weight)
+                label = c[closest]
+                if not one_class and classes > 0 and label != VOID:
+                    best = np.float32(-np.inf)
+                    for i in range(rival_count[x0]):
+                        value = left[i] * (one - wx) + right[i] * wx
+                        if value > best:
+                            best, label = value, rivals[x0, i]
                 segment = np.uint8(NO_SEGMENT)
                 if is_thing[label]:
-                    segment = _vote(label, c, s, weight, near[_heaviest(weight)])
+                    segment = _vote(label, c, s, weight, near[closest])
                 if label != group_label or segment != group_segment:
                     group_label, group_segment = label, segment
                     group, group_inverse = _group(label, segment, c, s, inverse)
@@ -331,27 +301,39 @@ def _fill(
                 depth_m[v, u] = nan if doubtful else depth_m[v, u]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
-def _weights(wx, wy):
-    """Bilinear weights of four neighbours, row by row; wx and wy are those of the higher column and row."""
-    one = np.float32(1)
-    return (one - wy) * (one - wx), (one - wy) * wx, wy * (one - wx), wy * wx
-
-
 @numba.njit(cache=True, nogil=True)
-def _heaviest_class(c, weight):
-    """The class with most weight; of equals the first."""
-    if c[0] == c[1] and c[0] == c[2] and c[0] == c[3]:
-        return c[0]
-    best, label = np.float32(0), c[0]
-    for k in range(4):
-        total = np.float32(0)
-        for j in range(4):
-            if c[j] == c[k]:
-                total += weight[j]
-        if total > best:
-            best, label = total, c[k]
-    return label
+def _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals):
+    """The classes that can win somewhere between four cells, into ``rivals``; returns their number.
+
+    Let m be the mean of the logits of the corners' arg-max classes. Everything is bilinear, so a class that
+    is below m at all four corners is below m between them, and so below one of these classes: mostly two
+    or three of nineteen stay.
+    """
+    winners = (cell_class[y0, x0], cell_class[y0, x1], cell_class[y1, x0], cell_class[y1, x1])
+    m00 = m01 = m10 = m11 = np.float32(0)
+    distinct = np.float32(0)
+    for i in range(4):
+        j = winners[i]
+        known = j < logits.shape[0]
+        for before in range(i):
+            known = known and winners[before] != j
+        if known:
+            distinct += np.float32(1)
+            m00 += logits[j, y0, x0]
+            m01 += logits[j, y0, x1]
+            m10 += logits[j, y1, x0]
+            m11 += logits[j, y1, x1]
+    count = 0
+    for k in range(logits.shape[0]):
+        if (
+            logits[k, y0, x0] * distinct >= m00
+            or logits[k, y0, x1] * distinct >= m01
+            or logits[k, y1, x0] * distinct >= m10
+            or logits[k, y1, x1] * distinct >= m11
+        ):
+            rivals[count] = k
+            count += 1
+    return count
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

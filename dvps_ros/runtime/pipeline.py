@@ -321,7 +321,7 @@ class DvpsPipeline:
 
 def _outputs_for(wanted: frozenset[str]) -> frozenset[str]:
     """The graph's outputs that these of :data:`ALL_OUTPUTS` need, beside those that are always fetched."""
-    maps = {"confidence", "fine_class_map", "nearest"} if wanted & {"panoptic", "cloud"} else set()
+    maps = {"confidence", "class_logits", "nearest"} if wanted & {"panoptic", "cloud"} else set()
     return frozenset(maps | (wanted & {"latent"}))
 
 

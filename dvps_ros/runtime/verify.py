@@ -53,7 +53,6 @@ Measured with trained weights: bf16 differs by 0.002, 0.10, 0.008 and 0.10; colo
 pixel by 0.04, 0.45, 0.21 and 0.58."""
 _KINDS = {
     "class_map": "class",
-    "fine_class_map": "class",
     "segment_map": "segment",
     "nearest": "segment",
     "segments": "table",

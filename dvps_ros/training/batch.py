@@ -17,7 +17,7 @@ from dvps_ros.errors import InputError
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.losses.photometric import View
 from dvps_ros.losses.total import Targets
-from dvps_ros.types import QUARTERS, Sample
+from dvps_ros.types import Sample
 
 STRIDE = 4
 MIN_CELLS = 3
@@ -100,8 +100,8 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         flow[0] = _cells(sample.flow_px[t, ..., 0], np.isnan(sample.flow_px[t, ..., 0]))
         flow[1] = _cells(sample.flow_px[t, ..., 1], np.isnan(sample.flow_px[t, ..., 1]))
     return {
-        "class_map": _known(sample.class_map, t, (QUARTERS, h, w), np.uint8, VOID),
-        "coarse_map": _known(sample.coarse_map, t, (QUARTERS, h, w), np.uint8, VOID),
+        "class_map": class_map,
+        "coarse_map": coarse_map,
         "heat": heat,
         "heat_valid": heat_valid,
         "offset_px": offset,
@@ -160,39 +160,23 @@ def _other_view(sample: Sample, t: int) -> dict[str, np.ndarray]:
 
 
 def _known(
-    clip: np.ndarray | None, t: int, shape: tuple[int, ...], dtype: type, missing: float
+    clip: np.ndarray | None, t: int, shape: tuple[int, int], dtype: type, missing: float
 ) -> np.ndarray:
-    """Truth of the cells, shape [h,w], or of their quarters, [4,h,w]."""
     if clip is None:
         return np.full(shape, missing, dtype)
-    return (_cells if len(shape) == 2 else _quarters)(clip[t], clip[t] == missing)
+    return _cells(clip[t], clip[t] == missing)
 
 
 def _cells(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     """One value a cell of 4x4 pixels: the known pixel nearest to its centre; sparse truth survives."""
     order = ((2, 2), (1, 1), (1, 2), (2, 1))
+    out, missing = full[2::STRIDE, 2::STRIDE].copy(), unknown[2::STRIDE, 2::STRIDE]
+    if not missing.any():
+        return out
     rest = [(y, x) for y in range(STRIDE) for x in range(STRIDE) if (y, x) not in order]
-    return _first_known(full, unknown, STRIDE, (*order, *rest))
-
-
-def _quarters(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """[4,h,w]: one value for each quarter of 2x2 pixels of a cell, in the order of ``types.QUARTERS``."""
-    h, w = (n // STRIDE for n in full.shape)
-    fine = _first_known(full, unknown, STRIDE // 2, ((1, 1), (0, 0), (0, 1), (1, 0)))
-    return fine.reshape(h, 2, w, 2).transpose(1, 3, 0, 2).reshape(QUARTERS, h, w)
-
-
-def _first_known(
-    full: np.ndarray, unknown: np.ndarray, stride: int, order: Sequence[tuple[int, int]]
-) -> np.ndarray:
-    """One value a cell of stride x stride pixels: of the first pixel (y, x) in this order that is known."""
-    y, x = order[0]
-    out, missing = full[y::stride, x::stride].copy(), unknown[y::stride, x::stride]
-    for y, x in order[1:]:
-        if not missing.any():
-            break
-        take = missing & ~unknown[y::stride, x::stride]
-        out[take] = full[y::stride, x::stride][take]
+    for y, x in (*order[1:], *rest):
+        take = missing & ~unknown[y::STRIDE, x::STRIDE]
+        out[take] = full[y::STRIDE, x::STRIDE][take]
         missing = missing & ~take
     return out
 

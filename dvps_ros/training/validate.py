@@ -14,7 +14,6 @@ from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes, count_pairs
 from dvps_ros.metrics.pq import PanopticQuality
 from dvps_ros.networks import RawPrediction
-from dvps_ros.networks.prediction import join_quarters
 from dvps_ros.panoptic.fuse import fuse
 from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, Sample
 
@@ -38,7 +37,7 @@ class Scores:
         size = sample.images.shape[1:3]
         if sample.class_map is not None:
             self._count(
-                class_of_pixels(prediction, size),
+                full_size(prediction.class_logits, size)[0].argmax(0).numpy(),
                 sample.class_map[t],
                 len(self.labels),
             )
@@ -46,7 +45,7 @@ class Scores:
             to_coarse = np.full(256, len(sample.coarse_groups), np.uint8)
             for g, members in reversed(list(enumerate(sample.coarse_groups))):
                 to_coarse[list(members)] = g
-            fine = class_of_pixels(prediction, size)
+            fine = full_size(prediction.class_logits, size)[0].argmax(0).numpy()
             self.names = tuple("/".join(self.labels.names[i] for i in g) for g in sample.coarse_groups)
             self._count(to_coarse[fine], sample.coarse_map[t], len(sample.coarse_groups) + 1)
         if (
@@ -119,13 +118,8 @@ class Scores:
         return result
 
 
-def class_of_pixels(prediction: RawPrediction, size: tuple[int, int]) -> np.ndarray:
-    """uint8 [H,W]: arg-max class of every pixel of the image, from classes at stride 2."""
-    return full_size(join_quarters(prediction.class_logits), size)[0].argmax(0).numpy().astype(np.uint8)
-
-
 def full_size(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Maps of the network at image size, bilinear with pixel centres kept."""
+    """Stride-4 maps at image size, bilinear with pixel centres kept."""
     return F.interpolate(maps.float(), size=size, mode="bilinear", align_corners=False)
 
 
@@ -133,7 +127,7 @@ def write_picture(path: Path, sample: Sample, t: int, prediction: RawPrediction,
     """Image, classes, depth, centres and motion of one frame, side by side, as JPEG."""
     size = sample.images.shape[1:3]
     image = sample.images[t]
-    classes = labels.palette[class_of_pixels(prediction, size)]
+    classes = labels.palette[full_size(prediction.class_logits, size)[0].argmax(0).numpy()]
     nearness = 1 / full_size(prediction.log_depth, size)[0, 0].exp().numpy()
     depth = cv2.applyColorMap(
         (255 * np.clip(nearness * 4, 0, 1) ** 0.5).astype(np.uint8), cv2.COLORMAP_INFERNO

@@ -24,7 +24,6 @@ from dvps_ros.export.graph import folded
 from dvps_ros.export.model import GoldenFrames
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.networks import Lite, LiteConfig
-from dvps_ros.networks.prediction import join_quarters
 from dvps_ros.runtime import calibration, verify
 from dvps_ros.runtime.backends import installed
 from dvps_ros.runtime.builder import Builder, quiet
@@ -60,7 +59,7 @@ def lively_network() -> Lite:
                 m.running_var.uniform_(0.5, 2.0)
         for head in (network.class_head, network.depth_head, network.instance_head, network.motion.head):
             head.weight.normal_(std=0.1)
-        network.class_head.bias.view(4, 19)[:, 11:] = 1.0
+        network.class_head.bias[11:] = 1.0
         network.instance_head.bias[0] = -1.0
     return network.eval()
 
@@ -108,7 +107,7 @@ def test_manifest_says_what_is_there(model: Path) -> None:
 def test_engines_accept_the_graph_and_agree(model: Path, backend: str, size: str) -> None:
     """Engine.open checks names, types and shapes of all inputs and outputs against the contract."""
     golden = verify.load_golden(model / f"{size}.golden.npz")
-    assert (golden.outputs["segments"][0, :, 1] > 0).sum() >= 2
+    assert (golden.outputs["segments"][0, :, 1] > 0).sum() >= 3
     with open_engine(model, size, backend) as engine:
         assert all(d.passed for d in verify.check(engine, golden, "fp32"))
 
@@ -229,16 +228,12 @@ def test_graph_equals_the_network_in_torch(model: Path, network: Lite) -> None:
         second = network(image[1:], k, first.state)
     out = verify.load_golden(model / "64x96.golden.npz").outputs
     for name, want in (
-        ("class_logits", second.class_logits.mean(1)),
+        ("class_logits", second.class_logits),
         ("depth_m", second.log_depth[:, 0].exp().clamp(0.5, 200)),
         ("next_state_features", second.state["features"]),
         ("latent", second.latent),
     ):
         assert np.abs(out[name] - want.numpy()).max() < 0.01 * want.abs().max(), name
-    fine = join_quarters(second.class_logits)
-    first, next_best = fine.topk(2, 1).values.unbind(1)
-    clear = (first - next_best).numpy() > 0.01 * fine.abs().max().item()
-    assert clear.mean() > 0.8 and (out["fine_class_map"] == fine.argmax(1).numpy())[clear].all()
 
 
 def test_second_frame_depends_on_the_first(model: Path) -> None:

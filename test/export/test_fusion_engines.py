@@ -19,7 +19,7 @@ from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.builder import quiet
 
 CONFIG = FusionConfig(slots=12)
-OUTPUTS = ("class_map", "fine_class_map", "segment_map", "nearest", "segments", "embedding")
+OUTPUTS = ("class_map", "segment_map", "nearest", "segments", "embedding")
 
 
 class FusionAlone(nn.Module):
@@ -58,7 +58,7 @@ def test_every_engine_gives_the_ids_of_the_definition(graph: Path, backend: str,
         want = fuse(**scene, thing_ids=THINGS, config=CONFIG)
         got = {n: np.empty(s, t) for n, (t, s) in engine.outputs.items()}
         engine.run({f"head_{k}": np.ascontiguousarray(v[None]) for k, v in scene.items()}, got)
-        for field in ("class_map", "fine_class_map", "segment_map", "nearest"):
+        for field in ("class_map", "segment_map", "nearest"):
             assert np.array_equal(got[field][0], getattr(want, field)), (name, field)
         table = got["segments"][0]
         # Class, area and centre are exact whatever the precision.

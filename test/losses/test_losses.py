@@ -15,7 +15,7 @@ from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses import depth, instance, motion, semantic  # noqa: E402
 from dvps_ros.losses.photometric import View  # noqa: E402
 from dvps_ros.losses.term import Term, pooled_mean  # noqa: E402
-from dvps_ros.losses.total import LossConfig, Targets, class_weights, frame_terms, total_loss  # noqa: E402
+from dvps_ros.losses.total import LossConfig, Targets, class_weights, total_loss  # noqa: E402
 
 
 def tensor(values, dtype=torch.float32):
@@ -235,8 +235,7 @@ class Maps:
         def make(channels):
             return torch.randn(rows, channels, 4, 8, generator=g).requires_grad_()
 
-        self.class_logits = torch.randn(rows, 4, 19, 4, 8, generator=g).requires_grad_()
-        self.center_logits, self.center_offset_px = make(1), make(2)
+        self.class_logits, self.center_logits, self.center_offset_px = make(19), make(1), make(2)
         self.log_depth, self.motion_px, self.moving_logits = make(1), make(2), make(1)
         self.raw_embedding, self.depth_features = make(8), make(6)
 
@@ -252,8 +251,8 @@ def targets(rows: int = 2) -> Targets:
     heat = torch.zeros(size)
     heat[:, 1, 2] = 1
     return Targets(
-        class_map=torch.randint(0, 19, (rows, 4, 4, 8), generator=g, dtype=torch.uint8),
-        coarse_map=torch.full((rows, 4, 4, 8), VOID, dtype=torch.uint8),
+        class_map=torch.randint(0, 19, size, generator=g, dtype=torch.uint8),
+        coarse_map=torch.full(size, VOID, dtype=torch.uint8),
         groups=torch.zeros(rows, 1, 19, dtype=torch.bool),
         heat=heat,
         heat_valid=torch.ones(size, dtype=torch.bool),
@@ -297,31 +296,10 @@ def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
     assert maps[0].motion_px.grad is None  # a first frame has no previous one
 
 
-def test_classes_are_asked_of_quarters():
-    """Wrong in one quarter of four: a quarter of the cross-entropy; the Lovász term draws all or nothing."""
-    maps, t = Maps(rows=1), targets(1)
-    truth = t.class_map.long()
-    truth[:, :, :, :] = 3
-    logits = torch.zeros(1, 4, 19, 4, 8)
-    logits[:, :, 3] = 50
-    logits[:, 2, 3], logits[:, 2, 5] = 0, 50
-    maps.class_logits = logits
-    t = replace(t, class_map=truth.to(torch.uint8))
-    seen = set()
-    for seed in range(20):
-        torch.manual_seed(seed)
-        terms = frame_terms(maps, t, torch.ones(19), LossConfig(), has_previous=False)
-        assert terms["semantic"].mean().item() == pytest.approx(50 / 4)
-        seen.add(round(terms["lovasz"].mean().item(), 3))
-    assert seen == {0.0, 1.0}
-
-
 def test_terms_of_weight_zero_that_cost_time_are_not_computed_and_others_join_the_sum():
     maps, config = [Maps(0), Maps(1)], LossConfig()
     extra = {"photometric": 2.0, "guided_smoothness": 0.1, "guided_edges": 0.2, "guided_triplet": 0.3}
-    torch.manual_seed(5)  # the Lovász terms draw a quarter
     plain, without = total_loss(maps, [targets(), targets()], class_weights(CITYSCAPES), config)
-    torch.manual_seed(5)
     total, means = total_loss(
         maps, [targets(), targets()], class_weights(CITYSCAPES), replace(config, **extra)
     )

@@ -67,23 +67,10 @@ def test_a_segment_too_small_is_dropped_and_frees_no_other_row() -> None:
 
 def test_class_is_the_majority_of_thing_pixels() -> None:
     scene = two_objects()
-    scene["class_logits"][:, 4, 2, 1:6] = 20  # 5 of 20 pixels
+    scene["class_logits"][4, 2, 1:6] = 20  # 5 of 20 pixels
     out = fuse(**scene, thing_ids=THINGS)
     assert out.segments[1, COLUMN["class_id"]] == 2
     assert (out.class_map[2, 1:6] == 4).all() and (out.segment_map[2, 1:6] == 1).all()
-
-
-def test_quarters_have_classes_of_their_own_and_a_cell_that_of_their_mean() -> None:
-    scene = two_objects()
-    scene["class_logits"][:2, 1, 8, 3] = 7  # the upper quarters, mean 3.5 against 4
-    scene["class_logits"][2, 3, 8, 5] = 30  # the lower left quarter, mean 7.5
-    out = fuse(**scene, thing_ids=THINGS)
-    assert out.class_map[8, 3] == 0 and out.class_map[8, 5] == 3
-    assert out.fine_class_map[16:18, 6:8].tolist() == [[1, 1], [0, 0]]
-    assert out.fine_class_map[16:18, 10:12].tolist() == [[0, 0], [3, 0]]
-    assert out.class_logits[3, 8, 5] == 7.5
-    probability = np.exp(7.5) / (np.exp(7.5) + np.exp(4) + 3 * np.exp(0))
-    assert out.confidence[8, 5] == int(probability * 255 + 0.5)
 
 
 def test_equal_scores_go_to_the_first_cell() -> None:
@@ -97,7 +84,7 @@ def test_equal_scores_go_to_the_first_cell() -> None:
 def test_plateau_gives_one_centre() -> None:
     for logit in (-1.5, 0.0, 3.0, 30.0):  # 30: the sigmoid is exactly 1
         scene = heads()
-        scene["class_logits"][:, 2] = 9
+        scene["class_logits"][2] = 9
         scene["center_logits"][0, 2:5, 2:5] = logit
         out = fuse(**scene, thing_ids=THINGS)
         assert (out.segments[:, COLUMN["score"]] > 0).sum() == 1, logit
@@ -106,7 +93,7 @@ def test_plateau_gives_one_centre() -> None:
 
 def test_more_objects_than_slots_keeps_the_best() -> None:
     scene = heads(40, 40)
-    scene["class_logits"][:, 2] = 9
+    scene["class_logits"][2] = 9
     cells = [(i, j) for i in range(0, 40, 8) for j in range(0, 40, 8)]
     for n, (i, j) in enumerate(cells):
         scene["center_logits"][0, i, j] = 1 + 0.1 * n
@@ -118,7 +105,7 @@ def test_more_objects_than_slots_keeps_the_best() -> None:
 
 def test_votes_at_equal_distance_go_to_the_higher_score() -> None:
     scene = heads()
-    scene["class_logits"][:, 2] = 9
+    scene["class_logits"][2] = 9
     scene["center_logits"][0, 6, 2], scene["center_logits"][0, 6, 12] = 1, 2
     assert (fuse(**scene, thing_ids=THINGS).segment_map[:, 7] == 0).all()
 
@@ -137,7 +124,7 @@ def test_refuses_other_shapes_and_types(name: str) -> None:
 
 def slow_maps(scene: dict[str, np.ndarray], config: FusionConfig) -> tuple[np.ndarray, np.ndarray]:
     """Segment map and areas by the letter of the definition, with Python's own numbers."""
-    class_map = scene["class_logits"].mean(0).argmax(0)
+    class_map = scene["class_logits"].argmax(0)
     h, w = class_map.shape
     heat = scene["center_logits"][0].astype(np.float64)
     reach, found = config.window // 2, []

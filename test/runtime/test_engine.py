@@ -400,7 +400,7 @@ def test_only_what_is_wanted_is_fetched(tiny_model, cache):
         assert out.class_logits is None and out.nearest is None and out.confidence is None
         assert out.latent.shape == (2, 3) and out.segments[2, 2] == 32
         out = engine.run(paint(64, 128, car_x=40), INTRINSICS, frozenset({"class_logits"}))
-        assert out.latent is None and (out.class_logits[:, 8, 12].argmax(), out.fine_class_map) == (13, None)
+        assert out.latent is None and out.class_logits[13, 8, 12] > 2000
         assert out.segments[2, 5] == -8  # the memory went on
 
 

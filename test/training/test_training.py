@@ -25,7 +25,6 @@ from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.total import total_loss  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
-from dvps_ros.networks.prediction import join_quarters  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import balance, fit, validate  # noqa: E402
@@ -97,21 +96,6 @@ def test_sparse_truth_survives_the_stride():
     targets = frame_targets(replace(sample, depth_m=depth), 0, CITYSCAPES)
     assert targets["depth_m"][0, 0] == 7 and targets["depth_m"][1, 1] == 5
     assert (targets["depth_m"] > 0).sum() == 2 and not targets["dense_depth"]
-
-
-def test_classes_of_quarters_by_hand():
-    sample = street(frames=1)
-    classes = np.full((1, 64, 128), 2, np.uint8)
-    classes[0, :, 6:8] = 5  # a pole in the right quarters of column 1
-    classes[0, 9, 9] = VOID  # the pixel that stands for its quarter: another known one does
-    classes[0, 16:18, 0:2] = VOID
-    found = frame_targets(replace(sample, class_map=classes), 0, CITYSCAPES)["class_map"]
-    assert found.shape == (4, 16, 32)
-    assert found[:, 3, 1].tolist() == [2, 5, 2, 5] and found[:, 3, 2].tolist() == [2, 2, 2, 2]
-    assert found[:, 2, 2].tolist() == [2, 2, 2, 2]
-    assert found[:, 4, 0].tolist() == [VOID, 2, 2, 2]
-    fine = join_quarters(torch.from_numpy(found)[None, :, None].float())[0, 0]
-    assert (fine.numpy() == np.where(classes[0, 1::2, 1::2] == VOID, fine, classes[0, 1::2, 1::2])).all()
 
 
 def test_missing_truth_is_masked():
@@ -295,8 +279,8 @@ def test_scores_by_hand():
     sample = street(frames=1)
     scores = Scores(CITYSCAPES)
     one, two = torch.zeros(1, 1, 16, 32), torch.zeros(1, 2, 16, 32)
-    logits = torch.zeros(1, 4, 19, 16, 32)
-    logits[:, :, 0] = 1  # all road
+    logits = torch.zeros(1, 19, 16, 32)
+    logits[:, 0] = 1  # all road
 
     class Maps:
         class_logits, center_logits, center_offset_px = logits, one, two
