@@ -17,8 +17,8 @@ def cross_entropy(logits: Tensor, class_map: Tensor, class_weight: Tensor | None
     """Cross-entropy per pixel, weighted by the class of the truth.
 
     Args:
-        logits: float [B,C,...].
-        class_map: uint8 [B,...], 255 void (masked).
+        logits: float [B,C,h,w].
+        class_map: uint8 [B,h,w], 255 void (masked).
         class_weight: float [C].
 
     Raises:
@@ -45,8 +45,8 @@ def set_cross_entropy(
     the ordinary cross-entropy; a set weighs as much as the lightest of its classes.
 
     Args:
-        logits: float [B,C,...].
-        coarse_map: uint8 [B,...], row of ``groups``; 255 void (masked).
+        logits: float [B,C,h,w].
+        coarse_map: uint8 [B,h,w], row of ``groups``; 255 void (masked).
         groups: bool [B,G,C]: the classes of each coarse label, per sample.
         class_weight: float [C].
 
@@ -56,14 +56,14 @@ def set_cross_entropy(
     known = coarse_map != VOID
     _refuse_unknown_ids(coarse_map, known, groups.shape[1])
     rows = torch.where(known, coarse_map, 0).long()
-    sample = torch.arange(len(rows), device=rows.device).reshape(-1, *[1] * (rows.ndim - 1)).expand_as(rows)
+    sample = torch.arange(len(rows), device=rows.device)[:, None, None]
     if bool((known & ~groups.any(2)[sample, rows]).any()):
         raise InputError(
             "coarse labels: a label in use stands for no class; give it at least one class or void"
         )
     labelled = known.flatten(1).any(1)  # the others would only cost time
     x, known_here = logits[labelled].float(), known[labelled]
-    member = groups[sample[labelled], rows[labelled]].movedim(-1, 1)
+    member = groups[labelled][sample[: len(x)], rows[labelled]].permute(0, 3, 1, 2)
     inside = torch.where(member | ~known_here[:, None], x, torch.finfo(x.dtype).min)
     value = torch.zeros(rows.shape, device=logits.device)
     value[labelled] = torch.logsumexp(x, 1) - torch.logsumexp(inside, 1)
@@ -80,8 +80,8 @@ def lovasz(logits: Tensor, class_map: Tensor) -> Term:
     Cross-entropy counts pixels, the IoU counts classes: here a pole weighs as much as the road.
 
     Args:
-        logits: float [B,C,...].
-        class_map: uint8 [B,...], 255 void (masked).
+        logits: float [B,C,h,w].
+        class_map: uint8 [B,h,w], 255 void (masked).
 
     Returns:
         [1,N], one row for all samples: the error of each known pixel in each class that occurs, and what it

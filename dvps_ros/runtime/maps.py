@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import cv2
 import numba
 import numpy as np
 
@@ -93,7 +94,8 @@ class MapMaker:
         self._min_confidence = np.uint8(np.ceil(min_confidence * 255))
         self._seen = tuple(slice(axis.low.min(), axis.high.max() + 1) for axis in (self._y, self._x))
         self._min_region = min_region
-        self._regions = [c.id for c in label_space.classes if not c.is_thing and c.name not in SMALL_STUFF]
+        stuff = (label_space.classes[i] for i in label_space.stuff_ids)
+        self._regions = np.array([c.id for c in stuff if c.name not in SMALL_STUFF], np.int64)
 
     def __call__(
         self, output: NetworkOutput, row_class: np.ndarray, row_track: np.ndarray, scale: float
@@ -146,19 +148,9 @@ class MapMaker:
     def _void_specks(self, class_map: np.ndarray, cells: np.ndarray) -> None:
         """In place: void for regions that cover too little of the cells that the camera sees."""
         share = np.bincount(cells.ravel(), minlength=256)[self._regions] / cells.size
-        specks = share < self._min_region
-        if specks.any():
-            name = np.arange(256, dtype=np.uint8)
-            name[np.array(self._regions)[specks]] = VOID
-            _rename(class_map, name)
-
-
-@numba.njit(cache=True, nogil=True)
-def _rename(class_map, name):
-    """In place: each class by its entry in the table."""
-    for v in range(class_map.shape[0]):
-        for u in range(class_map.shape[1]):
-            class_map[v, u] = name[class_map[v, u]]
+        name = np.arange(256, dtype=np.uint8)
+        name[self._regions[share < self._min_region]] = VOID
+        cv2.LUT(class_map, name, dst=class_map)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -129,7 +129,8 @@ def test_the_other_frame_comes_with_its_relative_pose_and_intrinsics_of_stride_4
 
 def test_the_depth_of_the_world_explains_its_images_best():
     """Poses, intrinsics and depth fit together all the way from the renderer to the loss."""
-    batch = collate([random_clip(VALIDATION_SEED, 384, 192)], CITYSCAPES)
+    # A clip with enough motion and texture to tell ten percent of depth; one that stands still cannot.
+    batch = collate([random_clip(VALIDATION_SEED + 57, 384, 192)], CITYSCAPES)
     for frame in batch:
         t = frame.targets
         known, errors = (t.depth_m > 0) & (t.depth_m < 40), []
@@ -139,7 +140,7 @@ def test_the_depth_of_the_world_explains_its_images_best():
             chosen = visible & known & (t.moving == 0)
             errors.append((warped - t.image).abs().mean(1)[chosen].mean().item())
         assert chosen.float().mean() > 0.2 and np.argmin(errors) == 2
-        assert errors[2] < 0.95 * min(errors[1], errors[3])
+        assert errors[2] < 0.9 * min(errors[1], errors[3])
 
 
 def test_cells_that_reach_beyond_the_image_are_not_seen():
