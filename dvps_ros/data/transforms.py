@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from scipy import fft
 
 from dvps_ros.config import option
 from dvps_ros.errors import InputError
@@ -53,6 +54,12 @@ class AugmentConfig:
     flip: float = option(0.5, "Share of mirrored samples.", low=0.0, high=1.0)
     color: float = option(
         1.0, "Strength of the photometric changes; 0 leaves the pixels alone.", low=0.0, high=2.0
+    )
+    texture: float = option(
+        0.0,
+        "Share of samples with random amplitudes of their spectrum: texture where renderings are smooth.",
+        low=0.0,
+        high=1.0,
     )
 
 
@@ -202,6 +209,31 @@ def recolor(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0)
     return out
 
 
+SPECTRUM_SPREAD, SPECTRUM_SPREAD_FINEST = 0.5, 1.0
+"""Standard deviation of the factor on an amplitude: the first for a constant, both together for the finest
+detail along the longest diagonal of the spectrum."""
+
+
+def roughen(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Each amplitude of the spectrum times a random factor, the finer the wilder; equal for all frames.
+
+    A network that has seen this looks less at the too clean surfaces of rendered images (PASTA, Chattopadhyay
+    et al. 2023, eq. 4 with alpha 1, k 2, beta 0.5). The mean colour stays.
+
+    Args:
+        images: uint8 [T,H,W,3]; not changed.
+    """
+    h, w = images.shape[1:3]
+    y, x = fft.fftfreq(h)[:, None] * h, fft.rfftfreq(w)[None] * w
+    share = np.hypot(y, x) / (np.hypot(h, w) / 2)
+    spread = SPECTRUM_SPREAD_FINEST * share**2 + SPECTRUM_SPREAD
+    factor = 1 + spread * rng.standard_normal(spread.shape)
+    factor[0, 0] = 1
+    spectrum = fft.rfft2(images.astype(np.float32), axes=(1, 2)) * factor[None, ..., None].astype(np.float32)
+    rough = fft.irfft2(spectrum, s=(h, w), axes=(1, 2))
+    return np.clip(rough + 0.5, 0, 255).astype(np.uint8)
+
+
 def random_box(rng: np.random.Generator, source_w: int, source_h: int, config: AugmentConfig) -> Box:
     """A crop box of the wanted shape: zoom log-uniform, aspect jittered, place uniform."""
     fit = min(source_w / config.width, source_h / config.height)
@@ -247,7 +279,7 @@ def focus_box(
 def augment(
     sample: Sample, rng: np.random.Generator, config: AugmentConfig, rare: Sequence[int] = ()
 ) -> Sample:
-    """A random crop, mirror and recolouring of the clip, of size config.width x config.height.
+    """A random crop, mirror, texture and recolouring of the clip, of size config.width x config.height.
 
     Args:
         rare: class ids on which crops are placed (``config.focus``).
@@ -259,7 +291,8 @@ def augment(
     sample = crop_resize(sample, box, config.width, config.height)
     if rng.random() < config.flip:
         sample = mirror(sample)
-    return replace(sample, images=recolor(sample.images, rng, config.color))
+    images = roughen(sample.images, rng) if rng.random() < config.texture else sample.images
+    return replace(sample, images=recolor(images, rng, config.color))
 
 
 def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, zoom: float = 0.04) -> Sample:

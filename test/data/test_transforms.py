@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from dvps_ros.data.transforms import (
     pan_still,
     random_box,
     recolor,
+    roughen,
 )
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Sample
@@ -183,6 +185,47 @@ def test_noise_is_in_every_channel_alike():
     noisy = np.array([s for s in spreads if s.max() > 1])
     assert 5 < len(noisy) < 30  # about a third gets any
     assert (noisy.min(1) > 0.5 * noisy.max(1)).all()
+
+
+def test_a_roughened_image_keeps_its_mean_and_its_place_and_gains_fine_detail():
+    image = cv2.GaussianBlur(
+        np.random.default_rng(0).integers(0, 255, (96, 160, 3)).astype(np.uint8), (0, 0), 4
+    )
+    image = np.clip(128 + 3.0 * (image.astype(int) - 128), 60, 195).astype(np.uint8)
+    rough = roughen(np.stack([image, np.roll(image, 8, 1)]), np.random.default_rng(1))
+    np.testing.assert_allclose(rough.mean((1, 2)), np.stack([image, image]).mean((1, 2)), atol=1.0)
+    # The factors are those of a convolution: what moves by 8 pixels still does, texture and all.
+    assert np.abs(np.roll(rough[0], 8, 1).astype(int) - rough[1]).max() <= 1
+    changed = rough[0].astype(float) - image
+    assert changed.std() > 2 and np.corrcoef(rough[0].ravel(), image.ravel())[0, 1] > 0.8
+
+    def amplitudes(x):
+        return np.abs(np.fft.rfft2(x.astype(float), axes=(0, 1)))
+
+    seeds = [roughen(image[None], np.random.default_rng(s))[0] for s in range(40)]
+    ratio = np.stack([amplitudes(x) / amplitudes(image) for x in seeds])
+    # |1 + 0.5 z| of a strong, coarse component: its mean square is 1 + 0.25.
+    strong = amplitudes(image)[..., 0] > 3000
+    strong[0, 0] = False
+    assert strong.sum() >= 10
+    assert abs((ratio[..., 0][:, strong] ** 2).mean() - 1.25) < 0.08
+
+
+def test_texture_is_a_share_of_the_samples():
+    sample = Sample(
+        np.random.default_rng(0).integers(0, 255, (2, 64, 96, 3)).astype(np.uint8),
+        np.ones((2, 4), np.float32),
+        "noise",
+    )
+    plain = AugmentConfig(height=64, width=96, color=0, flip=0, aspect=0, max_zoom=1, focus=0)
+    same = [
+        (
+            augment(sample, np.random.default_rng(s), replace(plain, texture=share)).images == sample.images
+        ).all()
+        for share in (0.0, 0.5, 1.0)
+        for s in range(20)
+    ]
+    assert all(same[:20]) and 4 <= sum(same[20:40]) <= 16 and not any(same[40:])
 
 
 def test_recolor_of_strength_zero_changes_nothing_and_frames_change_alike():
