@@ -134,7 +134,7 @@ class Frame:
     image: np.ndarray
     stamp_ns: int
     camera: CameraModel
-    frame_id: str = "camera"
+    frame_id: str = "camera_optical"
 
     def __post_init__(self) -> None:
         check_array("frame image", self.image, np.uint8, (self.camera.height, self.camera.width, 3))

@@ -25,6 +25,8 @@ MIB = 1 << 20
 LIBRARIES = ("numpy", "scipy", "numba", "opencv-python-headless", "PyYAML", "click", "tqdm", "psutil")
 SHARED_MEMORY_MIB = 256
 """Four processes with the segment of config/fastdds/large_messages.xml."""
+NODE_MIB = 1200
+"""Memory that the perception node takes at most (docs/benchmarks, 512x1024 in bf16)."""
 RECEIVE_BUFFER = 4 * MIB
 """Of the kernel, for images from other machines."""
 BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}
@@ -125,8 +127,8 @@ def check_middleware() -> Iterator[Finding]:
     elif not profile:
         shipped = _shipped_profile()
         yield Finding(
-            "no Fast DDS profile is set: outside our launch files large best-effort images get lost",
-            f"export FASTDDS_DEFAULT_PROFILES_FILE={shipped}",
+            "no Fast DDS profile is set: a camera driver started like this loses large best-effort images",
+            f"where the driver starts: export FASTDDS_DEFAULT_PROFILES_FILE={shipped}",
         )
     elif not Path(profile).is_file():
         remedy = f"export FASTDDS_DEFAULT_PROFILES_FILE={_shipped_profile()}"
@@ -166,7 +168,8 @@ def check_machine() -> Iterator[Finding]:
     remedy = "expect half the frame rate: two or more are meant" if cores < 2 else ""
     yield Finding(f"{name}, {cores} cores, bf16 in hardware: {bf16}", remedy)
     free = psutil.virtual_memory().available // MIB
-    yield Finding(f"{free} MiB of memory are free", "the node needs up to 1 GiB" if free < 1024 else "")
+    remedy = f"the node needs up to {NODE_MIB} MiB" if free < NODE_MIB else ""
+    yield Finding(f"{free} MiB of memory are free", remedy)
     folder = cache_dir()
     existing = next(p for p in (folder, *folder.parents) if p.exists())
     writable = os.access(existing, os.W_OK)

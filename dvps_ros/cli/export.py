@@ -60,7 +60,7 @@ def command(
     """Write NETWORK (such as "lite") as a model folder that the engines load.
 
     \b
-    dvps export lite --checkpoint runs/lite/best.ckpt --size 384x768 --size 512x1024 --out models/lite
+    dvps export lite --checkpoint out/train/lite/last.ckpt --size 384x768 --size 512x1024 --out models/lite
 
     dvps export steering --checkpoint out/train/steering/last.ckpt --out models/steering
 

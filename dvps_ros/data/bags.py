@@ -138,7 +138,7 @@ class BagSource:
                     stamp = message.header.stamp
                     # A driver that sets no stamp leaves zeros; then the recording time is the best there is.
                     stamp_ns = (stamp.sec * 10**9 + stamp.nanosec) or time_ns
-                    frame_id = message.header.frame_id or "camera"
+                    frame_id = message.header.frame_id or "camera_optical"
                     try:
                         frame = Frame(self._decode(message), stamp_ns, self.camera, frame_id)
                     except InputError as error:

@@ -42,7 +42,7 @@ class ImageSequence:
         stamps_ns: Sequence[int],
         camera: CameraModel,
         *,
-        frame_id: str = "camera",
+        frame_id: str = "camera_optical",
         truth: Callable[[Path], Sample] | None = None,
     ) -> None:
         self.name = name

@@ -450,7 +450,7 @@ def test_a_network_without_latent_tokens(graph: Graph) -> None:
 
 
 def test_silence_is_told_with_its_cause(graph: Graph) -> None:
-    Rig(graph, no_image_after_s=0.2)
+    rig = Rig(graph, no_image_after_s=0.2)
     diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
 
     def told(words: str) -> bool:
@@ -460,7 +460,10 @@ def test_silence_is_told_with_its_cause(graph: Graph) -> None:
     silent = next(s for a in diagnostics for s in a.status if "no image for" in s.message)
     assert silent.level == DiagnosticStatus.WARN
     assert silent.name == f"{graph.namespace}/dvps: input"
-    assert f"on {graph.namespace}/dvps/input/image, which has 1 publisher(s)" in silent.message
+    assert f"on {graph.namespace}/dvps/input/image, which has 1 publisher(s); if it sends," in silent.message
+    assert "Fast DDS profile" in silent.message
+    graph.node.destroy_publisher(rig.image)
+    graph.wait(lambda: told("which has 0 publisher(s); remap ~/input/image"), "the other cause")
 
 
 def test_images_without_camera_info_are_told(graph: Graph) -> None:

@@ -94,7 +94,7 @@ def test_what_the_player_sends(graph: Graph, folder: Path, transport: str) -> No
         decoded = compressed_to_rgb(message.data) if compressed else convert.image_to_rgb(message)
         assert np.abs(decoded.astype(int) - picture(n)).mean() <= (8 if compressed else 0)
     assert camera_from_info(infos[0], rectified=False) == CAMERA
-    assert images[0].header.frame_id == infos[0].header.frame_id == "camera"
+    assert images[0].header.frame_id == infos[0].header.frame_id == "camera_optical"
 
 
 def test_the_player_keeps_the_sources_own_time(graph: Graph, folder: Path) -> None:

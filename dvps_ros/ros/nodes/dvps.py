@@ -406,7 +406,13 @@ class DvpsNode(BaseNode[NodeConfig]):
         topic, quiet_s = self._image.topic_name, self.health.silence_s()
         if quiet_s > self.config.no_image_after_s:
             publishers = self.count_publishers(topic)
-            return f"no image for {quiet_s:.0f} s on {topic}, which has {publishers} publisher(s)"
+            advice = (
+                "if it sends, its large images get lost on the way: set the Fast DDS profile of "
+                "config/fastdds where the camera driver starts"
+                if publishers
+                else "remap ~/input/image to the camera's topic"
+            )
+            return f"no image for {quiet_s:.0f} s on {topic}, which has {publishers} publisher(s); {advice}"
         if self._cameras.missing and self.health.counts["received"]:
             info = self.resolve_topic_name("~/input/camera_info")
             return (

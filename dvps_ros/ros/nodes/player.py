@@ -160,7 +160,7 @@ class Player(Node):
     def _wait_for_listeners(self) -> None:
         """Raises: InputError when nobody came in time."""
         deadline = time.monotonic() + self.config.start_timeout_s
-        header = Header(frame_id="camera")
+        header = Header(frame_id="camera_optical")
         while not self._stopped and time.monotonic() < deadline:
             listeners = self._images.get_subscription_count()
             if listeners >= self.config.subscribers:
