@@ -54,7 +54,8 @@ class RosLog(logging.Handler):
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Make a node and spin it until it is done, or until SIGINT, SIGTERM or a shutdown of ROS.
 
-    The signals are Python's, not rclpy's, which end ROS at once: the node can still publish a last word.
+    The signals are Python's, not rclpy's, which end ROS at once: the callback in work is finished, and the
+    node can still publish a last word. Only a second signal interrupts a callback.
 
     Returns:
         Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
@@ -64,18 +65,30 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     node: Node | None = None
     handler: logging.Handler | None = None
     failure: str | None = None
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if node is None or asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def look() -> None:
+        if asked and not done.done():
+            done.set_result(None)
+
     try:
         for number in SIGNALS:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, ask)
         node = make_node()
-        node.create_timer(WAKE_PERIOD_S, lambda: None, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        done: Future = node.done  # type: ignore[attr-defined]
+        node.create_timer(WAKE_PERIOD_S, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         handler = RosLog(node)
         logging.getLogger("dvps_ros").addHandler(handler)
         logging.getLogger("dvps_ros").setLevel(logging.INFO)
         # One thread: callbacks only hand messages over, and several threads cost processor time.
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        done: Future = node.done  # type: ignore[attr-defined]
         executor.spin_until_future_complete(done)
         failure = done.result() if done.done() else None
     except (KeyboardInterrupt, ExternalShutdownException):
@@ -83,7 +96,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     except DvpsError as error:
         failure = str(error)
     finally:
-        for number in SIGNALS:  # a second one does not interrupt the clean-up
+        for number in SIGNALS:  # nothing interrupts the clean-up
             signal.signal(number, signal.SIG_IGN)
         if handler is not None:
             logging.getLogger("dvps_ros").removeHandler(handler)
