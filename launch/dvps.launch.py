@@ -85,12 +85,9 @@ def start_nodes(context: LaunchContext) -> list[Node]:
                 namespace=use["namespace"],
                 output="screen",
                 parameters=[
+                    {"perception_node": use["name"]},  # unless the file sets another one, or none
                     use["steering_params_file"],
-                    {
-                        **use_sim_time,
-                        "autostart": is_true(use["autostart"]),
-                        "perception_node": use["name"],
-                    },
+                    {**use_sim_time, "autostart": is_true(use["autostart"])},
                 ],
                 remappings=[("~/input/latent", f"{use['name']}/output/latent")],
                 arguments=log,

@@ -79,7 +79,7 @@ def compressed_to_rgb(data: Any) -> np.ndarray:
     """A JPEG, PNG, BMP, TIFF or WebP in memory as uint8 [H,W,3] RGB; a JPEG is not turned by its EXIF data.
 
     Raises:
-        InputError: the bytes are empty, cut off or not an image.
+        InputError: the bytes are empty, cut off, not an image, or say a size that no decoder takes.
     """
     if len(data) == 0:
         raise InputError("compressed image is empty (0 bytes)")
@@ -88,7 +88,10 @@ def compressed_to_rgb(data: Any) -> np.ndarray:
     for start, (name, end) in _COMPLETE.items():
         if head.startswith(start) and end not in tail:
             raise InputError(f"{name} image is cut off: no end marker in its {flat.size} bytes")
-    bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error as error:  # as of a size that it does not believe
+        raise InputError(f"cannot decode an image of {flat.size} bytes: {error.err}") from error
     if bgr is None:
         raise InputError(f"cannot decode an image of {flat.size} bytes: no JPEG, PNG, BMP, TIFF or WebP")
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

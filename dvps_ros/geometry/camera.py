@@ -34,10 +34,19 @@ class Fit:
 
     @classmethod
     def letterbox(cls, camera_width: int, camera_height: int, width: int, height: int) -> Fit:
-        """Largest size of kept aspect ratio, in the middle of the input."""
+        """Largest size of kept aspect ratio, in the middle of the input.
+
+        Raises:
+            InputError: so long and narrow an image that less than a pixel would be left of a side.
+        """
         scale = min(width / camera_width, height / camera_height)
-        inner_width = min(width, max(1, round(camera_width * scale)))
-        inner_height = min(height, max(1, round(camera_height * scale)))
+        inner_width = min(width, round(camera_width * scale))
+        inner_height = min(height, round(camera_height * scale))
+        if min(inner_width, inner_height) < 1:
+            raise InputError(
+                f"camera: expected images that leave a pixel or more of each side in {width}x{height}, got "
+                f"{camera_width}x{camera_height} pixels; check the camera's size"
+            )
         return cls(
             camera_width,
             camera_height,

@@ -34,7 +34,15 @@ BIG_ENDIAN = sys.byteorder == "big"
 
 
 def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds of a stamp."""
+    """Nanoseconds of a stamp.
+
+    Raises:
+        InputError: its nanoseconds are a second or more.
+    """
+    if stamp.nanosec >= 1_000_000_000:
+        raise InputError(
+            f"stamp: expected less than 1000000000 nanoseconds, got {stamp.nanosec}; correct the sender"
+        )
     return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
@@ -42,6 +50,11 @@ def ns_to_stamp(stamp_ns: int) -> Time:
     """Stamp of nanoseconds."""
     sec, nanosec = divmod(stamp_ns, 1_000_000_000)
     return Time(sec=sec, nanosec=nanosec)
+
+
+def stamp_text(stamp: Time) -> str:
+    """A stamp for people, whatever it holds."""
+    return f"{stamp.sec + stamp.nanosec * 1e-9:.3f} s"
 
 
 def _duration(seconds: float) -> Duration:

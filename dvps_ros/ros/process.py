@@ -4,18 +4,24 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable
 from typing import Protocol
 
 import rclpy
+from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from dvps_ros.errors import DvpsError
 from dvps_ros.ros.memory import keep_freed_memory
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAKE_PERIOD_S = 0.2
+"""How often a node that waits looks for a signal: in the wait itself Python handles none."""
 
 
 class Finishing(Protocol):
@@ -48,33 +54,50 @@ class RosLog(logging.Handler):
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Make a node and spin it until it is done, or until SIGINT, SIGTERM or a shutdown of ROS.
 
+    The signals are Python's, not rclpy's, which end ROS at once: the callback in work is finished, and the
+    node can still publish a last word. Only a second signal interrupts a callback.
+
     Returns:
         Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
     """
     keep_freed_memory()
-    rclpy.init(args=args)
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node: Node | None = None
     handler: logging.Handler | None = None
     failure: str | None = None
+    asked = False
+
+    def ask(number: int, frame: object) -> None:
+        nonlocal asked
+        if node is None or asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    def look() -> None:
+        if asked and not done.done():
+            done.set_result(None)
+
     try:
+        for number in SIGNALS:
+            signal.signal(number, ask)
         node = make_node()
+        done: Future = node.done  # type: ignore[attr-defined]
+        node.create_timer(WAKE_PERIOD_S, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
         handler = RosLog(node)
         logging.getLogger("dvps_ros").addHandler(handler)
         logging.getLogger("dvps_ros").setLevel(logging.INFO)
         # One thread: callbacks only hand messages over, and several threads cost processor time.
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        done: Future = node.done  # type: ignore[attr-defined]
         executor.spin_until_future_complete(done)
         failure = done.result() if done.done() else None
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except rclpy_implementation.RCLError:
-        if rclpy.ok():  # else a signal ended ROS while a callback was about to publish
-            raise
     except DvpsError as error:
         failure = str(error)
     finally:
+        for number in SIGNALS:  # nothing interrupts the clean-up
+            signal.signal(number, signal.SIG_IGN)
         if handler is not None:
             logging.getLogger("dvps_ros").removeHandler(handler)
         try:

@@ -30,7 +30,7 @@ from dvps_ros.runtime.manifest import (
     read_json,
     write_json,
 )
-from dvps_ros.runtime.window import TokenWindow
+from dvps_ros.runtime.window import JUMPED_BACK, TokenWindow
 
 KIND = "steering"
 CONTRACT = 1
@@ -38,6 +38,8 @@ GOLDEN_LIMIT = 0.01
 """Largest difference of a golden curvature, in parts of the tolerance."""
 ENGINES = ("onnxruntime", "openvino")
 """Backends that run heads, the first that is installed first."""
+BEYOND_LIMIT = 1.5
+"""A head that wants more than this many times the curvature of the largest angle does not know its input."""
 FEED_NAMES = ("latent", "age_s")
 RESULT_NAMES = ("curvature", "deviation")
 
@@ -212,7 +214,7 @@ class Head(Protocol):
 
 @dataclass(frozen=True)
 class SteeringResult:
-    """What to steer at one frame. Where it is not valid its numbers are NaN."""
+    """What to steer at one frame. Where it is not valid angle and curvature are NaN, the confidence is 0."""
 
     stamp_ns: int
     tyre_angle_rad: float
@@ -220,6 +222,7 @@ class SteeringResult:
     curvature_per_m: float
     """Of the path of the rear axle at that angle, left positive."""
     confidence: float
+    """Probability that this curvature is off by less than the head's tolerance, for a normal error."""
     reason: str = ""
     """Why it is not valid."""
     reset: str = ""
@@ -229,12 +232,18 @@ class SteeringResult:
     def valid(self) -> bool:
         return not self.reason
 
+    @classmethod
+    def refused(cls, stamp_ns: int, reason: str) -> SteeringResult:
+        """No command, and why."""
+        return cls(stamp_ns, math.nan, math.nan, 0.0, reason)
+
 
 class SteeringPipeline:
     """Window, head and limits of one vehicle. Not thread-safe.
 
-    The first valid command after a reset or an invalid one is not limited in rate: nobody has told where the
-    wheels are by then.
+    The rate is limited from one valid command to the next, however many frames without one lie between: by
+    the rate times the time between their stamps. Only the first command of all and the first one after time
+    has jumped back are free of it.
     """
 
     def __init__(self, head: Head, config: SteeringConfig) -> None:
@@ -254,6 +263,7 @@ class SteeringPipeline:
             manifest.frames, manifest.period_s, manifest.latent_shape, gap_s=config.gap_s
         )
         self._last: SteeringResult | None = None
+        self._before: SteeringResult | None = None
 
     @classmethod
     def open(cls, config: SteeringConfig) -> SteeringPipeline:
@@ -269,12 +279,12 @@ class SteeringPipeline:
             head.close()
             raise
 
-    def process(self, stamp_ns: int, tokens: np.ndarray, weights: str = "") -> SteeringResult:
+    def process(self, stamp_ns: int, tokens: np.ndarray, weights: str) -> SteeringResult:
         """The command at one frame.
 
         Args:
             tokens: float32 [T,C].
-            weights: SHA-256 of the perception weights that made them, or its beginning; empty: not known.
+            weights: SHA-256 of the perception weights that made them.
 
         Raises:
             InputError: tokens of another model or shape, not finite, or of the last frame again; the window
@@ -282,46 +292,65 @@ class SteeringPipeline:
             EngineError: the head failed.
         """
         expected = self.head.manifest.perception
-        if weights and not expected.weights_sha256.startswith(weights):
+        if weights != expected.weights_sha256:
             raise InputError(
                 f"latent tokens: expected those of {expected.name} with weights "
-                f"{expected.weights_sha256[:12]}, got weights {weights[:12]}; use the steering head that was "
-                "trained on that perception model"
+                f"{expected.weights_sha256[:12]}, got weights {weights[:12]!r} ({len(weights)} of 64 "
+                "characters); use the steering head that was trained on that perception model"
             )
         reset = self._window.add(stamp_ns, tokens) or ""
-        if reset:
+        if reset == JUMPED_BACK:
             self._last = None
+        self._before = self._last
         latent, age_s = self._window.slots()
         result = self._limited(stamp_ns, int((age_s >= 0).sum()), *self.head.run(latent, age_s))
-        self._last = result if result.valid else None
+        if result.valid:
+            self._last = result
         return dataclasses.replace(result, reset=reset)
 
-    def forget_command(self) -> None:
-        """The last command was not carried out: the next one is not limited in rate by it."""
-        self._last = None
+    def withdraw(self) -> None:
+        """The command of the last frame is not carried out: the one before it limits the rate of the next."""
+        self._last = self._before
 
     def forget(self) -> None:
-        """Empty the window, as after a gap."""
+        """Empty the window, as after a gap; the stamp of the newest frame is not taken again."""
         self._window.clear()
-        self.forget_command()
+
+    def restart(self) -> None:
+        """Begin anew: empty the window and forget the last command, which limits the rate no more."""
+        self.forget()
+        self._last = self._before = None
 
     def close(self) -> None:
         self.head.close()
 
     def _limited(self, stamp_ns: int, frames: int, curvature: float, deviation: float) -> SteeringResult:
-        config = self._config
-        tolerance = self.head.manifest.tolerance_per_m
-        confidence = math.erf(tolerance / (math.sqrt(2) * max(deviation, 1e-9)))
-        reason = ""
+        """The result for what the head says, 1/m, of a window of so many frames."""
+        config, tolerance = self._config, self.head.manifest.tolerance_per_m
+        most = math.tan(config.max_angle_rad) / config.wheelbase_m
+        sureness = _probability_within(tolerance, 0.0, deviation)
         if frames < config.min_frames:
             reason = f"the window holds {frames} of at least {config.min_frames} frames"
-        elif confidence < config.min_confidence:
-            reason = f"confidence {confidence:.2f} is below {config.min_confidence:.2f}"
-        if reason:
-            return SteeringResult(stamp_ns, math.nan, math.nan, confidence, reason)
-        angle = math.atan(config.wheelbase_m * curvature)
-        angle = max(-config.max_angle_rad, min(config.max_angle_rad, angle))
-        if self._last is not None:
-            step = config.max_rate_rad_s * (stamp_ns - self._last.stamp_ns) * 1e-9
-            angle = self._last.tyre_angle_rad + max(-step, min(step, angle - self._last.tyre_angle_rad))
-        return SteeringResult(stamp_ns, angle, math.tan(angle) / config.wheelbase_m, confidence)
+        elif abs(curvature) > BEYOND_LIMIT * most:
+            reason = (
+                f"the head wants a curvature of {curvature:.3g} 1/m, more than {BEYOND_LIMIT:g} times the "
+                f"{most:.3g} 1/m of the largest angle"
+            )
+        elif sureness < config.min_confidence:
+            reason = f"confidence {sureness:.2f} is below {config.min_confidence:.2f}"
+        else:
+            angle = math.atan(config.wheelbase_m * curvature)
+            angle = max(-config.max_angle_rad, min(config.max_angle_rad, angle))
+            if self._last is not None:
+                step = config.max_rate_rad_s * (stamp_ns - self._last.stamp_ns) * 1e-9
+                angle = self._last.tyre_angle_rad + max(-step, min(step, angle - self._last.tyre_angle_rad))
+            limited = math.tan(angle) / config.wheelbase_m
+            confidence = _probability_within(tolerance, limited - curvature, deviation)
+            return SteeringResult(stamp_ns, angle, limited, confidence)
+        return SteeringResult.refused(stamp_ns, reason)
+
+
+def _probability_within(tolerance: float, offset: float, deviation: float) -> float:
+    """That a normal error of this deviation is less than the tolerance away from the offset."""
+    scale = math.sqrt(2) * max(deviation, 1e-9)
+    return 0.5 * (math.erf((tolerance - offset) / scale) + math.erf((tolerance + offset) / scale))

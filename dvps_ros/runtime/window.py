@@ -11,6 +11,9 @@ from dvps_ros.errors import InputError
 
 NO_FRAME_S = -1.0
 """Age of a slot that holds no frame."""
+JUMPED_BACK = "time jumped backwards"
+KEPT_PER_PERIOD = 32
+"""Frames that are kept of each period at most; of a faster source some are left out."""
 
 
 def window_slots(stamps_ns: np.ndarray, frames: int, period_s: float) -> tuple[np.ndarray, np.ndarray]:
@@ -49,6 +52,8 @@ class TokenWindow:
     def __init__(self, frames: int, period_s: float, shape: tuple[int, int], *, gap_s: float) -> None:
         self._frames, self._period_s, self._shape, self._gap_s = frames, period_s, shape, gap_s
         self._kept: deque[tuple[int, np.ndarray]] = deque()
+        self._newest_ns: int | None = None
+        self._least_step_ns = period_s * 1e9 / KEPT_PER_PERIOD
 
     def add(self, stamp_ns: int, tokens: np.ndarray) -> str | None:
         """Take the newest frame.
@@ -57,7 +62,7 @@ class TokenWindow:
             tokens: float32 [T,C].
 
         Returns:
-            Why the window was emptied before, if it was.
+            Why the window begins anew, if it does: :data:`JUMPED_BACK`, or a gap.
 
         Raises:
             InputError: another shape, a number that is not finite, or the stamp of the last frame again; the
@@ -68,24 +73,27 @@ class TokenWindow:
         if not np.isfinite(tokens).all():
             raise InputError("latent tokens: expected finite numbers, got NaN or infinity")
         reason = None
-        if self._kept:
-            step_s = (stamp_ns - self._kept[-1][0]) * 1e-9
+        if self._newest_ns is not None:
+            step_s = (stamp_ns - self._newest_ns) * 1e-9
             if step_s == 0:
                 raise InputError(f"latent tokens: stamp {stamp_ns} ns is that of the frame before")
             if step_s < 0:
-                reason = "time jumped backwards"
-            elif step_s > self._gap_s:
+                reason = JUMPED_BACK
+            elif self._kept and step_s > self._gap_s:
                 reason = f"gap of {step_s:.2f} s"
         if reason:
             self._kept.clear()
+        if len(self._kept) > 1 and self._kept[-1][0] - self._kept[-2][0] < self._least_step_ns:
+            self._kept.pop()
         self._kept.append((stamp_ns, np.array(tokens, np.float32)))
+        self._newest_ns = stamp_ns
         oldest_ns = stamp_ns - round(self._frames * self._period_s * 1e9)
         while self._kept[0][0] < oldest_ns:
             self._kept.popleft()
         return reason
 
     def clear(self) -> None:
-        """Forget all frames."""
+        """Forget all frames, but not the newest stamp: it is not taken again."""
         self._kept.clear()
 
     def slots(self) -> tuple[np.ndarray, np.ndarray]:

@@ -32,6 +32,14 @@ def test_fit_puts_a_wide_image_in_the_middle():
     assert fit.scale == pytest.approx(832 / 1242)
 
 
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
+def test_fit_refuses_what_leaves_no_pixel_of_a_side(size):
+    with pytest.raises(InputError, match=f"in 256x128, got {size[0]}x{size[1]} pixels"):
+        Fit.letterbox(*size, 256, 128)
+    thin = Fit.letterbox(500, 1, 256, 128)  # half a pixel and more is one
+    assert (thin.inner_width, thin.inner_height) == (256, 1)
+
+
 @pytest.mark.parametrize("stride", [1, 4])
 def test_fit_camera_sees_the_same_ray(stride):
     camera = CameraModel(1000, 400, 700.0, 720.0, 480.0, 210.0)

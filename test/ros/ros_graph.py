@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import struct
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -173,6 +175,20 @@ class Graph:
         self.executor.remove_node(self.node)
         self.node.destroy_node()
         self.executor.shutdown()
+
+
+def huge_png() -> bytes:
+    """A PNG of 69 bytes whose header claims 65536x65536 pixels."""
+    parts = (
+        (b"IHDR", struct.pack(">IIBBBBB", 65536, 65536, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(4))),
+        (b"IEND", b""),
+    )
+    chunks = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def parameters(**values: Any) -> list[Parameter]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from builtin_interfaces.msg import Time
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_graph import CAMERA, CAR, SCALE, cloud_of, instance, maps_of
+from ros_graph import CAMERA, CAR, SCALE, cloud_of, huge_png, instance, maps_of
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField, RegionOfInterest
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker
@@ -141,6 +141,11 @@ def test_a_cut_file_is_not_half_decoded(suffix: str, keep: float) -> None:
 def test_what_is_no_image_is_refused(data: bytes) -> None:
     with pytest.raises(InputError):
         compressed_to_rgb(data)
+
+
+def test_an_image_that_says_an_impossible_size_is_refused() -> None:
+    with pytest.raises(InputError, match="cannot decode an image of 69 bytes"):
+        compressed_to_rgb(huge_png())
 
 
 def info(**changes: Any) -> CameraInfo:
@@ -328,6 +333,14 @@ def test_markers() -> None:
 @pytest.mark.parametrize("stamp_ns", [0, 1, 1_700_000_000_123_456_789])
 def test_stamps(stamp_ns: int) -> None:
     assert convert.stamp_to_ns(convert.ns_to_stamp(stamp_ns)) == stamp_ns
+
+
+@pytest.mark.parametrize("nanosec", [1_000_000_000, 4_294_967_295])
+def test_a_stamp_that_is_no_time_is_refused(nanosec: int) -> None:
+    with pytest.raises(InputError, match=f"expected less than 1000000000 nanoseconds, got {nanosec}"):
+        convert.stamp_to_ns(Time(sec=2**31 - 1, nanosec=nanosec))
+    latest = Time(sec=2**31 - 1, nanosec=999_999_999)
+    assert convert.ns_to_stamp(convert.stamp_to_ns(latest)) == latest
 
 
 def test_vision_messages() -> None:

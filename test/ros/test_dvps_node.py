@@ -24,13 +24,13 @@ from rclpy.qos import (
     QoSReliabilityPolicy,
     qos_profile_sensor_data,
 )
-from ros_graph import CAMERA, CAR, Graph, TinyPipeline, cloud_of, maps_of, parameters
+from ros_graph import CAMERA, CAR, Graph, TinyPipeline, cloud_of, huge_png, maps_of, parameters
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Float64, Header
 from visualization_msgs.msg import MarkerArray
 
 from dvps_ros import msg as dvps_msg
-from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.errors import ConfigError, EngineError, InputError
 from dvps_ros.labels import CITYSCAPES, decode_panoptic
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.nodes.dvps import DvpsNode
@@ -407,6 +407,93 @@ def test_field_of_view_instead_of_camera_info(graph: Graph) -> None:
     assert graph.node.count_subscribers(rig.topic("input/camera_info")) == 0
 
 
+def test_a_first_image_of_an_impossible_size_is_refused(graph: Graph) -> None:
+    rig = Rig(graph, kind=CompressedImage, image_transport="compressed", horizontal_fov_deg=90.0)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.image.publish(compressed(rig, 1, huge_png()))
+    graph.wait(lambda: rig.refused() == {"image": 1}, "the refusal")
+    assert "cannot decode an image of 69 bytes" in rig.input_status().message
+    _, png = cv2.imencode(".png", picture(5)[..., ::-1])
+    rig.image.publish(compressed(rig, 2, png.tobytes()))
+    graph.wait(lambda: scale, "a result")
+    assert rig.pipeline.opened_for == CameraModel.from_fov(16, 8, 90.0)
+
+
+def test_an_unexpected_error_in_the_first_image_does_not_end_the_node(graph: Graph) -> None:
+    rig = Rig(graph, horizontal_fov_deg=90.0)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    errors, decode = graph.errors(), rig.node._decode
+
+    def fail(message: Any) -> Any:
+        raise ZeroDivisionError("of a decoder")
+
+    rig.node._decode = fail
+    rig.send(1)
+    graph.wait(lambda: rig.refused() == {"image": 1} and errors, "the refusal, and the log")
+    assert rig.counts["unexpected_errors"] == 1 and "in fail" in errors[0]
+    rig.node._decode = decode
+    rig.send(2)
+    graph.wait(lambda: scale, "a result")
+    assert [f.stamp_ns for f, _ in rig.pipeline.calls] == [START_NS + 2 * 10**8]
+
+
+def test_a_stamp_that_is_no_time_is_refused_and_the_node_goes_on(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
+    rig.ready()
+    message = convert.rgb_to_image(picture(1), rig.header(1))
+    message.header.stamp.nanosec = 4_294_967_295
+    rig.image.publish(message)
+    graph.wait(lambda: rig.refused() == {"image": 1}, "the refusal of the image")
+    assert "expected less than 1000000000 nanoseconds, got 4294967295" in rig.input_status().message
+    info = convert.camera_to_info(CAMERA, rig.header(1))
+    info.header.stamp.nanosec = 1_000_000_000
+    rig.info.publish(info)
+    graph.wait(lambda: rig.counts["bad_camera_info"] == 1, "the refusal of the camera")
+    rig.send(2)
+    graph.wait(lambda: scale, "the next result")
+    assert rig.counts["unexpected_errors"] == 0
+
+
+def test_a_camera_that_cannot_be_used_leaves_the_node_to_another_one(graph: Graph) -> None:
+    asked = []
+
+    def prepare(config: Any) -> Any:
+        def open_engine(camera: CameraModel, progress: Progress) -> Any:
+            asked.append(camera.width)
+            if camera.height == 1:
+                raise InputError(f"camera: got {camera.width}x1 pixels")
+            return TinyPipeline(camera)
+
+        return open_engine
+
+    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 10)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+
+    def show(width: int, height: int, stamp_s: int) -> CameraModel:
+        camera = CameraModel(width, height, 10.0, 11.0, 7.5, 0.0)
+        header = Header(stamp=convert.ns_to_stamp(stamp_s * 10**9))
+        info.publish(convert.camera_to_info(camera, header))
+        known = node._cameras._by_stamp
+        graph.wait(lambda: stamp_s * 10**9 in known, "the camera")
+        return camera
+
+    for i, width in enumerate((3000, 3000, 2000)):  # the same one again opens nothing
+        camera = show(width, 1, i)
+        graph.wait(lambda c=camera: node._unusable == c, "the refusal")
+        told = node._engine_status("engine")
+        assert told.level == DiagnosticStatus.ERROR
+        assert told.message == f"failed: camera: got {width}x1 pixels; waiting for another camera"
+        graph.wait(lambda t=told.message: node.health.recent_trouble() == t, "the trouble")
+    assert asked == [3000, 2000] and not node.done.done()
+    show(16, 8, 9)
+    graph.wait(lambda: node._pipeline, "the engine")
+    assert asked == [3000, 2000, 16]
+    assert node._engine_status("engine").level == DiagnosticStatus.OK
+
+
 def test_a_stuck_publisher_repeats_a_stamp(graph: Graph) -> None:
     rig = Rig(graph)
     scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
@@ -681,6 +768,38 @@ def test_while_an_engine_is_built_the_node_says_so_and_can_be_stopped(graph: Gra
     assert node._engine_status("engine").message.endswith(", 100 s")
     node._release()
     assert stopped.wait(5)
+
+
+def test_a_build_ends_with_the_clean_up_even_if_the_node_is_configured_again(graph: Graph) -> None:
+    working, configured, ended = threading.Event(), threading.Event(), []
+
+    def prepare(config: Any) -> Any:
+        def open_engine(camera: CameraModel, progress: Progress) -> Any:
+            working.set()
+            configured.wait(10)
+            try:
+                progress("building lite")
+            except EngineError as error:
+                ended.append(str(error))
+                raise
+            return TinyPipeline(camera)
+
+        return open_engine
+
+    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    info.publish(convert.camera_to_info(CAMERA, Header()))
+    graph.wait(working.is_set, "the build")
+    worker = node._worker
+    node.trigger_deactivate()
+    node.trigger_cleanup()  # gives up waiting for the build
+    node.trigger_configure()
+    configured.set()
+    worker._thread.join(10)
+    assert ended == ["stopped while the engine was opened"]
+    assert (node._engine, node._doing) == ("waiting for the camera", "")
 
 
 def test_a_model_that_is_not_there_is_told_at_once(graph: Graph) -> None:

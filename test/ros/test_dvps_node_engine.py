@@ -201,6 +201,20 @@ def test_another_size_in_mid_stream(graph: Graph, tiny_model: Path) -> None:
     assert rig.node._pipeline.resets == {"image size changed": 1}
 
 
+def test_a_camera_too_thin_for_the_network_is_told_and_another_one_works(
+    graph: Graph, tiny_model: Path
+) -> None:
+    rig = Rig(graph, tiny_model)
+    thin = CameraModel(3000, 1, 1000.0, 1000.0, 1499.5, 0.0)
+    rig.info.publish(convert.camera_to_info(thin, Header()))
+    graph.wait(lambda: rig.node._engine.startswith("failed"), "the refusal", timeout_s=120)
+    told = rig.node._engine_status("engine")
+    assert told.level == DiagnosticStatus.ERROR
+    assert "got 3000x1 pixels" in told.message and "waiting for another camera" in told.message
+    rig.show(frame(0))
+    assert not rig.node.done.done() and rig.received["depth"][0].width == CAMERA.width
+
+
 def test_engine_state_is_told(graph: Graph, tiny_model: Path) -> None:
     rig = Rig(graph, tiny_model)
     waiting = rig.node._engine_status("engine")

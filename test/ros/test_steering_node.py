@@ -4,7 +4,12 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +21,8 @@ from ros_graph import Graph, parameters
 from std_msgs.msg import Header
 
 from dvps_ros import msg as dvps_msg
-from dvps_ros.errors import ConfigError
-from dvps_ros.ros import convert
+from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.ros import convert, qos
 from dvps_ros.ros.nodes.steering import SteeringNode
 from dvps_ros.ros.steering_outputs import arc_points
 from dvps_ros.runtime.steering import SteeringPipeline
@@ -117,7 +122,23 @@ def test_gap_and_jump_back_reset_the_window_and_say_so(graph: Graph) -> None:
     rig.send(0.0, at_ns=first - 2_000_000_000)  # a bag that was started again
     assert not rig.command(5).valid
     assert rig.node.health.counts["resets"] == 2 and rig.values()["resets"] == "2"
-    assert "time jumped backwards" in rig.status().message or "holds 1" in rig.status().message
+    assert "the window holds 1 of at least 2 frames" in rig.status().message
+
+
+def test_resets_are_told_once_in_a_while_whatever_their_numbers(graph: Graph) -> None:
+    rig = Rig(graph, gap_s=0.2)
+    warnings: list[str] = []
+    said = rig.node._throttle.ready
+    rig.node._throttle.ready = lambda key: said(key) and (warnings.append(key) or True)
+    at_ns = rig.first_ns - 10 * 10**9
+    for i in range(6):
+        at_ns += 300_000_000 + i * 10_000_000
+        rig.send(0.0, at_ns=at_ns)
+        rig.command(i + 1)
+    rig.send(0.0, at_ns=at_ns - 1)
+    rig.command(7)
+    assert rig.node.health.counts["resets"] == 6
+    assert warnings.count("reset") == 1 and not any("gap" in key for key in warnings)
 
 
 def test_the_watchdog_ends_a_command_when_tokens_stop(graph: Graph) -> None:
@@ -127,23 +148,87 @@ def test_the_watchdog_ends_a_command_when_tokens_stop(graph: Graph) -> None:
     graph.wait(lambda: not rig.commands[-1].valid, "the watchdog", timeout_s=5.0)
     ended = rig.commands[-1]
     assert math.isnan(ended.tyre_angle) and math.isnan(ended.curvature) and ended.confidence == 0.0
-    assert convert.stamp_to_ns(ended.header.stamp) == stamp_ns and ended.age.nanosec >= 300_000_000 % 10**9
+    assert convert.stamp_to_ns(ended.header.stamp) == stamp_ns
+    assert 0.3 <= ended.age.sec + ended.age.nanosec * 1e-9 < 5.0
     assert sum(c.valid for c in rig.commands) == 1  # the old command never comes again
     assert "no tokens for more than 0.3 s" in rig.status().message
     assert rig.status().level == DiagnosticStatus.WARN and rig.values()["watchdog"] == "1"
+    rig.send(0.05, at_ns=stamp_ns)  # is not news for having been ended
+    graph.wait(lambda: rig.node.health.refusals["tokens"] == 1, "the refusal")
     rig.send(0.05)
     graph.wait(lambda: rig.commands[-1].valid, "a new command")
     assert rig.commands[-1].curvature == pytest.approx(0.05)
+    assert sum(c.valid for c in rig.commands) == 2
+
+
+def test_the_watchdog_does_not_empty_the_window(graph: Graph) -> None:
+    """A bag played slowly: silence by the clock on the wall, none by stamp."""
+    rig = Rig(graph, watchdog_s=0.1, min_frames=3)
+    count = rig.node.health.counts
+    for i in range(3):
+        rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
+        graph.wait(lambda n=i + 1: (count["processed"], count["watchdog"]) == (n, n), "the watchdog")
+    valid = [c for c in rig.commands if c.valid]
+    assert [convert.stamp_to_ns(c.header.stamp) for c in valid] == [rig.first_ns + 200_000_000]
+    assert valid[0].curvature == pytest.approx(0.1) and rig.values()["resets"] == "0"
+
+
+def test_before_the_first_tokens_there_is_word_that_there_is_no_command(graph: Graph) -> None:
+    rig = Rig(graph, watchdog_s=0.2)
+    command = rig.command(1)
+    assert not command.valid and math.isnan(command.tyre_angle) and command.confidence == 0.0
+    assert convert.stamp_to_ns(command.header.stamp) == 0 and (command.age.sec, command.age.nanosec) == (0, 0)
+    assert rig.status().message == "no valid command: no tokens for more than 0.2 s"
+    assert rig.values()["watchdog"] == "0"  # there was no command to end
+
+
+def test_while_tokens_are_refused_that_is_the_reason(graph: Graph) -> None:
+    rig = Rig(graph, watchdog_s=0.3)
+    said = len(rig.commands)
+    for _ in range(8):
+        rig.send(0.0, weights="b" * 64)
+        graph.spin(0.1)
+    assert len(rig.commands) > said and not any(c.valid for c in rig.commands)
+    assert "no valid command: latent tokens: expected those of lite with weights" in rig.status().message
+    graph.wait(lambda: "no tokens for more than" in rig.status().message, "the silence after it")
+
+
+@pytest.mark.parametrize("nanosec", (1_000_000_000, 4_294_967_295))
+def test_a_stamp_that_is_no_time_is_refused(graph: Graph, nanosec: int) -> None:
+    rig = Rig(graph, watchdog_s=0.3)
+    stamp_ns = rig.send(0.1)
+    assert rig.command(1).valid
+    message = convert.latent_to_message(known_tokens(0.1), Header(), WEIGHTS)
+    message.header.stamp.sec, message.header.stamp.nanosec = 2**31 - 1, nanosec
+    rig.tokens.publish(message)
+    graph.wait(lambda: rig.node.health.refusals["tokens"] == 1, "the refusal")
+    assert f"nanoseconds, got {nanosec}" in rig.node.health.recent_trouble()
+    graph.wait(lambda: len(rig.commands) > 1, "the watchdog")
+    assert not rig.commands[-1].valid
+    assert convert.stamp_to_ns(rig.commands[-1].header.stamp) == stamp_ns
+    assert rig.values()["unexpected_errors"] == "0"
 
 
 def test_the_rate_is_limited_between_commands(graph: Graph) -> None:
     rig = Rig(graph, max_rate_rad_s=0.5, max_angle_rad=0.2)
     first = rig.first_ns
-    wanted = (1.0, -1.0, -1.0)
+    wanted = (0.15, -0.15, -0.15)
     for i, curvature in enumerate(wanted):
         rig.send(curvature, at_ns=first + i * 100_000_000)
         rig.command(i + 1)
     assert [c.tyre_angle for c in rig.commands] == pytest.approx([0.2, 0.15, 0.10], abs=1e-6)
+
+
+def test_a_command_that_the_node_withholds_does_not_move_the_next_one(graph: Graph) -> None:
+    rig = Rig(graph, max_rate_rad_s=0.5)
+    sound = rig.node._perception_trouble
+    for i, (curvature, trouble) in enumerate(((0.0, sound), (0.1, lambda: "blind"), (-0.1, sound))):
+        rig.node._perception_trouble = trouble
+        rig.send(curvature, at_ns=rig.first_ns + i * 100_000_000)
+        rig.command(i + 1)
+    assert [c.valid for c in rig.commands] == [True, False, True]
+    # 0.2 s at 0.5 rad/s from the first one.
+    assert [rig.commands[i].tyre_angle for i in (0, 2)] == pytest.approx([0.0, -0.1])
 
 
 def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
@@ -151,15 +236,18 @@ def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
     bad = np.full((2, 3), np.nan, np.float32)
     rig.send(0.0, latent=bad)
     rig.send(0.0, latent=np.zeros((3, 3), np.float32))
-    rig.send(0.0, weights="b" * 64)
-    graph.wait(lambda: rig.node.health.refusals["tokens"] == 3, "three refusals")
-    assert rig.commands == []
-    assert "other" in rig.status().message or "weights" in (rig.node.health.recent_trouble() or "")
+    for number, weights in enumerate(("b" * 64, "", WEIGHTS[:1], WEIGHTS[:63]), start=3):
+        rig.send(0.0, weights=weights)
+        graph.wait(lambda n=number: rig.node.health.refusals["tokens"] == n, f"refusal {number}")
+        got = f"got weights {weights[:12]!r} ({len(weights)} of 64 characters)"
+        assert got in rig.node.health.recent_trouble()
+    assert not any(c.valid for c in rig.commands)
+    said = len(rig.commands)
     repeated = rig.send(0.1)
-    assert rig.command(1).valid
+    assert rig.command(said + 1).valid
     rig.send(0.2, at_ns=repeated)
-    graph.wait(lambda: rig.node.health.refusals["tokens"] == 4, "the repeated stamp")
-    assert len(rig.commands) == 1
+    graph.wait(lambda: rig.node.health.refusals["tokens"] == 7, "the repeated stamp")
+    assert len(rig.commands) == said + 1
 
 
 def test_an_unexpected_error_of_the_head_ends_the_command_and_not_the_node(graph: Graph) -> None:
@@ -185,6 +273,20 @@ def test_an_unexpected_error_of_the_head_ends_the_command_and_not_the_node(graph
     for i, valid in ((4, False), (5, True)):  # the window began anew
         rig.send(0.1, at_ns=rig.first_ns + i * 100_000_000)
         assert rig.command(i + 1).valid is valid
+
+
+@pytest.mark.parametrize("error", (EngineError("lost"), ZeroDivisionError("lost")), ids=["foreseen", "not"])
+def test_a_head_that_fails_on_its_first_frame_tells_its_stamp(graph: Graph, error: Exception) -> None:
+    rig = Rig(graph)
+
+    def fail(latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
+        raise error
+
+    rig.head.run = fail
+    stamp_ns = rig.send(0.1)
+    command = rig.command(1)
+    assert not command.valid and convert.stamp_to_ns(command.header.stamp) == stamp_ns
+    assert 0 < command.age.sec * 10**9 + command.age.nanosec < 5 * 10**9
 
 
 @pytest.mark.parametrize(
@@ -237,11 +339,76 @@ def test_deactivation_ends_the_command_and_activation_begins_anew(graph: Graph) 
     graph.spin(0.2)
     assert len(rig.commands) == 3
     rig.node.trigger_activate()
+    assert rig.status().message == "no valid command: no tokens yet"
+    graph.spin(0.2)
+    assert len(rig.commands) == 3  # the watchdog waits anew
     rig.send(0.1)
     assert not rig.command(4).valid  # one frame: nothing is left of the window before
     rig.node.trigger_deactivate()
+    assert not rig.command(5).valid
+    rig.node.trigger_activate()
+    rig.node.trigger_deactivate()
+    assert convert.stamp_to_ns(rig.command(6).header.stamp) == 0  # nor of the stamp
     rig.node.trigger_cleanup()
     assert rig.head.closed and rig.status().message == "not configured"
+
+
+@pytest.mark.parametrize("end", ("shutdown", "destruction"))
+def test_the_last_word_of_a_node_that_ends_is_not_valid(graph: Graph, end: str) -> None:
+    rig = steered_rig(graph)
+    if end == "shutdown":
+        rig.node.trigger_shutdown()
+    else:
+        graph.remove(rig.node)
+    last = rig.command(3)
+    assert (
+        not last.valid and math.isnan(last.tyre_angle) and last.header.stamp == rig.commands[1].header.stamp
+    )
+    graph.spin(0.2)
+    assert len(rig.commands) == 3
+
+
+SCRIPT = """
+import sys
+from known_head import KnownHead
+from ros_graph import parameters
+from dvps_ros.ros.nodes.base import main_of
+from dvps_ros.ros.nodes.steering import SteeringNode
+from dvps_ros.runtime.steering import SteeringPipeline
+
+values = parameters(perception_node="", min_frames=1, max_age_s=5.0, watchdog_s=60.0)
+opened = lambda config: SteeringPipeline(KnownHead(), config)
+make = lambda: SteeringNode(open_pipeline=opened, namespace=sys.argv[1], parameter_overrides=values)
+sys.exit(main_of(make, []))
+"""
+
+
+@pytest.mark.parametrize("number", (signal.SIGINT, signal.SIGTERM))
+def test_the_last_word_of_a_process_that_a_signal_ends_is_not_valid(
+    graph: Graph, number: signal.Signals
+) -> None:
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
+    command = [sys.executable, "-c", SCRIPT, graph.namespace]
+    node = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE, text=True)
+    try:
+        base = f"{graph.namespace}/steering"
+        tokens = graph.node.create_publisher(dvps_msg.LatentTokens, f"{base}/input/latent", 10)
+        commands = graph.listen(dvps_msg.SteeringCommand, f"{base}/output/command", qos.output())
+        graph.wait(tokens.get_subscription_count, "the node", timeout_s=60)
+        graph.wait(lambda: graph.node.count_publishers(f"{base}/output/command") == 1, "its publisher")
+        while not commands:
+            header = Header(stamp=graph.node.get_clock().now().to_msg())
+            tokens.publish(convert.latent_to_message(known_tokens(0.1), header, WEIGHTS))
+            graph.spin(0.2)
+        assert all(c.valid for c in commands)
+        node.send_signal(number)
+        graph.wait(lambda: not commands[-1].valid, "the last word")
+        assert math.isnan(commands[-1].tyre_angle)
+        _, errors = node.communicate(timeout=20)
+    finally:
+        node.kill()
+    assert node.returncode == 0 and "Traceback" not in errors, errors
 
 
 def test_the_path_is_the_arc_of_the_command(graph: Graph) -> None:

@@ -145,8 +145,7 @@ class BaseNode(LifecycleNode, Generic[C]):
     @_told
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop to work; what was opened stays open."""
-        self._end()
-        self._active = False
+        self._stop()
         return super().on_deactivate(state)
 
     @_told
@@ -157,7 +156,8 @@ class BaseNode(LifecycleNode, Generic[C]):
 
     @_told
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close what was opened and end the process."""
+        """Stop to work, close what was opened and end the process."""
+        self._stop()
         self._release()
         self._finish(None)
         return TransitionCallbackReturn.SUCCESS
@@ -169,9 +169,13 @@ class BaseNode(LifecycleNode, Generic[C]):
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
-        """Close what was opened, leave ROS."""
-        self._release()
-        super().destroy_node()
+        """Stop to work while ROS still carries the last word, close what was opened, leave ROS."""
+        try:
+            if self.context.ok():
+                self._stop()
+        finally:
+            self._release()
+            super().destroy_node()
 
     def start(self) -> None:
         """Configure and activate, if the node is set to start by itself.
@@ -186,6 +190,11 @@ class BaseNode(LifecycleNode, Generic[C]):
     def _demand(self, outcome: TransitionCallbackReturn) -> None:
         if outcome is not TransitionCallbackReturn.SUCCESS:
             raise EngineError(self._failure or "the node could not be started; see its log")
+
+    def _stop(self) -> None:
+        if self._active:
+            self._end()
+            self._active = False
 
     def _release(self) -> None:
         if not self._configured:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
@@ -150,6 +151,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._open_pipeline = self._prepare(self.config)
         self._pipeline: Pipeline | None = None
         self._worker: Worker[Any, Arrival] | None = None
+        self._unusable: CameraModel | None = None
         self._slot: LatestSlot[Arrival] = LatestSlot()
         self._scale: ScaleEstimate | None = None
         self._resets: Counter[str] = Counter()
@@ -215,32 +217,37 @@ class DvpsNode(BaseNode[NodeConfig]):
         self.health.received()
         if self._slot.put(Arrival(message, time.monotonic())):
             self.health.count("dropped")
-        if self._worker is None and self.config.horizontal_fov_deg > 0:
+        if self._awaits_camera() and self.config.horizontal_fov_deg > 0:
             self._start_engine_from_image(message)
 
     def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
         try:
             height, width = self._decode(message).shape[:2]
             camera = self._cameras.camera_of(0, width, height)
-        except InputError as error:
+        except Exception as error:  # one bad image must not end the perception
             self._slot.clear()
-            self._refuse("image", error, convert.stamp_to_ns(message.header.stamp))
+            self._refuse("image", error, message.header.stamp)
         else:
             self._start_engine(camera)
 
     # Engine
 
+    def _awaits_camera(self) -> bool:
+        """Whether no engine is open or being opened, but one can be when a camera is known."""
+        return self._worker is None or self._unusable is not None
+
     def _start_engine(self, camera: CameraModel) -> None:
         """Open the engine in the worker: topics, services and diagnostics stay alive meanwhile."""
-        if self._worker is not None:
+        if not self._awaits_camera() or camera == self._unusable:
             return
+        self._unusable = None
         self._engine, self._begin_s = "opening", time.monotonic()
         self._worker = Worker(
             self._slot,
-            partial(self._open_pipeline, camera, self._progress),
+            partial(self._open_pipeline, camera, partial(self._progress, self._slot)),
             self._infer,
             on_ready=self._on_ready,
-            on_failure=self._on_failure,
+            on_failure=partial(self._on_open_failure, camera),
             on_error=self._on_error,
             overlap=self.config.frames_in_flight > 1,
         )
@@ -255,16 +262,16 @@ class DvpsNode(BaseNode[NodeConfig]):
 
         self._worker = Worker(
             self._slot,
-            partial(open_all, self.config.engine, progress=self._progress),
+            partial(open_all, self.config.engine, progress=partial(self._progress, self._slot)),
             self._infer,
             on_ready=built,
             on_failure=self._on_failure,
             on_error=self._on_error,
         )
 
-    def _progress(self, what: str) -> None:
-        """What the worker does until the engine is ready; ends it when the node does."""
-        if self._slot.closed:
+    def _progress(self, slot: LatestSlot[Arrival], what: str) -> None:
+        """What this slot's worker does until the engine is ready; ends it when the node closes the slot."""
+        if slot.closed:
             raise EngineError("stopped while the engine was opened")
         self._doing = what
 
@@ -272,6 +279,15 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._pipeline, self._engine = pipeline, "ready"
         self.get_logger().info(f"ready after {time.monotonic() - self._begin_s:.1f} s")
         self._publish_labels()
+
+    def _on_open_failure(self, camera: CameraModel, error: Exception) -> None:
+        """A camera that cannot be used ends the worker only: another one may come."""
+        if self._pipeline is not None or not isinstance(error, InputError):
+            self._on_failure(error)
+            return
+        self._engine = words = f"failed: {error}; waiting for another camera"
+        self._unusable = camera  # from here on another one opens an engine
+        self._trouble(words, "unusable camera")
 
     def _on_failure(self, error: Exception) -> None:
         if not isinstance(error, DvpsError):
@@ -294,7 +310,7 @@ class DvpsNode(BaseNode[NodeConfig]):
             self.health.count("unwatched")
             return None
         frame = self._frame(message)
-        if frame is None or not self._is_news(frame):
+        if frame is None or not self._is_news(frame, message.header.stamp):
             return None
         wanted = frozenset(n for t in watched if (n := self._table[t].needs) is not None)
         return partial(self._publish, pipeline, arrival, watched, pipeline.infer(frame, wanted))
@@ -302,7 +318,7 @@ class DvpsNode(BaseNode[NodeConfig]):
     def _publish(self, pipeline: Pipeline, arrival: Arrival, watched: set[str], inferred: Any) -> None:
         result, header = pipeline.finish(inferred), arrival.message.header
         self._scale = result.scale
-        self._tell_resets(pipeline.resets, result.stamp_ns)
+        self._tell_resets(pipeline.resets, header.stamp)
         order = PanopticOrder(self.config.panoptic_order)
         weights = pipeline.engine.manifest.weights.sha256
         view = View(result, header, pipeline.label_space, order, weights)
@@ -320,32 +336,32 @@ class DvpsNode(BaseNode[NodeConfig]):
 
     def _frame(self, message: Image | CompressedImage) -> Frame | None:
         """The library's record of an image; None when it was refused."""
-        stamp_ns = convert.stamp_to_ns(message.header.stamp)
+        stamp = message.header.stamp
         try:
-            image = self._decode(message)
+            stamp_ns, image = convert.stamp_to_ns(stamp), self._decode(message)
         except InputError as error:
-            self._refuse("image", error, stamp_ns)
+            self._refuse("image", error, stamp)
             return None
         try:
             camera = self._cameras.camera_of(stamp_ns, image.shape[1], image.shape[0])
         except InputError as error:
-            self._refuse("camera", error, stamp_ns)
+            self._refuse("camera", error, stamp)
             return None
         return Frame(image, stamp_ns, camera, message.header.frame_id)
 
-    def _is_news(self, frame: Frame) -> bool:
+    def _is_news(self, frame: Frame, stamp: Time) -> bool:
         """Whether the stamp is not that of the last frame, which a stuck driver repeats."""
         if frame.stamp_ns != self._last_stamp_ns:
             self._last_stamp_ns = frame.stamp_ns
             return True
         self.health.count("stale")
-        stamp = _seconds(frame.stamp_ns)
-        self._trouble(f"image at {stamp}: left out, its stamp is that of the last one", "stale")
+        at = convert.stamp_text(stamp)
+        self._trouble(f"image at {at}: left out, its stamp is that of the last one", "stale")
         return False
 
-    def _tell_resets(self, resets: Counter[str], stamp_ns: int) -> None:
+    def _tell_resets(self, resets: Counter[str], stamp: Time) -> None:
         for reason in resets - self._resets:  # the pipeline has logged them
-            self.health.trouble(f"image at {_seconds(stamp_ns)}: {reason}, tracks start anew")
+            self.health.trouble(f"image at {convert.stamp_text(stamp)}: {reason}, tracks start anew")
         self._resets = Counter(resets)
 
     def _account(self, arrival: Arrival, result: FrameResult) -> None:
@@ -361,12 +377,12 @@ class DvpsNode(BaseNode[NodeConfig]):
 
     def _on_error(self, arrival: Arrival, error: Exception) -> None:
         if not self.context.ok() or not self._active:
-            return  # publishers go away under the worker when ROS shuts down
-        self._refuse("frame", error, convert.stamp_to_ns(arrival.message.header.stamp))
+            return  # publishers go away under the worker when ROS or the node's work ends
+        self._refuse("frame", error, arrival.message.header.stamp)
 
-    def _refuse(self, reason: str, error: Exception, stamp_ns: int) -> None:
+    def _refuse(self, reason: str, error: Exception, stamp: Time) -> None:
         self.health.refused(reason, sentence(error))
-        left_out = f"image at {_seconds(stamp_ns)} left out"
+        left_out = f"image at {convert.stamp_text(stamp)} left out"
         if isinstance(error, DvpsError):
             self._warn(reason, f"{left_out}: {error}")
         else:
@@ -443,10 +459,6 @@ class DvpsNode(BaseNode[NodeConfig]):
 
     def _opening(self) -> str:
         return f"{self._doing or 'opening'}, {time.monotonic() - self._begin_s:.0f} s"
-
-
-def _seconds(stamp_ns: int) -> str:
-    return f"{stamp_ns * 1e-9:.3f} s"
 
 
 def main(args: list[str] | None = None) -> int:

@@ -140,7 +140,7 @@ class Recorder(Node):
             super().destroy_node()
 
     def _say(self, sentence: str) -> None:
-        # After a signal ROS has shut down already, and its log would complain.
+        # Where ROS has been shut down already its log would complain.
         if self.context.ok():
             self.get_logger().info(sentence)
         else:

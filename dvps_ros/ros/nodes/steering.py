@@ -2,8 +2,8 @@
 """The steering node: latent tokens in; a stamped steering command out, or word that there is none.
 
 A thin adapter: message in, ``SteeringPipeline.process``, messages out. The head takes about a millisecond,
-so all happens in the executor's thread. A command is never published twice: when tokens stop, messages that
-say "not valid" take its place.
+so all happens in the executor's thread. A command is never published twice: while no tokens come that can be
+used, messages that say "not valid" take its place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -81,12 +81,8 @@ class SteeringNode(BaseNode[NodeConfig]):
 
     def _open(self) -> None:
         self._pipeline = self._open_pipeline(self.config)
-        self._silent = True
-        self._tokens_at_s: float | None = None
         self._sound_at_s: float | None = None
         self._unsound = ""
-        self._invalid = "no tokens yet"
-        self._last_stamp = Header().stamp
 
     def _wire(self) -> None:
         self._table = STEERING_OUTPUTS | optional_outputs()
@@ -99,15 +95,18 @@ class SteeringNode(BaseNode[NodeConfig]):
             self._subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, qos.output())
 
     def _begin(self) -> None:
-        """From an empty window."""
-        self._pipeline.forget()
+        """From an empty window; the watchdog runs from now on."""
+        self._pipeline.restart()
+        self._silent, self._invalid = True, "no tokens yet"
+        self._taken_at_s, self._taken_ns = time.monotonic(), 0
+        self._refused_at_s, self._refusal = -math.inf, ""
         self.get_logger().info(
             f"active: tokens from {self._tokens.topic_name}, {self._pipeline.head.description}"
         )
 
     def _end(self) -> None:
         """Publish that there is no command any more."""
-        self._refuse_command("the node was deactivated")
+        self._refuse_command("the node is not active any more")
 
     def _close(self) -> None:
         self._pipeline.close()
@@ -122,22 +121,22 @@ class SteeringNode(BaseNode[NodeConfig]):
         if not self._active:
             return
         self.health.received()
-        stamp_ns = convert.stamp_to_ns(message.header.stamp)
+        left_out = f"tokens at {convert.stamp_text(message.header.stamp)} left out"
         try:
+            stamp_ns = convert.stamp_to_ns(message.header.stamp)
             self._steer(message, stamp_ns)
         except InputError as error:
+            self._refused_at_s, self._refusal = time.monotonic(), str(error)
             self.health.refused("tokens", str(error))
-            self._warn("tokens", f"tokens at {stamp_ns * 1e-9:.3f} s left out: {error}")
+            self._warn("tokens", f"{left_out}: {error}")
         except EngineError as error:
             self.health.refused("head", str(error))
             self._warn("head", str(error))
-            self._refuse_command(str(error))
+            self._fail(stamp_ns, str(error))
         except Exception as error:  # one bad message must not end the steering
-            if not self.context.ok():
-                raise  # publishers go away when ROS shuts down; the process knows
             self.health.refused("frame", sentence(error))
-            self._fault(f"tokens at {stamp_ns * 1e-9:.3f} s left out", error, key="frame")
-            self._refuse_command(sentence(error))
+            self._fault(left_out, error, key="frame")
+            self._fail(stamp_ns, sentence(error))
 
     def _steer(self, message: dvps_msg.LatentTokens, stamp_ns: int) -> None:
         began_s = time.monotonic()
@@ -145,11 +144,20 @@ class SteeringNode(BaseNode[NodeConfig]):
         result = self._pipeline.process(stamp_ns, tokens, message.weights)
         if result.reset:
             self._resets(result.reset)
-        self._tokens_at_s, self._silent = began_s, False
-        self._last_stamp = message.header.stamp
+        self._taken(stamp_ns)
         age_ns = self.get_clock().now().nanoseconds - stamp_ns
         self._publish(self._judged(result, age_ns * 1e-9), age_ns)
         self.health.processed(work_ms=(time.monotonic() - began_s) * 1e3, latency_ms=age_ns * 1e-6)
+
+    def _taken(self, stamp_ns: int) -> None:
+        """Tokens of this stamp went to the head."""
+        self._taken_at_s, self._taken_ns, self._silent = time.monotonic(), stamp_ns, False
+
+    def _fail(self, stamp_ns: int, reason: str) -> None:
+        """The head did not answer: the window starts anew."""
+        self._taken(stamp_ns)
+        self._pipeline.forget()
+        self._refuse_command(reason)
 
     def _judged(self, result: SteeringResult, age_s: float) -> SteeringResult:
         """The result, not valid where the node knows better than the head."""
@@ -166,13 +174,12 @@ class SteeringNode(BaseNode[NodeConfig]):
         if not reason:
             return result
         if result.valid:
-            # What follows is not a continuation of a command that nobody got.
-            self._pipeline.forget_command()
-        return replace(result, tyre_angle_rad=math.nan, curvature_per_m=math.nan, reason=reason)
+            self._pipeline.withdraw()
+        return SteeringResult.refused(result.stamp_ns, reason)
 
     def _resets(self, reason: str) -> None:
         self.health.count("resets")
-        self._trouble(f"{reason}: the window of frames starts anew")
+        self._trouble(f"{reason}: the window of frames starts anew", "reset")
 
     def _publish(self, result: SteeringResult, age_ns: int) -> None:
         if result.reason and result.reason != self._invalid:
@@ -187,25 +194,26 @@ class SteeringNode(BaseNode[NodeConfig]):
                 self._outputs[topic].publish(message)
 
     def _refuse_command(self, reason: str) -> None:
-        """Publish that there is no command; the window starts anew."""
-        self._pipeline.forget()
-        stamp_ns = convert.stamp_to_ns(self._last_stamp)
-        age_ns = self.get_clock().now().nanoseconds - stamp_ns if stamp_ns else 0
-        self._publish(SteeringResult(stamp_ns, math.nan, math.nan, 0.0, reason), age_ns)
+        """Publish that there is no command, with the stamp of the last tokens taken: 0 before the first."""
+        age_ns = self.get_clock().now().nanoseconds - self._taken_ns if self._taken_ns else 0
+        self._publish(SteeringResult.refused(self._taken_ns, reason), age_ns)
 
     # Watchdog
 
     def _watch(self) -> None:
         if not self._active:
             return
-        now_s = time.monotonic()
-        if self._tokens_at_s is None or now_s - self._tokens_at_s <= self.config.watchdog_s:
+        now_s, limit_s = time.monotonic(), self.config.watchdog_s
+        quiet_s = now_s - self._taken_at_s
+        if quiet_s <= limit_s:
             return
         if not self._silent:
             self._silent = True
             self.health.count("watchdog")
-        quiet_s = now_s - self._tokens_at_s
-        self._refuse_command(f"no tokens for more than {self.config.watchdog_s:g} s")
+        if now_s - self._refused_at_s <= limit_s:
+            self._refuse_command(self._refusal)
+            return
+        self._refuse_command(f"no tokens for more than {limit_s:g} s")
         if quiet_s > 5 and self._throttle.ready("silence"):
             self.get_logger().warning(f"no tokens for {quiet_s:.0f} s on {self._tokens.topic_name}")
 
