@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -21,7 +23,7 @@ VALIDATION_SEED = 1_000_000
 
 
 def render_clips(data: DataConfig, *, progress: bool = False) -> None:
-    """Render what is missing in the cache; several processes may fill one cache (existing clips are skipped).
+    """Render what the cache lacks or holds in another size; several processes may fill one cache.
 
     Raises:
         InputError: the disk refuses a file.
@@ -30,8 +32,18 @@ def render_clips(data: DataConfig, *, progress: bool = False) -> None:
     training = [(Path(data.cache) / "train", seed) for seed in range(data.clips)]
     for folder, seed in tqdm(validation + training, unit="clip", disable=not progress):
         path = folder / f"{seed:07d}.npz"
-        if not path.exists():
+        if stored_size(path) != (data.render_height, data.render_width):
             write_clip(path, random_clip(seed, data.render_width, data.render_height))
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a cached clip's first image, pixels; None where there is no readable clip."""
+    try:
+        with np.load(path) as file:
+            image = cv2.imdecode(file["image_0"], cv2.IMREAD_GRAYSCALE)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return None if image is None else image.shape
 
 
 def random_clip(seed: int, width: int, height: int) -> Sample:

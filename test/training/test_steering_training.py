@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 
+from dvps_ros.data.cache import read_clip
 from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.errors import CheckpointError, ConfigError, InputError
 from dvps_ros.networks.steering import SteeringConfig, SteeringHead
-from dvps_ros.training import drives
+from dvps_ros.training import drives, render
 from dvps_ros.training import steering as st
 from dvps_ros.training import steering_baselines as baselines
 from dvps_ros.training.latents import Track
+from dvps_ros.training.recipe import DataConfig
 from dvps_ros.training.render import VALIDATION_SEED
 from dvps_ros.types import Sample
 
@@ -202,6 +204,46 @@ def test_streets_without_lines_are_held_out_too(tmp_path, monkeypatch):
             assert scene.speed >= drives.SLOWEST_MPS
             assert (seed >= VALIDATION_SEED) == name.startswith("val")
             assert name != "val_unmarked" or not scene.markings
+
+
+def test_drives_of_another_size_and_damaged_ones_are_rendered_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(drives, "VALIDATION_DRIVES", 1)
+    made = []
+
+    def drive(seed, size):
+        made.append(seed)
+        return Sample(np.zeros((1, *size, 3), np.uint8), np.ones((1, 4), np.float32), "made up")
+
+    monkeypatch.setattr(drives, "wandering_drive", drive)
+    drives.render_drives(tmp_path, 2, (8, 16))
+    assert len(made) == 4
+    drives.render_drives(tmp_path, 2, (8, 16))
+    assert len(made) == 4  # nothing anew
+    drives.render_drives(tmp_path, 2, (16, 8))
+    assert made[4:] == made[:4]
+    first = sorted((tmp_path / "train").iterdir())[0]
+    assert read_clip(first).images.shape == (1, 16, 8, 3)
+    first.write_bytes(first.read_bytes()[:100])
+    drives.render_drives(tmp_path, 2, (16, 8))
+    assert made[8:] == [int(first.stem)] and read_clip(first).images.shape == (1, 16, 8, 3)
+
+
+def test_clips_of_another_size_are_rendered_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(render, "VALIDATION_CLIPS", 1)
+    made = []
+
+    def clip(seed, width, height):
+        made.append(seed)
+        return Sample(np.zeros((1, height, width, 3), np.uint8), np.ones((1, 4), np.float32), "made up")
+
+    monkeypatch.setattr(render, "random_clip", clip)
+    config = DataConfig(cache=str(tmp_path), clips=1, render_height=64, render_width=96)
+    for _ in range(2):
+        render.render_clips(config)
+    assert made == [VALIDATION_SEED, 0]
+    render.render_clips(replace(config, render_width=128))
+    assert made[2:] == made[:2]
+    assert read_clip(tmp_path / "train" / "0000000.npz").images.shape == (1, 64, 128, 3)
 
 
 def test_missing_drives_are_told(tmp_path):
