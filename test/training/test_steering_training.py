@@ -12,7 +12,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
+from dvps_ros.cli.train import command
 from dvps_ros.data.cache import read_clip, write_clip
 from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.data.world.route import WHEELBASE_M
@@ -434,6 +436,17 @@ def test_a_log_beside_drives_is_learnt_with_its_own_wheelbase(tmp_path, monkeypa
     every = sets.learnt + sets.kept_back + [t for tracks in sets.held_out.values() for t in tracks]
     assert {t.wheelbase_m for t in every if t.name == "car"} == {0.2}
     assert {t.wheelbase_m for t in every if t.name != "car"} == {WHEELBASE_M}
+
+
+def test_a_training_starts_anew_and_its_help_says_so(tmp_path, monkeypatch):
+    sets = sets_of([track(str(i), i, 20) for i in range(3)], track("test", 20, 20))
+    monkeypatch.setattr(st, "load_tracks", lambda recipe: sets)
+    recipe = replace(RECIPE, out=str(tmp_path), steps=3)
+    first, again = (st.load_head(st.fit_steering(recipe)) for _ in range(2))
+    assert first.meta["step"] == again.meta["step"] == 3
+    assert torch.equal(first.network.query, again.network.query)
+    told = " ".join(CliRunner().invoke(command, ["--help"]).output.split())
+    assert "A steering head is trained in minutes: its call keeps what is rendered and starts" in told
 
 
 def test_missing_drives_are_told(tmp_path):
