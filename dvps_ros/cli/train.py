@@ -32,7 +32,8 @@ from dvps_ros.errors import ConfigError
 def command(
     recipe: Path, render: bool, validate: bool, balance: int | None, changes: tuple[str, ...]
 ) -> None:
-    """Train a network from a RECIPE (YAML); the same call goes on where it was stopped.
+    """Train a network from a RECIPE (YAML); the same call goes on where it was stopped. A steering head is
+    trained in minutes: its call keeps what is rendered and starts the training anew.
 
     \b
     dvps train config/train/lite.yaml --render

@@ -81,3 +81,13 @@ def read_clip(path: Path) -> Sample:
         arrays["instance_map"] = arrays["instance_map"].astype(np.int32)
     groups = tuple(tuple(g) for g in meta["coarse_groups"])
     return Sample(images=images, source=meta["source"], coarse_groups=groups, **arrays)
+
+
+def stored_size(path: Path) -> tuple[int, int] | None:
+    """Height and width of a cached clip's first image, pixels; None where there is no readable clip."""
+    try:
+        with np.load(path) as file:
+            image = cv2.imdecode(file["image_0"], cv2.IMREAD_GRAYSCALE)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None
+    return None if image is None else image.shape

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dvps_ros.data.cache import write_clip
+from dvps_ros.data.cache import stored_size, write_clip
 from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.data.world.driver import WanderingDriver, pursuit
 from dvps_ros.data.world.route import WHEELBASE_M
@@ -74,7 +74,7 @@ def render_drives(folder: Path, count: int, size: tuple[int, int], *, progress: 
     """Render what is missing of ``count`` drives to learn from (``train``), and of :data:`VALIDATION_DRIVES`
     others on any streets (``val``) and on streets without lines (``val_unmarked``).
 
-    Several processes may fill one folder: drives that exist are left alone.
+    Several processes may fill one folder: drives of this size are left alone, others are rendered anew.
 
     Args:
         size: height and width of the images.
@@ -88,7 +88,7 @@ def render_drives(folder: Path, count: int, size: tuple[int, int], *, progress: 
     wanted += [(folder / "train", s) for s in street_seeds(0, count)]
     for place, seed in tqdm(wanted, unit="drive", disable=not progress):
         path = place / f"{seed:07d}.npz"
-        if not path.exists():
+        if stored_size(path) != size:
             write_clip(path, wandering_drive(seed, size))
 
 

@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
-from tqdm import tqdm
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.data.cache import read_clip
-from dvps_ros.data.steering_log import SteeringLog
 from dvps_ros.errors import InputError
 from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.types import CameraModel, Sample
 
@@ -38,33 +34,35 @@ class Track:
     """float32 [N]: road-wheel angle, left positive; NaN unknown."""
     speed_mps: np.ndarray
     """float32 [N]; NaN unknown."""
+    wheelbase_m: float
+    """Of the vehicle that was steered."""
     thumbnails: np.ndarray | None = None
     """uint8 [N,h,w,3], small images for a baseline; None where nobody asked for them."""
 
     def part(self, first: int, last: int) -> Track:
         """Frames ``first`` to ``last`` (excluded)."""
         cut = slice(first, last)
-        small = None if self.thumbnails is None else self.thumbnails[cut]
-        return Track(
-            self.name,
-            self.latent[cut],
-            self.stamps_ns[cut],
-            self.steering_rad[cut],
-            self.speed_mps[cut],
-            small,
+        return replace(
+            self,
+            latent=self.latent[cut],
+            stamps_ns=self.stamps_ns[cut],
+            steering_rad=self.steering_rad[cut],
+            speed_mps=self.speed_mps[cut],
+            thumbnails=None if self.thumbnails is None else self.thumbnails[cut],
         )
 
 
 class LatentMaker:
-    """Runs the perception model on clips and keeps what it gives, by model and clip.
+    """Runs the perception model on clips and keeps its tokens, by model, name and what the images show.
 
     Args:
         model: name or folder of the perception model.
-        folder: where tokens are kept; those of other weights are left alone.
+        folder: where tokens are kept; those of other weights, and of other images, are left alone.
     """
 
     def __init__(self, model: str, folder: Path) -> None:
-        self._model, self._folder = model, folder
+        weights = load_manifest(find_model(model)).weights.sha256
+        self._model, self._folder = model, folder / weights[:12]
         self._engines: dict[tuple[int, int], Engine] = {}
 
     def engine(self, camera_size: tuple[int, int]) -> Engine:
@@ -75,49 +73,32 @@ class LatentMaker:
             )
         return self._engines[camera_size]
 
-    def track_of_clip(self, path: Path) -> Track:
-        """Tokens of a cached clip.
+    def track(self, name: str, clip: Sample, wheelbase_m: float) -> Track:
+        """A clip with the tokens of its images; only these are kept, all else is the clip's.
+
+        Args:
+            wheelbase_m: of the vehicle that was steered.
 
         Raises:
-            InputError: the clip cannot be read, or holds no angles.
+            InputError: the clip holds no angles, the model has no tokens, or the disk refuses them.
         """
-        name = f"{path.parent.name}-{path.stem}"
-        return self._kept(name) or self._make(name, read_clip(path))
-
-    def track_of_log(self, steering_log: SteeringLog) -> Track:
-        """Tokens of a whole steering log.
-
-        Raises:
-            InputError: an image is missing or damaged.
-        """
-        name = steering_log.name
-        return self._kept(name) or self._make(name, steering_log.clip(0, len(steering_log)))
+        if clip.steering_rad is None or clip.stamps_ns is None:
+            raise InputError(f"{clip.source}: expected steering angles and stamps, got none")
+        path = self._folder / f"{name}-{_digest(clip)}.npy"
+        latent = _kept(path)
+        if latent is None:
+            latent = self._make(clip)
+            _keep(path, latent)
+        unknown = np.full(len(latent), np.nan, np.float32)
+        speed = unknown if clip.speed_mps is None else clip.speed_mps
+        return Track(name, latent, clip.stamps_ns, clip.steering_rad, speed, wheelbase_m)
 
     def close(self) -> None:
         for engine in self._engines.values():
             engine.close()
         self._engines.clear()
 
-    def _path(self, name: str) -> Path:
-        from dvps_ros.runtime.manifest import find_model, load_manifest
-
-        weights = load_manifest(find_model(self._model)).weights.sha256
-        return self._folder / weights[:12] / f"{name}.npz"
-
-    def _kept(self, name: str) -> Track | None:
-        path = self._path(name)
-        try:
-            with np.load(path) as file:
-                return Track(name, **{k: file[k] for k in file.files})
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, BadZipFile) as error:
-            log.warning("%s is damaged, making it again: %s", path, error)
-            return None
-
-    def _make(self, name: str, clip: Sample) -> Track:
-        if clip.steering_rad is None or clip.stamps_ns is None:
-            raise InputError(f"{clip.source}: expected steering angles and stamps, got none")
+    def _make(self, clip: Sample) -> np.ndarray:
         count, height, width = clip.images.shape[:3]
         camera = CameraModel.from_vector(width, height, clip.intrinsics[0])
         engine = self.engine((width, height))
@@ -128,27 +109,34 @@ class LatentMaker:
             if output.latent is None:
                 raise InputError(f"perception model {self._model}: it has no latent tokens")
             latent[i] = output.latent
-        speed = np.full(count, np.nan, np.float32) if clip.speed_mps is None else clip.speed_mps
-        arrays: dict[str, Any] = {
-            "latent": latent,
-            "stamps_ns": clip.stamps_ns,
-            "steering_rad": clip.steering_rad,
-            "speed_mps": speed,
-        }
-        path = self._path(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        try:
-            with part.open("wb") as file:
-                np.savez(file, **arrays)
-            os.replace(part, path)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise InputError(f"cannot write tokens {path}: {error}") from error
-        return Track(name, **arrays)
+        return latent
 
 
-def tracks_of(maker: LatentMaker, clips: list[Path], what: str) -> Iterator[Track]:
-    """Tokens of many cached clips, with a progress bar."""
-    for path in tqdm(clips, desc=f"tokens of {what}", unit="drive"):
-        yield maker.track_of_clip(path)
+def _digest(clip: Sample) -> str:
+    """Of all that tokens depend on but the model: the pixels and the camera."""
+    digest = hashlib.blake2b(str(clip.images.shape).encode(), digest_size=8)
+    digest.update(np.ascontiguousarray(clip.images).data)
+    digest.update(np.ascontiguousarray(clip.intrinsics).data)
+    return digest.hexdigest()
+
+
+def _kept(path: Path) -> np.ndarray | None:
+    try:
+        return np.load(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("%s is damaged, making it again: %s", path, error)
+        return None
+
+
+def _keep(path: Path, latent: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(f".{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            np.save(file, latent)
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise InputError(f"cannot write tokens {path}: {error}") from error

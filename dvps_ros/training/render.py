@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from dvps_ros.data.cache import write_clip
+from dvps_ros.data.cache import stored_size, write_clip
 from dvps_ros.data.world import World, WorldConfig, draw_camera
 from dvps_ros.training.recipe import DataConfig
 from dvps_ros.types import Sample
@@ -21,7 +21,7 @@ VALIDATION_SEED = 1_000_000
 
 
 def render_clips(data: DataConfig, *, progress: bool = False) -> None:
-    """Render what is missing in the cache; several processes may fill one cache (existing clips are skipped).
+    """Render what the cache lacks or holds in another size; several processes may fill one cache.
 
     Raises:
         InputError: the disk refuses a file.
@@ -30,7 +30,7 @@ def render_clips(data: DataConfig, *, progress: bool = False) -> None:
     training = [(Path(data.cache) / "train", seed) for seed in range(data.clips)]
     for folder, seed in tqdm(validation + training, unit="clip", disable=not progress):
         path = folder / f"{seed:07d}.npz"
-        if not path.exists():
+        if stored_size(path) != (data.render_height, data.render_width):
             write_clip(path, random_clip(seed, data.render_width, data.render_height))
 
 

@@ -17,19 +17,20 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+from tqdm import tqdm
 
 from dvps_ros.config import from_mapping, group, option, to_dict
 from dvps_ros.data.cache import read_clip
 from dvps_ros.data.steering_log import open_steering_log
 from dvps_ros.data.world.route import WHEELBASE_M
-from dvps_ros.errors import CheckpointError, ConfigError, DvpsError
+from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
 from dvps_ros.losses.steering import steering_losses
 from dvps_ros.metrics.steering import SteeringErrors
 from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint, source_commit
 from dvps_ros.training.drives import render_drives
-from dvps_ros.training.latents import LatentMaker, Track, tracks_of
+from dvps_ros.training.latents import LatentMaker, Track
 from dvps_ros.training.recipe import read_changed
 from dvps_ros.training.sources import data_root
 from dvps_ros.training.steering_baselines import (
@@ -42,6 +43,7 @@ from dvps_ros.training.steering_baselines import (
     thumbnails,
 )
 from dvps_ros.training.windows import Windows
+from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
@@ -49,7 +51,7 @@ WORLD, UNMARKED = "world", "world_unmarked"
 """Names of the held-out drives: on any streets, and on streets without lines."""
 GOLDEN = "golden_window"
 CALIBRATED = 10
-"""Every so many drives one is not learnt but calibrates the deviation; of fewer drives their last part."""
+"""One of so many drives, or of so many parts of a log, is not learnt but calibrates the deviation."""
 ONE_DEVIATION = 0.6827
 """Share of a normal distribution within one standard deviation."""
 
@@ -132,7 +134,14 @@ class LitSteering(pl.LightningModule):
         squared, surprise = steering_losses(
             curvature, deviation, truth, ahead, self.recipe.head.unit_per_m, self.recipe.bend_weight
         )
-        self.log_dict({"squared": squared.detach(), "surprise": surprise.detach()}, prog_bar=True)
+        terms = {"squared": squared.detach(), "surprise": surprise.detach()}
+        for name, term in terms.items():
+            if not torch.isfinite(term):
+                raise DvpsError(
+                    f"steering: the loss term {name} became {term.item()} at step {self.global_step}; "
+                    "lower learning_rate (the last checkpoint is kept)"
+                )
+        self.log_dict(terms, prog_bar=True)
         return squared + 0.1 * surprise
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
@@ -184,17 +193,29 @@ def render(recipe: SteeringRecipe) -> None:
         render_drives(Path(data.cache) / "drives", data.drives, (data.height, data.width), progress=True)
 
 
-def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Track]]]:
-    """Training tracks, and held-out tracks by the name of their set; tokens that are missing are made.
+@dataclass(frozen=True)
+class TrackSets:
+    """What a training takes."""
+
+    learnt: list[Track]
+    kept_back: list[Track]
+    """Of the same drives and logs, not learnt: they calibrate."""
+    held_out: dict[str, list[Track]]
+    """What scores the head, by the name of the set."""
+
+
+def load_tracks(recipe: SteeringRecipe) -> TrackSets:
+    """Drives and log of a recipe; tokens that are missing are made.
 
     With ``baseline_steps`` the tracks hold thumbnails.
 
     Raises:
-        ConfigError, InputError: a log or a drive is missing or damaged.
+        ConfigError, InputError: a log or a drive is missing or damaged, or too little to calibrate by.
     """
     data = recipe.data
     maker = LatentMaker(recipe.perception, Path(data.cache) / "tokens")
-    train: list[Track] = []
+    drives: list[Track] = []
+    logs: list[Track] = []
     held_out: dict[str, list[Track]] = {}
     try:
         if data.drives:
@@ -204,34 +225,58 @@ def load_tracks(recipe: SteeringRecipe) -> tuple[list[Track], dict[str, list[Tra
             unseen = {name: sorted(place.glob("*.npz")) for name, place in sets.items()}
             if not clips or not all(unseen.values()):
                 raise ConfigError(f"drives are missing in {folder}: run `dvps train CONFIG --render` first")
-            train += _drives(maker, clips, "training drives", recipe)
-            held_out |= {
-                name: _drives(maker, paths, f"held-out drives ({name})", recipe)
-                for name, paths in unseen.items()
-            }
+            drives = _drives(maker, clips, "training drives", recipe)
+            for name, paths in unseen.items():
+                held_out[name] = _drives(maker, paths, f"held-out drives ({name})", recipe)
         if data.log:
             path = Path(data.log) if Path(data.log).exists() else data_root() / data.log
             steering_log = open_steering_log(path)
-            track = maker.track_of_log(steering_log)
-            if recipe.baseline_steps:
-                images = steering_log.clip(0, len(steering_log)).images
-                track = replace(track, thumbnails=thumbnails(images))
+            clip = steering_log.clip(0, len(steering_log))
+            track = _track(maker, steering_log.name, clip, data.wheelbase_m, recipe)
             cut = round(data.log_share * len(track.stamps_ns))
-            train.append(track.part(0, cut))
+            logs.append(track.part(0, cut))
             held_out[track.name] = [track.part(cut, len(track.stamps_ns))]
     finally:
         maker.close()
-    return train, held_out
+    return TrackSets(*split_calibration(drives, logs), held_out)
 
 
 def _drives(maker: LatentMaker, clips: list[Path], what: str, recipe: SteeringRecipe) -> list[Track]:
-    tracks = list(tracks_of(maker, clips, what))
-    if not recipe.baseline_steps:
-        return tracks
     return [
-        replace(track, thumbnails=thumbnails(read_clip(path).images))
-        for track, path in zip(tracks, clips, strict=True)
+        _track(maker, f"{path.parent.name}-{path.stem}", read_clip(path), WHEELBASE_M, recipe)
+        for path in tqdm(clips, desc=f"tokens of {what}", unit="drive")
     ]
+
+
+def _track(maker: LatentMaker, name: str, clip: Sample, wheelbase_m: float, recipe: SteeringRecipe) -> Track:
+    track = maker.track(name, clip, wheelbase_m)
+    return replace(track, thumbnails=thumbnails(clip.images)) if recipe.baseline_steps else track
+
+
+def split_calibration(drives: list[Track], logs: list[Track]) -> tuple[list[Track], list[Track]]:
+    """What is learnt, and what only calibrates the deviation: every tenth drive, and of a log its last tenth.
+
+    Of fewer drives than ten it is the last tenth of each, too.
+
+    Raises:
+        InputError: a track has no frame with a known angle to learn from, or to calibrate by.
+    """
+    many = len(drives) >= CALIBRATED
+    learnt = [t for i, t in enumerate(drives) if i % CALIBRATED] if many else []
+    kept_back = drives[::CALIBRATED] if many else []
+    for track in logs if many else drives + logs:
+        count = len(track.stamps_ns)
+        cut = count - count // CALIBRATED
+        learnt.append(track.part(0, cut))
+        kept_back.append(track.part(cut, count))
+    for what, tracks in (("learn from", learnt), ("calibrate by", kept_back)):
+        for track in tracks:
+            if not np.isfinite(track.steering_rad).any():
+                raise InputError(
+                    f"{track.name}: expected frames with a known angle to {what}, got none; "
+                    "take a longer log, or leave it out"
+                )
+    return learnt, kept_back
 
 
 def fit_steering(recipe: SteeringRecipe) -> Path:
@@ -241,14 +286,14 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
         The checkpoint; ``figures.json`` lies beside it.
 
     Raises:
-        DvpsError: nothing to learn from, or the loss is not finite.
+        DvpsError: nothing to learn from, or tokens, loss or head are not finite (the last checkpoint is
+            kept).
     """
     out = Path(recipe.out)
     out.mkdir(parents=True, exist_ok=True)
     pl.seed_everything(recipe.seed)
-    train, held_out = load_tracks(recipe)
-    learnt, kept_back = split_calibration(train)
-    windows = Windows.of(learnt, recipe.head, recipe.data.wheelbase_m)
+    sets = load_tracks(recipe)
+    windows, kept_back = (Windows.of(tracks, recipe.head) for tracks in (sets.learnt, sets.kept_back))
     full = int((windows.age_s >= 0).sum(1).argmax())
     module = LitSteering(recipe, windows.inputs(np.array([full])))
     module.network.standardise(torch.from_numpy(windows.latent).float())
@@ -268,23 +313,15 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
         log_every_n_steps=20,
     )
     trainer.fit(module, DataLoader(Batches(windows, recipe), batch_size=None))
-    if not all(torch.isfinite(p).all() for p in module.network.parameters()):
-        raise DvpsError("steering: the training diverged; lower learning_rate")
-    calibrate(module.network.eval(), Windows.of(kept_back, recipe.head, recipe.data.wheelbase_m))
+    calibrate(module.network.eval(), kept_back)
+    for name, tensor in module.network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise DvpsError(f"steering: {name} is not finite after {recipe.steps} steps; lower learning_rate")
     part = out / f"{LAST}.part"
     trainer.save_checkpoint(part)
     os.replace(part, out / LAST)
-    validate(module.network, train, held_out, recipe)
+    validate(module.network, sets, recipe)
     return out / LAST
-
-
-def split_calibration(tracks: list[Track]) -> tuple[list[Track], list[Track]]:
-    """Tracks to learn from, and those (or the last parts of a few) that only calibrate the deviation."""
-    if len(tracks) >= CALIBRATED:
-        return [t for i, t in enumerate(tracks) if i % CALIBRATED], tracks[::CALIBRATED]
-    cuts = [len(t.stamps_ns) - len(t.stamps_ns) // CALIBRATED for t in tracks]
-    pairs = list(zip(tracks, cuts, strict=True))
-    return [t.part(0, cut) for t, cut in pairs], [t.part(cut, len(t.stamps_ns)) for t, cut in pairs]
 
 
 def calibrate(network: SteeringHead, windows: Windows) -> None:
@@ -324,36 +361,30 @@ def load_head(path: str | Path) -> HeadCheckpoint:
 def validate_steering(recipe: SteeringRecipe) -> None:
     """Score the recipe's last checkpoint on what is held out."""
     network = load_head(Path(recipe.out) / LAST).network
-    validate(network, *load_tracks(recipe), recipe)
+    validate(network, load_tracks(recipe), recipe)
 
 
-def validate(
-    network: SteeringHead, train: list[Track], held_out: dict[str, list[Track]], recipe: SteeringRecipe
-) -> None:
+def validate(network: SteeringHead, sets: TrackSets, recipe: SteeringRecipe) -> None:
     """Score a head and its baselines, log the tables and write ``figures.json``.
 
     The CNN-LSTM is trained for it, on what the head has learnt.
     """
     network.eval()
-    learnt, kept = split_calibration(train)
-    wheelbase_m = recipe.data.wheelbase_m
     cnn_lstm = None
     if recipe.baseline_steps:
         cnn_lstm = fit_cnn_lstm(
-            learnt,
-            kept,
+            sets.learnt,
+            sets.kept_back,
             recipe.head,
-            wheelbase_m,
             steps=recipe.baseline_steps,
             batch=recipe.batch,
             bend_weight=recipe.bend_weight,
             seed=recipe.seed,
         )
-    weights = fit_measured([head_angles(network, t, wheelbase_m) for t in kept])
+    weights = fit_measured([head_angles(network, t) for t in sets.kept_back])
     figures = {}
-    for name, tracks in held_out.items():
-        wheelbase_m = WHEELBASE_M if name in (WORLD, UNMARKED) else recipe.data.wheelbase_m
-        figures[name] = score(network, tracks, wheelbase_m, weights, cnn_lstm)
+    for name, tracks in sets.held_out.items():
+        figures[name] = score(network, tracks, weights, cnn_lstm)
         log.info("%s\n%s", name, table(figures[name]))
     (Path(recipe.out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
@@ -369,17 +400,16 @@ def predict(network: SteeringHead, windows: Windows) -> tuple[np.ndarray, np.nda
     return curvature, deviation
 
 
-def head_angles(network: SteeringHead, track: Track, wheelbase_m: float) -> tuple[np.ndarray, np.ndarray]:
+def head_angles(network: SteeringHead, track: Track) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted road-wheel angle, rad, of every frame of a track whose angle is known."""
-    windows = Windows.of([track], network.config, wheelbase_m)
+    windows = Windows.of([track], network.config)
     curvature, _ = predict(network, windows)
-    return np.arctan(wheelbase_m * windows.curvature), np.arctan(wheelbase_m * curvature)
+    return windows.angle_rad(windows.curvature), windows.angle_rad(curvature)
 
 
 def score(
     network: SteeringHead,
     tracks: Sequence[Track],
-    wheelbase_m: float,
     measured: np.ndarray,
     cnn_lstm: CnnLstm | None,
 ) -> dict[str, dict]:
@@ -389,13 +419,13 @@ def score(
     camera sees them: they say how much would be known by who had measured the angle until then. ``head +
     measured`` knows the angle of the frame before as well (:func:`fit_measured`); the head does not.
     """
-    windows = Windows.of(tracks, network.config, wheelbase_m)
+    windows = Windows.of(tracks, network.config)
     curvature, deviation = predict(network, windows)
-    truth = np.arctan(wheelbase_m * windows.curvature)
-    pairs = [head_angles(network, t, wheelbase_m) for t in tracks]
-    rows = {"head": np.arctan(wheelbase_m * curvature), "zero": np.zeros_like(truth)}
+    truth = windows.angle_rad(windows.curvature)
+    pairs = [head_angles(network, t) for t in tracks]
+    rows = {"head": windows.angle_rad(curvature), "zero": np.zeros_like(truth)}
     if cnn_lstm is not None:
-        rows["cnn-lstm"] = np.arctan(wheelbase_m * run_cnn_lstm(cnn_lstm, windows, tracks))
+        rows["cnn-lstm"] = windows.angle_rad(run_cnn_lstm(cnn_lstm, windows, tracks))
     for name, ago_s in (("last value", 1e-9), ("0.25 s ago", 0.25), ("0.5 s ago", 0.5), ("1 s ago", 1.0)):
         rows[name] = np.concatenate([angles_ago(track, ago_s) for track in tracks])
     last, terms = (np.concatenate(v) for v in zip(*(measured_terms(*p) for p in pairs), strict=True))

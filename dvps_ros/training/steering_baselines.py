@@ -69,7 +69,6 @@ def fit_cnn_lstm(
     learnt: Sequence[Track],
     kept: Sequence[Track],
     head: SteeringConfig,
-    wheelbase_m: float,
     *,
     steps: int,
     batch: int,
@@ -83,8 +82,8 @@ def fit_cnn_lstm(
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng([seed, 7])
-    windows, images = Windows.of(learnt, head, wheelbase_m), _images(learnt)
-    aside = Windows.of(kept, head, wheelbase_m)
+    windows, images = Windows.of(learnt, head), _images(learnt)
+    aside = Windows.of(kept, head)
     network = CnnLstm(head.unit_per_m)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps + 1, pct_start=0.1)

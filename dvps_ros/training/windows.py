@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dvps_ros.data.world.driver import lookahead_m
+from dvps_ros.errors import InputError
 from dvps_ros.networks.steering import SteeringConfig
 from dvps_ros.runtime.window import window_slots
 from dvps_ros.training.latents import Track
@@ -34,12 +35,20 @@ class Windows:
     """float32 [W], 1/m."""
     lookahead_m: np.ndarray
     """float32 [W]: how far ahead the driver looks; 10 where the speed is not known."""
+    wheelbase_m: np.ndarray
+    """float32 [W], of the vehicle of the window's track."""
 
     @classmethod
-    def of(cls, tracks: Sequence[Track], head: SteeringConfig, wheelbase_m: float) -> Windows:
-        index, ages, curvature, ahead = [], [], [], []
+    def of(cls, tracks: Sequence[Track], head: SteeringConfig) -> Windows:
+        """One window for each frame whose angle is known.
+
+        Raises:
+            InputError: tokens of a track are not finite.
+        """
+        index, ages, curvature, ahead, wheelbase = [], [], [], [], []
         first = 0
         for track in tracks:
+            _check_finite(track)
             begin = 0
             for i in range(len(track.stamps_ns)):
                 if i and track.stamps_ns[i] - track.stamps_ns[i - 1] > LOG_GAP_S * 1e9:
@@ -50,7 +59,8 @@ class Windows:
                 slot, age = window_slots(track.stamps_ns[oldest : i + 1], head.frames, head.period_s)
                 index.append(np.where(slot < 0, -1, slot + first + oldest))
                 ages.append(age)
-                curvature.append(math.tan(float(track.steering_rad[i])) / wheelbase_m)
+                curvature.append(math.tan(float(track.steering_rad[i])) / track.wheelbase_m)
+                wheelbase.append(track.wheelbase_m)
                 speed = float(track.speed_mps[i])
                 ahead.append(10.0 if math.isnan(speed) else lookahead_m(speed))
             first += len(track.stamps_ns)
@@ -61,10 +71,15 @@ class Windows:
             np.array(ages, np.float32),
             np.array(curvature, np.float32),
             np.array(ahead, np.float32),
+            np.array(wheelbase, np.float32),
         )
 
     def __len__(self) -> int:
         return len(self.curvature)
+
+    def angle_rad(self, curvature: np.ndarray) -> np.ndarray:
+        """Road-wheel angles, float32 [W], that curvatures of every window, float32 [W], 1/m, ask for."""
+        return np.arctan(self.wheelbase_m * curvature)
 
     def inputs(self, rows: np.ndarray, slots: np.ndarray | None = None) -> tuple[Tensor, Tensor]:
         """Tokens float32 [B,F,T,C] and ages [B,F] of windows; ``slots`` int64 [B,K] takes only those."""
@@ -74,3 +89,12 @@ class Windows:
         latent = self.latent[np.maximum(index, 0)].astype(np.float32)
         latent[index < 0] = 0.0
         return torch.from_numpy(latent), torch.from_numpy(age)
+
+
+def _check_finite(track: Track) -> None:
+    bad = np.flatnonzero(~np.isfinite(track.latent).all((1, 2)))
+    if len(bad):
+        raise InputError(
+            f"{track.name}: expected finite tokens, got others in {len(bad)} of {len(track.latent)} frames, "
+            f"first in frame {bad[0]}; leave the drive or log out, or delete its tokens to make them again"
+        )
