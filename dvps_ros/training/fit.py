@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 from dvps_ros.labels import LabelSpace
 from dvps_ros.training.balance import Pull, measure_pulls
 from dvps_ros.training.checkpoint import load_weights, network_weights, read_checkpoint
+from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.module import LitPerception
 from dvps_ros.training.recipe import Recipe
 from dvps_ros.training.sources import Build, MixedClips
@@ -88,7 +89,7 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         # A forked worker hangs when a library's threads were running in the parent.
         multiprocessing_context="spawn" if recipe.data.workers else None,
     )
-    interactive = sys.stderr.isatty()
+    interactive, gpu = sys.stderr.isatty(), torch.cuda.is_available()
     trainer = pl.Trainer(
         accelerator="auto",
         devices=recipe.devices,
@@ -105,9 +106,11 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         log_every_n_steps=10,
         logger=CSVLogger(out, name="log", flush_logs_every_n_steps=20),
         enable_model_summary=False,
+        plugins=[WholeFiles()],
         callbacks=[
             TQDMProgressBar(refresh_rate=1 if interactive else 50),
-            EMAWeightAveraging(decay=recipe.schedule.ema_decay),
+            # By default the average stays where the network is before it moves to the GPU.
+            EMAWeightAveraging(device="cuda" if gpu else None, decay=recipe.schedule.ema_decay),
             ModelCheckpoint(
                 dirpath=out,
                 filename="last",

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ class LitPerception(pl.LightningModule):
                 write_picture(folder / stem, sample, t, prediction, self.labels)
 
     def predict_clip(self, sample: Sample) -> Iterator[RawPrediction]:
-        """Predictions of the frames of a clip in order, with memory, float32 on the CPU."""
+        """Predictions of the frames of a clip in order, with memory; maps float32 on the CPU."""
         state = None
         for image, intrinsics in zip(sample.images, sample.intrinsics, strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
@@ -113,11 +114,14 @@ class LitPerception(pl.LightningModule):
                 channels_last(pixels), torch.from_numpy(intrinsics)[None].to(self.device), state
             )
             state = prediction.state
-            yield prediction
+            maps = {f.name: getattr(prediction, f.name) for f in fields(prediction)}
+            yield replace(
+                prediction, **{k: v.float().cpu() for k, v in maps.items() if isinstance(v, Tensor)}
+            )
 
     def on_validation_epoch_end(self) -> None:
         results = {f"{name}/{k}": v for name, s in self._scores.items() for k, v in s.compute().items()}
-        self.log_dict(results, sync_dist=True)
+        self.log_dict(results)  # every rank scores all clips
         if self.trainer.is_global_zero:
             per_class = {
                 name: {c: round(v, 3) for c, v in zip(s.names, s.iou().tolist(), strict=False)}

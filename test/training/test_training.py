@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -370,6 +371,30 @@ def test_a_run_leaves_checkpoint_log_and_pictures(trained):
     assert [line["step"] for line in lines[:2]] == [2, 4] and 0 <= lines[0]["street/miou"] <= 1
     assert len(list((out / "pictures").glob("*.jpg"))) >= 2
     assert list(out.glob("log/**/metrics.csv"))
+
+
+def test_validation_sees_float32_whatever_the_precision_of_the_network(cache, tmp_path):
+    module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        raw = module.network(torch.zeros(1, 3, 64, 128), torch.ones(1, 4))
+        predictions = list(module.predict_clip(street()))
+    assert raw.class_logits.dtype == torch.bfloat16 and len(predictions) == 2
+    for name in ("class_logits", "center_logits", "log_depth", "motion_px", "embedding", "depth_features"):
+        maps = getattr(predictions[1], name)
+        assert maps.dtype == torch.float32 and maps.device.type == "cpu", name
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(cache, tmp_path):
+    last = run(recipe_for(cache, tmp_path, **{"schedule.steps": 1}))
+    before, limits = last.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(DvpsError, match="cannot write checkpoint .*last.ckpt: .* make room"):
+            run(recipe_for(cache, tmp_path, **{"schedule.steps": 2}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert last.read_bytes() == before and load_checkpoint(last).meta["step"] == 1
+    assert not list(tmp_path.glob("*.part"))
 
 
 def test_validation_alone_gives_the_scores_of_the_last_one(trained, cache):
