@@ -6,6 +6,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
+
+FOR_MAPS = {
+    "random_weights": "--random",
+    "sizes": "--size",
+    "min_score": "--min-score",
+    "opset": "--opset",
+}
+"""Options that a steering head has no use for, by the name of their parameter."""
 
 
 @click.command()
@@ -46,7 +55,9 @@ import click
     help="Version of the ONNX operators; lower for older runtimes.",
 )
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
+@click.pass_context
 def command(
+    context: click.Context,
     network: str,
     checkpoints: tuple[Path, ...],
     random_weights: bool,
@@ -73,7 +84,11 @@ def command(
     from dvps_ros.panoptic.fuse import FusionConfig
 
     if network == "steering":
-        _export_steering(checkpoints, sizes, out, version, licence)
+        given = {n for n in FOR_MAPS if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
+        if given:
+            names = ", ".join(FOR_MAPS[name] for name in sorted(given))
+            raise ConfigError(f"{names}: not for the steering head; leave it out")
+        _export_steering(checkpoints, out, version, licence)
         return
     if network not in NETWORKS:
         raise ConfigError(f"unknown network {network!r}; there is {', '.join(NETWORKS)}, steering")
@@ -116,15 +131,13 @@ def command(
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
 
 
-def _export_steering(
-    checkpoints: tuple[Path, ...], sizes: tuple[str, ...], out: Path, version: str, licence: str
-) -> None:
+def _export_steering(checkpoints: tuple[Path, ...], out: Path, version: str, licence: str) -> None:
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_steering
     from dvps_ros.training.steering import load_head
 
-    if len(checkpoints) != 1 or sizes:
-        raise ConfigError("a steering head is exported from one --checkpoint, and has no --size")
+    if len(checkpoints) != 1:
+        raise ConfigError("a steering head is exported from one --checkpoint")
     loaded = load_head(checkpoints[0])
     manifest = export_steering(
         loaded.network,

@@ -20,7 +20,7 @@ from dvps_ros.errors import ConfigError, EngineError
 from dvps_ros.export.graph import DeployedGraph
 from dvps_ros.export.onnx import OPSET, WeightsWriter, save, trace
 from dvps_ros.labels import LabelSpace
-from dvps_ros.networks import Network
+from dvps_ros.networks import SIZE_STEP, Network
 from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime import verify
 from dvps_ros.runtime.backends import onnxruntime
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 
 WEIGHTS = "weights.bin"
 MODEL_CARD = "README.md"
-SIZE_STEP = 32
-"""Input sizes are multiples of this, the deepest stride of the networks."""
 GOLDEN_SEED = 11
 DENSE = ("class_logits", "depth_m")
 

@@ -10,7 +10,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from dvps_ros.runtime.manifest import load_manifest
+from dvps_ros.runtime.manifest import check_files, load_manifest
 
 _PREFIX, _HALF = "network.", ".float16"
 
@@ -22,6 +22,7 @@ def published_weights(folder: str | Path) -> dict[str, Tensor]:
         EngineError: the folder is no complete model, or its files were changed.
     """
     manifest = load_manifest(Path(folder))
+    check_files(folder, manifest, manifest.graphs[0])
     graph = onnx.load(Path(folder) / manifest.graphs[0].file).graph
     return {
         tensor.name.removeprefix(_PREFIX).removesuffix(_HALF): torch.tensor(

@@ -61,9 +61,10 @@ def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
 
 
 def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
-    """|gradient of ln depth| exp(-|gradient of the image|), x and y added (Godard et al. 2017, eq. 5).
+    """|gradient of ln depth| exp(-10 |gradient of the image|), x and y added (Godard et al. 2017, eq. 5).
 
-    The logarithm takes the place of the mean-normalised disparity: both are free of the scale.
+    The factor 10 is ours; the image is 0..1 here, its gradient the mean over the channels. The logarithm
+    takes the place of the mean-normalised disparity: both are free of the scale.
 
     Args:
         log_depth: float [B,1,h,w].

@@ -208,7 +208,7 @@ def total_loss(
         The total, and the mean of each term (unweighted, detached).
 
     Raises:
-        DvpsError: a term is not finite; names the term and the sample.
+        DvpsError: a term is not finite; names the term and the samples.
     """
     total = torch.zeros((), device=weight_of_class.device)
     means: dict[str, Tensor] = {}
@@ -216,8 +216,8 @@ def total_loss(
         for term, t in parts:
             if bad := term.bad_samples():
                 raise DvpsError(
-                    f"loss term {name!r} is not finite for {t.sources[bad[0]]}: lower the learning rate "
-                    "or look at the truth of this sample; the last checkpoint is kept"
+                    f"loss term {name!r} is not finite for {', '.join(t.sources[i] for i in bad)}: lower the "
+                    "learning rate or look at the truth of what is named; the last checkpoint is kept"
                 )
         mean = pooled_mean([term for term, _ in parts])
         total = total + getattr(config, name) * mean

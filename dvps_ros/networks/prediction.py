@@ -9,6 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+SIZE_STEP = 32
+"""Input sizes are multiples of this, the deepest stride of the networks."""
+
 
 @dataclass(frozen=True)
 class RawPrediction:
@@ -57,7 +60,7 @@ class Network(nn.Module, ABC):
         """One frame.
 
         Args:
-            image: [B,3,H,W] RGB 0..255, H and W multiples of 32.
+            image: [B,3,H,W] RGB 0..255, H and W multiples of SIZE_STEP.
             intrinsics: [B,4] fx, fy, cx, cy in pixels of this image.
             state: ``state`` of the previous frame's prediction; None or zeros for a first frame
                 (single items of a batch may be zeroed).

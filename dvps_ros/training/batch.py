@@ -50,8 +50,16 @@ def collate(samples: Sequence[Sample], labels: LabelSpace) -> Batch:
     """Clips of one or two frames and one image size as a batch.
 
     Raises:
-        InputError: sizes differ, are no multiple of the stride, or a clip has more than two frames.
+        InputError: sizes differ, are no multiple of the stride, a clip has more than two frames, or its
+            intrinsics cannot be.
     """
+    for s in samples:
+        if not (np.isfinite(s.intrinsics).all() and (s.intrinsics[:, :2] > 0).all()):
+            # In the network, batch normalisation would spread this over all samples.
+            raise InputError(
+                f"{s.source}: expected finite intrinsics with focal lengths above 0, got fx, fy, cx, cy "
+                f"{s.intrinsics.tolist()}; mend or leave out this sample"
+            )
     sizes = {s.images.shape[1:3] for s in samples}
     if len(sizes) != 1 or any(n % STRIDE for n in next(iter(sizes))):
         raise InputError(f"batch: expected images of one size, a multiple of {STRIDE}, got {sorted(sizes)}")

@@ -22,6 +22,8 @@ from dvps_ros.networks import NETWORKS
 META = "dvps"
 """Key of the description in a checkpoint file."""
 _PREFIX = "network."
+_IDENTITY = ("network", "network_config", "labels")
+"""What decides which weights a network takes, and what its outputs mean."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,10 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     data = read_checkpoint(path)
     meta = data[META]
+    if missing := [key for key in _IDENTITY if key not in meta]:
+        raise CheckpointError(
+            f"checkpoint {path} does not say its {', '.join(missing)}: expected one that `dvps train` wrote"
+        )
     if meta["network"] not in NETWORKS:
         raise CheckpointError(
             f"checkpoint {path} is of network {meta['network']!r}; this version knows {', '.join(NETWORKS)}"
@@ -113,11 +119,7 @@ def load_mean_checkpoint(paths: Sequence[str | Path]) -> Checkpoint:
     loaded = [load_checkpoint(path) for path in paths]
     first = loaded[0]
     for path, other in zip(paths[1:], loaded[1:], strict=True):
-        for key in ("network", "network_config", "labels"):
-            if other.meta[key] != first.meta[key]:
-                raise CheckpointError(
-                    f"checkpoint {path} differs from {paths[0]} in its {key}: no mean of both"
-                )
+        check_fits(path, other.meta, first.meta, str(paths[0]))
     states = [checkpoint.network.state_dict() for checkpoint in loaded]
     mean = {
         name: torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
@@ -126,6 +128,37 @@ def load_mean_checkpoint(paths: Sequence[str | Path]) -> Checkpoint:
     first.network.load_state_dict(mean)
     others = [{key: c.meta[key] for key in ("recipe", "commit", "step", "minutes")} for c in loaded[1:]]
     return replace(first, meta={**first.meta, "mean_with": others}) if others else first
+
+
+def check_fits(
+    path: str | Path, meta: Mapping[str, Any], wanted: Mapping[str, Any], whose: str = "the recipe"
+) -> None:
+    """Prove that a checkpoint is of the network, size and label space that are wanted.
+
+    Args:
+        meta, wanted: descriptions, see :func:`describe`.
+        whose: what ``wanted`` describes, for the message.
+
+    Raises:
+        CheckpointError: it is of others, or does not say of which.
+    """
+    got, expected = _flat_identity(meta), _flat_identity(wanted)
+    for key in expected | got:
+        if got.get(key) != expected.get(key):
+            raise CheckpointError(
+                f"checkpoint {path} differs from {whose} in its {key}: expected {expected.get(key)!r}, "
+                f"got {got.get(key)!r}; use one of the same network, size and label space"
+            )
+
+
+def _flat_identity(meta: Mapping[str, Any]) -> dict[str, Any]:
+    labels = meta.get("labels", {})
+    return {
+        "network": meta.get("network"),
+        **{f"network_config.{key}": value for key, value in meta.get("network_config", {}).items()},
+        "labels.name": labels.get("name"),
+        **{f"labels.classes.{i}": value for i, value in enumerate(labels.get("classes", ()))},
+    }
 
 
 def network_weights(data: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -19,9 +19,12 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from dvps_ros.errors import CheckpointError, ConfigError
 from dvps_ros.labels import LabelSpace
+from dvps_ros.runtime.manifest import load_manifest
 from dvps_ros.training.balance import Pull, measure_pulls
-from dvps_ros.training.checkpoint import load_weights, network_weights, read_checkpoint
+from dvps_ros.training.checkpoint import META, check_fits, load_weights, network_weights, read_checkpoint
+from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.module import LitPerception
 from dvps_ros.training.recipe import Recipe
 from dvps_ros.training.sources import Build, MixedClips
@@ -32,10 +35,12 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 WARM_START_BATCHES = 8
 """Batches for the statistics of a network that starts from a published model."""
+WORKER_GRACE_S = 30
+"""After SIGTERM a process that prepares batches goes on so long: the training ends its step and saves."""
 
 
 class SaveAndStop(Callback):
-    """Ends the training with a checkpoint when it is done, or after the running step on SIGTERM."""
+    """Counts the time, ends the training with a checkpoint when it is done, or after a step on SIGTERM."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.asked = path, False
@@ -48,8 +53,11 @@ class SaveAndStop(Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         assert isinstance(pl_module, LitPerception)
+        pl_module.count_minutes()
+        # What one rank is asked for all do: they wait for each other in every step.
+        stop = trainer.strategy.reduce_boolean_decision(self.asked or pl_module.progress() >= 1, all=False)
         # Not in on_train_end: by then the averaged weights have replaced those that training goes on from.
-        if self.asked or pl_module.progress() >= 1:
+        if stop:
             trainer.save_checkpoint(self.path)
             trainer.should_stop = True
 
@@ -65,7 +73,8 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         The checkpoint.
 
     Raises:
-        DvpsError: a loss term is not finite (the last checkpoint is kept).
+        DvpsError: a loss term or gradient is not finite, or the disk refuses the checkpoint (the last one is
+            kept).
         CheckpointError: the checkpoint to start from or to resume cannot be used.
     """
     out = Path(recipe.out)
@@ -75,25 +84,20 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
     module = LitPerception(recipe, labels)
     start = 0
     if last.exists():
-        start = read_checkpoint(last)["global_step"]
+        data = read_checkpoint(last)
+        check_fits(last, data[META], module.description)
+        start = data["global_step"]
         log.info("resuming %s at step %d", last, start)
     else:
         _start(module, build)
-    train = DataLoader(
-        MixedClips(build, recipe, labels, start),
-        batch_size=None,
-        num_workers=recipe.data.workers,
-        prefetch_factor=4 if recipe.data.workers else None,
-        worker_init_fn=_single_thread,
-        # A forked worker hangs when a library's threads were running in the parent.
-        multiprocessing_context="spawn" if recipe.data.workers else None,
-    )
-    interactive = sys.stderr.isatty()
+    interactive, gpu = sys.stderr.isatty(), torch.cuda.is_available()
     trainer = pl.Trainer(
         accelerator="auto",
         devices=recipe.devices,
-        strategy="ddp" if recipe.devices > 1 else "auto",
-        sync_batchnorm=recipe.devices > 1,
+        # A batch without pairs, for one, leaves parameters without a gradient.
+        strategy="ddp_find_unused_parameters_true" if recipe.devices > 1 else "auto",
+        sync_batchnorm=gpu and recipe.devices > 1,
+        use_distributed_sampler=False,
         precision="bf16-mixed" if recipe.precision == "bf16" else "32-true",
         # "warn": torch names the operators that have no deterministic form on a GPU, and goes on.
         deterministic="warn" if recipe.deterministic else None,
@@ -105,9 +109,11 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         log_every_n_steps=10,
         logger=CSVLogger(out, name="log", flush_logs_every_n_steps=20),
         enable_model_summary=False,
+        plugins=[WholeFiles()],
         callbacks=[
             TQDMProgressBar(refresh_rate=1 if interactive else 50),
-            EMAWeightAveraging(decay=recipe.schedule.ema_decay),
+            # By default the average stays where the network is before it moves to the GPU.
+            EMAWeightAveraging(device="cuda" if gpu else None, decay=recipe.schedule.ema_decay),
             ModelCheckpoint(
                 dirpath=out,
                 filename="last",
@@ -116,6 +122,15 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
             ),
             SaveAndStop(last),
         ],
+    )
+    train = DataLoader(
+        MixedClips(build, recipe, labels, start, trainer.global_rank),
+        batch_size=None,
+        num_workers=recipe.data.workers,
+        prefetch_factor=4 if recipe.data.workers else None,
+        worker_init_fn=_single_thread,
+        # A forked worker hangs when a library's threads were running in the parent.
+        multiprocessing_context="spawn" if recipe.data.workers else None,
     )
     trainer.fit(
         module, train, _loader(held_out) if held_out else None, ckpt_path=last if last.exists() else None
@@ -129,11 +144,24 @@ def _start(module: LitPerception, build: Build) -> None:
     if not source:
         return
     if Path(source).is_dir():
+        found = load_manifest(Path(source)).label_space
+        if found != module.labels:
+            raise CheckpointError(
+                f"model {source} is of label space {found.name} ({len(found)} classes): expected "
+                f"{module.labels.name} ({len(module.labels)} classes); start from a model of the same"
+            )
         first = islice(MixedClips(build, module.recipe, module.labels), WARM_START_BATCHES)
         start_from_model(module.network, source, first, module)
     else:
-        load_weights(module.network, network_weights(read_checkpoint(source)), source)
+        _load(module, source)
     log.info("starting from the weights of %s", source)
+
+
+def _load(module: LitPerception, path: str | Path) -> None:
+    """Give the network the averaged weights of a checkpoint of the same kind."""
+    data = read_checkpoint(path)
+    check_fits(path, data[META], module.description)
+    load_weights(module.network, network_weights(data), path)
 
 
 def balance(recipe: Recipe, labels: LabelSpace, build: Build, batches: int) -> dict[str, Pull]:
@@ -146,7 +174,7 @@ def balance(recipe: Recipe, labels: LabelSpace, build: Build, batches: int) -> d
     module = LitPerception(recipe, labels)
     last = Path(recipe.out) / LAST
     if last.exists():
-        load_weights(module.network, network_weights(read_checkpoint(last)), last)
+        _load(module, last)
     else:
         _start(module, build)
     return measure_pulls(module, islice(MixedClips(build, recipe, labels), batches))
@@ -156,11 +184,17 @@ def validate(recipe: Recipe, labels: LabelSpace, held_out: Sequence[tuple[str, S
     """Score the last checkpoint of a recipe; adds a line to its validation.jsonl.
 
     Raises:
+        ConfigError: there is nothing to score it on.
         CheckpointError: there is no usable checkpoint.
     """
+    if not held_out:
+        raise ConfigError(
+            f"no held-out clips in {recipe.data.cache}/val nor in DVPS_DATA: "
+            "run `dvps train CONFIG --render` first, or set DVPS_DATA"
+        )
     last = Path(recipe.out) / LAST
     module = LitPerception(recipe, labels)
-    load_weights(module.network, network_weights(read_checkpoint(last)), last)
+    _load(module, last)
     trainer = pl.Trainer(accelerator="auto", devices=1, logger=False, enable_checkpointing=False)
     trainer.validate(module, _loader(held_out))
 
@@ -174,8 +208,12 @@ def _as_is(item: tuple[str, Sample]) -> tuple[str, Sample]:
 
 
 def _single_thread(worker: int) -> None:
-    """One thread a worker: the cores belong to the network."""
+    """One thread a worker: the cores belong to the network; SIGTERM to all leaves time to save."""
     import cv2
+
+    # Not ignored for good: a parent that exits with an open iterator sends SIGTERM and waits for the end.
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_S))
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -7,6 +7,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dvps_ros.config import to_dict
+from dvps_ros.errors import DvpsError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses.total import class_weights, total_loss
 from dvps_ros.networks import NETWORKS, RawPrediction
@@ -27,6 +29,8 @@ from dvps_ros.types import Sample
 
 PICTURES = 4
 """Pictures of each set at every validation."""
+LONGEST_STEP_S = 10.0
+"""More time than this, from the end of one step to that of the next, does not count as training."""
 
 
 class LitPerception(pl.LightningModule):
@@ -49,7 +53,9 @@ class LitPerception(pl.LightningModule):
         self.register_buffer("class_weight", class_weights(labels), persistent=False)
         self.minutes = 0.0
         """Time spent in training steps, kept over restarts."""
-        self._step_began = 0.0
+        self._counted_until = 0.0
+        self._sources: tuple[str, ...] = ()
+        self._pulls: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> list[RawPrediction]:
         """Predictions of each time step; the memory of step 0 goes into step 1, first rows first."""
@@ -68,6 +74,8 @@ class LitPerception(pl.LightningModule):
         predictions = self(batch)
         with torch.autocast(self.device.type, enabled=False):
             total, means = total_loss(predictions, targets, self.class_weight, self.recipe.loss)
+        self._sources = targets[0].sources
+        self._pulls = {name: getattr(self.recipe.loss, name) * mean for name, mean in means.items()}
         self.log("loss", total.detach(), prog_bar=True)
         self.log_dict(means)
         return total
@@ -76,19 +84,25 @@ class LitPerception(pl.LightningModule):
         """Share of the training that is done, by steps or minutes, whichever is further."""
         return progress(self.global_step, self.minutes, self.recipe.schedule)
 
+    def on_train_start(self) -> None:
+        self._counted_until = time.monotonic()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        now = time.monotonic()
-        if self._step_began:
-            # Nor is the time in which the process is suspended.
-            self.minutes += min(now - self._step_began, 10.0) / 60
-        self._step_began = now
         rate = self.recipe.schedule.learning_rate * rate_factor(self.progress(), self.recipe.schedule.warmup)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
         self.log("learning_rate", rate)
 
+    def count_minutes(self) -> None:
+        """Add the time since it was last counted; at the end of a step, before any callback saves."""
+        now = time.monotonic()
+        # The time in which the process is suspended does not count.
+        self.minutes += min(now - self._counted_until, LONGEST_STEP_S) / 60
+        self._counted_until = now
+        # One clock for all ranks: who stopped alone would leave the others waiting.
+        self.minutes = self.trainer.strategy.broadcast(self.minutes)
+
     def on_validation_epoch_start(self) -> None:
-        self._step_began = 0.0  # validation is no training time
         self._scores: dict[str, Scores] = {}
         self.network.eval()
 
@@ -105,7 +119,7 @@ class LitPerception(pl.LightningModule):
                 write_picture(folder / stem, sample, t, prediction, self.labels)
 
     def predict_clip(self, sample: Sample) -> Iterator[RawPrediction]:
-        """Predictions of the frames of a clip in order, with memory, float32 on the CPU."""
+        """Predictions of the frames of a clip in order, with memory; maps float32 on the CPU."""
         state = None
         for image, intrinsics in zip(sample.images, sample.intrinsics, strict=True):
             pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].to(self.device)
@@ -113,11 +127,14 @@ class LitPerception(pl.LightningModule):
                 channels_last(pixels), torch.from_numpy(intrinsics)[None].to(self.device), state
             )
             state = prediction.state
-            yield prediction
+            maps = {f.name: getattr(prediction, f.name) for f in fields(prediction)}
+            yield replace(
+                prediction, **{k: v.float().cpu() for k, v in maps.items() if isinstance(v, Tensor)}
+            )
 
     def on_validation_epoch_end(self) -> None:
         results = {f"{name}/{k}": v for name, s in self._scores.items() for k, v in s.compute().items()}
-        self.log_dict(results, sync_dist=True)
+        self.log_dict(results)  # every rank scores all clips
         if self.trainer.is_global_zero:
             per_class = {
                 name: {c: round(v, 3) for c, v in zip(s.names, s.iou().tolist(), strict=False)}
@@ -127,6 +144,7 @@ class LitPerception(pl.LightningModule):
             line = {"step": self.global_step, "minutes": round(self.minutes, 2), **results, "iou": per_class}
             with (Path(self.recipe.out) / "validation.jsonl").open("a") as f:
                 f.write(json.dumps(line) + "\n")
+        self._counted_until = time.monotonic()  # validation is no training time
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         decayed = [p for p in self.network.parameters() if p.ndim > 1]
@@ -140,11 +158,17 @@ class LitPerception(pl.LightningModule):
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for a fused optimiser because of loss scaling, which bf16 does not need.
-        if self.recipe.schedule.clip_norm:
-            self.log(
-                "gradient_norm",
-                nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.schedule.clip_norm),
+        limit = self.recipe.schedule.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        if not torch.isfinite(norm):
+            name = max(self._pulls, key=lambda n: float(self._pulls[n]))
+            raise DvpsError(
+                f"the gradient is not finite at step {self.global_step}, in a batch of "
+                f"{', '.join(self._sources)}; the largest weighted loss is {name!r} "
+                f"({float(self._pulls[name]):g}): lower the learning rate or look at "
+                "these samples; the last checkpoint is kept"
             )
+        self.log("gradient_norm", norm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[META] = self.description | {"step": self.global_step, "minutes": self.minutes}

@@ -14,7 +14,7 @@ from dvps_ros.config import flatten, from_flat, from_yaml, group, mapping, optio
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
 from dvps_ros.losses.total import LossConfig
-from dvps_ros.networks import NETWORKS
+from dvps_ros.networks import NETWORKS, SIZE_STEP
 
 T = TypeVar("T")
 
@@ -92,13 +92,19 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe, then apply changes written ``key=value`` (value in YAML).
 
     Raises:
-        ConfigError: unreadable file, unknown key, bad value, or a batch without clips.
+        ConfigError: unreadable file, unknown key, bad value, a batch without clips, or crops of a size that
+            no network takes.
     """
     recipe = read_changed(Recipe, path, changes)
     network_config(recipe, classes=1)
     data = recipe.data
     if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
+    height, width = recipe.augment.height, recipe.augment.width
+    if height % SIZE_STEP or width % SIZE_STEP:
+        raise ConfigError(
+            f"augment.height, augment.width: expected multiples of {SIZE_STEP}, got {height} and {width}"
+        )
     if recipe.deterministic and recipe.schedule.minutes:
         raise ConfigError(
             "deterministic: the learning rate must not follow the clock; "
@@ -134,5 +140,9 @@ def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
         key, equals, text = change.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {change!r}")
-        values[key] = yaml.safe_load(text) if text else ""
+        try:
+            values[key] = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError as error:
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"expected KEY=VALUE with a value in YAML, got {change!r}: {reason}") from error
     return from_flat(cls, values)

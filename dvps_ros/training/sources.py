@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from dvps_ros.data.cache import read_clip
@@ -22,10 +22,12 @@ from dvps_ros.data.transforms import Box, augment, crop_resize, pan_still
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses.total import rare_classes
+from dvps_ros.networks import SIZE_STEP
 from dvps_ros.training.batch import Batch, collate
 from dvps_ros.training.recipe import DataConfig, Recipe
 from dvps_ros.types import Sample
 
+log = logging.getLogger(__name__)
 KITTI_DRIVE = "kitti_0005"
 KITTI_TRAIN_FRAMES = 100
 """Frames of the drive from here on are held out."""
@@ -131,21 +133,30 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
 
 
 def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
-    """Validation clips of every source that exists here, at sizes the network takes (multiples of 32):
-    ``validate_clips`` of each at most, evenly spread.
+    """Validation clips of every source that exists here, at sizes the network takes:
+    ``validate_clips`` of each at most, evenly spread. What is missing is logged.
+
+    Raises:
+        ConfigError: DVPS_DATA is set and no folder.
+        InputError: a data set is incomplete.
     """
     count = recipe.validate_clips
-    sets: dict[str, list[Sample]] = {
-        "world": [read_clip(p) for p in spread(cached_clips(Path(recipe.data.cache) / "val"), count)]
+    folder = Path(recipe.data.cache) / "val"
+    clips = cached_clips(folder)
+    if not clips:
+        log.warning("no rendered clips in %s: run `dvps train CONFIG --render` to validate on them", folder)
+    sets = {"world": [read_clip(path) for path in spread(clips, count)]}
+    readers: dict[str, tuple[str, Callable[[Path], list[Sample]]]] = {
+        "camvid": ("camvid", lambda path: spread(list(read_camvid(path, "val")), count)),
+        "idd_lite": ("idd_lite", lambda path: spread(list(read_idd_lite(path, "val")), count)),
+        "kitti": (KITTI_DRIVE, lambda path: _later_pairs(KittiRaw(path), max(1, count // 2))),
     }
-    if os.environ.get("DVPS_DATA"):
-        root = data_root()
-        drive = KittiRaw(root / KITTI_DRIVE)
-        sets["camvid"] = spread(list(read_camvid(root / "camvid", "val")), count)
-        sets["idd_lite"] = spread(list(read_idd_lite(root / "idd_lite", "val")), count)
-        sets["kitti"] = [
-            drive.clip(i, 2) for i in spread(range(KITTI_TRAIN_FRAMES, len(drive) - 1), count // 2)
-        ]
+    for name, (part, read) in readers.items() if os.environ.get("DVPS_DATA") else ():
+        path = data_root() / part
+        if path.is_dir():
+            sets[name] = read(path)
+        else:
+            log.info("no folder %s: no validation on it", path)
     return [
         (name, _fitted(sample, None if name == "world" else recipe.validate_area_px))
         for name, samples in sets.items()
@@ -153,18 +164,23 @@ def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
     ]
 
 
+def _later_pairs(drive: KittiRaw, count: int) -> list[Sample]:
+    """Pairs of the frames that are held out."""
+    return [drive.clip(i, 2) for i in spread(range(KITTI_TRAIN_FRAMES, len(drive) - 1), count)]
+
+
 def spread(items: Sequence[T], count: int) -> list[T]:
     """At most ``count`` items, evenly spread."""
-    step = max(1, len(items) // count)
-    return list(items[::step][:count])
+    count = min(count, len(items))
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 def _fitted(sample: Sample, area_px: int | None) -> Sample:
-    """The whole image at about this area (None: its own), sides multiples of 32."""
+    """The whole image at about this area (None: its own), sides multiples of SIZE_STEP."""
     h, w = sample.images.shape[1:3]
     scale = math.sqrt(area_px / (h * w)) if area_px else 1.0
     return crop_resize(
-        sample, Box(0, 0, w, h), max(32, round(w * scale / 32) * 32), max(32, round(h * scale / 32) * 32)
+        sample, Box(0, 0, w, h), *(max(SIZE_STEP, round(n * scale / SIZE_STEP) * SIZE_STEP) for n in (w, h))
     )
 
 
@@ -174,16 +190,18 @@ class MixedClips(IterableDataset):
     Args:
         build: gives (draw, clips in a batch) of each source; called in the process that draws.
         start: a number that differs after every restart, so that a resumed training sees new batches.
+        rank: of this process in a distributed training; its workers cannot tell.
     """
 
-    def __init__(self, build: Build, recipe: Recipe, labels: LabelSpace, start: int = 0) -> None:
+    def __init__(
+        self, build: Build, recipe: Recipe, labels: LabelSpace, start: int = 0, rank: int = 0
+    ) -> None:
         super().__init__()
-        self.build, self.recipe, self.labels, self.start = build, recipe, labels, start
+        self.build, self.recipe, self.labels, self.start, self.rank = build, recipe, labels, start, rank
 
     def __iter__(self) -> Iterator[Batch]:
         worker = get_worker_info()
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        rng = np.random.default_rng([self.recipe.seed, self.start, rank, worker.id if worker else 0])
+        rng = np.random.default_rng([self.recipe.seed, self.start, self.rank, worker.id if worker else 0])
         slots = [draw for draw, count in self.build() for _ in range(count)]
         small = self.recipe.augment
         rare = rare_classes(self.labels)
@@ -192,6 +210,7 @@ class MixedClips(IterableDataset):
             if rng.random() < small.large:
                 height, width = LARGE_SIZES[rng.integers(len(LARGE_SIZES))]
                 view = replace(small, height=height, width=width, max_zoom=max(small.min_zoom, LARGE_ZOOM))
-                count = max(1, round(len(slots) * small.height * small.width / (height * width)))
+                share = small.height * small.width / (height * width)
+                count = min(len(slots), max(1, round(len(slots) * share)))
                 chosen = [slots[i] for i in rng.choice(len(slots), count, replace=False)]
             yield collate([augment(draw(rng), rng, view, rare) for draw in chosen], self.labels)

@@ -356,6 +356,10 @@ def test_parses_sizes() -> None:
         (["nope", "--random"], "unknown network 'nope'"),
         (["lite"], "--checkpoint FILE or --random"),
         (["lite", "--random", "--checkpoint", "x.ckpt"], "--checkpoint FILE or --random"),
+        (["steering", "--checkpoint", "x.ckpt"], "^--size: not for the steering head"),
+        (["steering", "--checkpoint", "x.ckpt", "--random"], "--random, --size|--size, --random"),
+        (["steering", "--checkpoint", "x.ckpt", "--min-score", "0.1"], "--min-score, --size"),
+        (["steering", "--checkpoint", "x.ckpt", "--opset", "20"], "--opset, --size"),
     ],
 )
 def test_command_refuses(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +37,14 @@ from dvps_ros.training.fit import balance, fit, validate  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
 from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
-from dvps_ros.training.sources import MixedClips, draw_stills, frames_of, spread, training_parts  # noqa: E402
+from dvps_ros.training.sources import (  # noqa: E402
+    MixedClips,
+    draw_stills,
+    frames_of,
+    held_out_sets,
+    spread,
+    training_parts,
+)
 from dvps_ros.training.validate import Scores  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
@@ -219,6 +232,11 @@ def test_recipe_changes_and_refusals(tmp_path):
         read_recipe(path, ["nonsense"])
     with pytest.raises(ConfigError, match="at least one clip"):
         read_recipe(path, ["data.synthetic=0", "data.synthetic_stills=0"])
+    with pytest.raises(ConfigError, match="expected KEY=VALUE with a value in YAML, got 'out=\\['"):
+        read_recipe(path, ["out=["])
+    for change in ("augment.height=100", "augment.width=100"):
+        with pytest.raises(ConfigError, match="expected multiples of 32, got .*100"):
+            read_recipe(path, [change])
     with pytest.raises(ConfigError, match="must not follow the clock"):
         read_recipe(path, ["deterministic=true"])
     path.write_text("scedule: {minutes: 3}\n")
@@ -273,7 +291,62 @@ def test_pairs_and_stills():
     rng = np.random.default_rng(0)
     assert len(draw_stills([street(frames=1)], 0.0)(rng).images) == 1
     assert len(draw_stills([street(frames=1)], 1.0)(rng).images) == 2
-    assert spread(list(range(10)), 3) == [0, 3, 6] and spread([1], 3) == [1]
+
+
+def test_spread_reaches_from_the_first_to_near_the_last():
+    assert spread(range(10), 3) == [0, 3, 6] and spread(range(10), 6) == [0, 1, 3, 5, 6, 8]
+    assert spread([1], 3) == [1] and spread([], 3) == []
+    assert spread(range(48), 24) == list(range(0, 48, 2)) and spread(range(101), 101) == list(range(101))
+
+
+def test_held_out_sets_are_those_that_are_there(cache, tmp_path, monkeypatch, caplog):
+    data = tmp_path / "data"
+    data.mkdir()
+    monkeypatch.setenv("DVPS_DATA", str(data))
+    recipe = recipe_for(tmp_path, tmp_path, validate_clips=1)
+    with caplog.at_level("INFO"):
+        assert held_out_sets(recipe) == []
+    assert "no rendered clips" in caplog.text
+    for part in ("camvid", "idd_lite", "kitti_0005"):
+        assert f"no folder {data / part}" in caplog.text
+    with pytest.raises(ConfigError, match="no held-out clips .*--render"):
+        validate(recipe, CITYSCAPES, held_out_sets(recipe))
+    for seed in range(3):
+        write_clip(tmp_path / "val" / f"{seed}.npz", street(seed))
+    assert [(name, sample.source) for name, sample in held_out_sets(recipe)] == [("world", "street 0")]
+
+
+def test_one_clip_of_each_set_is_enough_to_validate(tmp_path, monkeypatch):
+    class Drive:
+        def __init__(self, path: Path) -> None:
+            pass
+
+        def __len__(self) -> int:
+            return 154
+
+        def clip(self, first: int, count: int) -> Sample:
+            return replace(street(frames=count), source=f"frame {first}")
+
+    (tmp_path / "kitti_0005").mkdir()
+    monkeypatch.setenv("DVPS_DATA", str(tmp_path))
+    monkeypatch.setattr("dvps_ros.training.sources.KittiRaw", Drive)
+    sets = held_out_sets(recipe_for(tmp_path, tmp_path, validate_clips=1))
+    assert [(name, sample.source) for name, sample in sets] == [("kitti", "frame 100")]
+
+
+def test_crops_larger_than_those_of_deployment_keep_the_whole_batch(cache, tmp_path):
+    sizes = {"augment.height": 512, "augment.width": 1024, "augment.large": 1.0}
+    recipe = recipe_for(cache, tmp_path, **sizes)
+    batches = iter(MixedClips(partial(training_parts, recipe.data), recipe, CITYSCAPES))
+    assert [len(next(batches)[0].image) for _ in range(3)] == [2, 2, 2]
+
+
+def test_intrinsics_that_cannot_be_name_their_sample():
+    for bad in (math.nan, math.inf, 0.0, -1.0):
+        wrong = street(7)
+        wrong.intrinsics[1, 0] = bad
+        with pytest.raises(InputError, match="^street 7: expected finite intrinsics with focal lengths"):
+            collate([street(1), wrong], CITYSCAPES)
 
 
 def test_scores_by_hand():
@@ -372,6 +445,30 @@ def test_a_run_leaves_checkpoint_log_and_pictures(trained):
     assert list(out.glob("log/**/metrics.csv"))
 
 
+def test_validation_sees_float32_whatever_the_precision_of_the_network(cache, tmp_path):
+    module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        raw = module.network(torch.zeros(1, 3, 64, 128), torch.ones(1, 4))
+        predictions = list(module.predict_clip(street()))
+    assert raw.class_logits.dtype == torch.bfloat16 and len(predictions) == 2
+    for name in ("class_logits", "center_logits", "log_depth", "motion_px", "embedding", "depth_features"):
+        maps = getattr(predictions[1], name)
+        assert maps.dtype == torch.float32 and maps.device.type == "cpu", name
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(cache, tmp_path):
+    last = run(recipe_for(cache, tmp_path, **{"schedule.steps": 1}))
+    before, limits = last.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        with pytest.raises(DvpsError, match="cannot write checkpoint .*last.ckpt: .* make room"):
+            run(recipe_for(cache, tmp_path, **{"schedule.steps": 2}))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert last.read_bytes() == before and load_checkpoint(last).meta["step"] == 1
+    assert not list(tmp_path.glob("*.part"))
+
+
 def test_validation_alone_gives_the_scores_of_the_last_one(trained, cache):
     before = (trained.parent / "validation.jsonl").read_text().splitlines()
     validate(recipe_for(cache, trained.parent), CITYSCAPES, [("street", street(9))])
@@ -406,11 +503,98 @@ def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tm
 
 
 def test_the_same_call_goes_on_where_it_stopped(cache, tmp_path):
-    first = run(recipe_for(cache, tmp_path, **{"schedule.steps": 2}))
-    assert read_checkpoint(first)["global_step"] == 2
-    again = run(recipe_for(cache, tmp_path, **{"schedule.steps": 3}))
-    raw = read_checkpoint(again)
-    assert raw["global_step"] == 3 and raw["dvps"]["minutes"] > 0
+    before = read_checkpoint(run(recipe_for(cache, tmp_path, **{"schedule.steps": 2})))
+    assert before["global_step"] == 2 and before["dvps"]["minutes"] > 0
+    # A step of no length: the weights stay, their average comes nearer, the optimiser counts on.
+    still = {"schedule.steps": 3, "schedule.learning_rate": 0.0, "schedule.ema_decay": 0.75}
+    after = read_checkpoint(run(recipe_for(cache, tmp_path, **still)))
+    assert after["global_step"] == 3 and after["dvps"]["minutes"] > before["dvps"]["minutes"]
+    names = [f"network.{n}" for n, _ in Lite(LiteConfig(**TINY)).named_parameters()]
+    current, average = before["current_model_state"], before["state_dict"]
+    assert any(not torch.equal(current[n], average[n]) for n in names)
+    for n in names:
+        assert torch.equal(after["current_model_state"][n], current[n]), n
+        torch.testing.assert_close(after["state_dict"][n], 0.75 * average[n] + 0.25 * current[n])
+    old, new = (raw["optimizer_states"][0]["state"] for raw in (before, after))
+    assert old.keys() == new.keys() and all(s["step"] == 2 for s in old.values())
+    assert all(s["step"] == 3 for s in new.values())
+    k = max(old, key=lambda key: old[key]["exp_avg_sq"].sum())
+    kept = 0.999 * old[k]["exp_avg_sq"]
+    assert (new[k]["exp_avg_sq"] >= kept * (1 - 1e-5)).all() and (kept > 0).any()
+
+
+def test_the_steps_around_a_validation_count_as_time_and_the_validation_does_not(
+    cache, tmp_path, monkeypatch
+):
+    class Clock:
+        now = 0.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr("dvps_ros.training.module.time", clock)
+    step, score = LitPerception.training_step, LitPerception.validation_step
+
+    def slow_step(self, *args):
+        clock.now += 6
+        return step(self, *args)
+
+    def slow_score(self, *args):
+        clock.now += 1000
+        return score(self, *args)
+
+    monkeypatch.setattr(LitPerception, "training_step", slow_step)
+    monkeypatch.setattr(LitPerception, "validation_step", slow_score)
+    run(recipe_for(cache, tmp_path, **{"schedule.steps": 4}))
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert [line["minutes"] for line in lines[:2]] == [0.2, 0.4]
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 5.0])
+def test_a_bad_gradient_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path, monkeypatch, clip_norm):
+    last = run(recipe_for(cache, tmp_path, **{"schedule.steps": 1}))
+    before = last.read_bytes()
+
+    def spoil(self) -> None:
+        self.network.depth_head.bias.grad.fill_(math.nan)
+
+    monkeypatch.setattr(LitPerception, "on_after_backward", spoil)
+    with pytest.raises(DvpsError, match="gradient is not finite at step 1, in a batch of street .*'.*'"):
+        run(recipe_for(cache, tmp_path, **{"schedule.steps": 3, "schedule.clip_norm": clip_norm}))
+    assert last.read_bytes() == before
+
+
+ROAD, *REST = CITYSCAPES.classes
+OTHERS = {
+    "network_config.width": {"network_config": to_dict(LiteConfig(**TINY | {"width": 16}))},
+    "labels.name": {"labels": replace(CITYSCAPES, name="streets").to_dict()},
+    "labels.classes.0": {
+        "labels": replace(CITYSCAPES, classes=(replace(ROAD, name="lane"), *REST)).to_dict()
+    },
+    "network": {"network": None},
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_checkpoints_of_another_kind_are_refused_wherever_they_come_in(trained, cache, tmp_path, key):
+    raw = read_checkpoint(trained)
+    meta = {k: v for k, v in (raw["dvps"] | OTHERS[key]).items() if v is not None}
+    last = tmp_path / "last.ckpt"
+    torch.save(raw | {"dvps": meta}, last)
+    here, there = recipe_for(cache, tmp_path), recipe_for(cache, tmp_path / "new", start_from=str(last))
+    build = partial(training_parts, here.data)
+    for use in (
+        lambda: run(here),
+        lambda: run(there),
+        lambda: validate(here, CITYSCAPES, [("street", street(9))]),
+        lambda: balance(here, CITYSCAPES, build, 1),
+    ):
+        with pytest.raises(CheckpointError, match=f"differs from the recipe in its {key}: expected .* got"):
+            use()
+    if key == "network":
+        with pytest.raises(CheckpointError, match="does not say its network"):
+            load_checkpoint(last)
 
 
 def test_a_deterministic_run_gives_the_same_weights_again(cache, tmp_path):
@@ -420,6 +604,55 @@ def test_a_deterministic_run_gives_the_same_weights_again(cache, tmp_path):
     ]
     assert all(torch.equal(v, runs[1]["state_dict"][k]) for k, v in runs[0]["state_dict"].items())
     torch.use_deterministic_algorithms(False)
+
+
+def start_process(recipe: Recipe) -> subprocess.Popen[str]:
+    """The training as a process group of its own, on the CPU."""
+    values = json.dumps(flatten(to_dict(recipe)))
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("train_of_ranks.py")), values],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def end_of(process: subprocess.Popen[str], seconds: float) -> str:
+    """Its output when it ends by itself without an error."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+        assert process.returncode == 0, output
+        return output
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_two_ranks_learn_the_same_weights_from_different_clips(cache, tmp_path):
+    # Without pairs nothing reaches the motion head.
+    clips = {"data.workers": 1, "data.synthetic": 0, "data.synthetic_stills": 2}
+    length = {"schedule.steps": 100, "schedule.minutes": 0.03, "validate_every": 2}
+    recipe = recipe_for(cache, tmp_path, devices=2, **clips, **length)
+    end_of(start_process(recipe), 300)
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert one["step"] == two["step"] == read_checkpoint(tmp_path / "last.ckpt")["global_step"] >= 2
+    assert one["minutes"] == two["minutes"] > 0.03
+    assert all(torch.equal(v, two["weights"][k]) for k, v in one["weights"].items())
+    assert not set(one["sums"]) & set(two["sums"])
+    lines = [json.loads(line) for line in (tmp_path / "validation.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in lines} == {*range(2, one["step"], 2), one["step"]}
+    assert all(0 <= line["road/miou"] <= 1 for line in lines)
+
+
+def test_a_signal_to_all_processes_leaves_a_checkpoint(cache, tmp_path):
+    recipe = recipe_for(cache, tmp_path, **{"schedule.steps": 10_000, "data.workers": 1})
+    process = start_process(recipe)
+    until = time.monotonic() + 200
+    while not (tmp_path / "validation.jsonl").exists() and process.poll() is None:
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGTERM)
+    end_of(process, 100)
+    assert 2 <= read_checkpoint(tmp_path / "last.ckpt")["global_step"] < 10_000
 
 
 def test_start_from_takes_the_weights_of_another_run(trained, cache, tmp_path):
@@ -460,7 +693,7 @@ def test_a_bad_truth_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path):
         module.network.depth_head.bias.fill_(math.nan)
     torch.save(read_checkpoint(last) | {"current_model_state": module.state_dict()}, last)
     before = last.read_bytes()
-    with pytest.raises(DvpsError, match="'depth' is not finite for street"):
+    with pytest.raises(DvpsError, match=r"'depth' is not finite for street \d, street \d: lower"):
         run(recipe_for(cache, tmp_path, **{"schedule.steps": 5}))
     assert last.read_bytes() == before
 
@@ -524,3 +757,21 @@ def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path
         start_from_model(other, tmp_path / "m", [], module)
     with pytest.raises(EngineError, match="manifest"):
         start_from_model(module.network, tmp_path, [], module)
+
+
+def test_a_model_of_other_labels_or_changed_files_starts_nothing(trained, cache, tmp_path):
+    streets = replace(CITYSCAPES, name="streets")
+    export_model(
+        load_checkpoint(trained).network, streets, tmp_path / "m", [(64, 128)],
+        name="m", version="1", licence="Apache-2.0", training={},
+    )  # fmt: skip
+    recipe = recipe_for(cache, tmp_path / "out", start_from=str(tmp_path / "m"))
+    with pytest.raises(CheckpointError, match="of label space streets .19 classes.: expected cityscapes"):
+        run(recipe)
+    assert published_weights(tmp_path / "m")
+    weights = tmp_path / "m" / "weights.bin"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(EngineError, match="weights.bin is truncated or of another export"):
+        published_weights(tmp_path / "m")
