@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -17,6 +18,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterType
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from rclpy.publisher import Publisher
 from rclpy.qos import (
     QoSDurabilityPolicy,
     QoSHistoryPolicy,
@@ -299,6 +301,17 @@ def bad_image(**changes: Any) -> Image:
     return message
 
 
+def node_and_camera_info(
+    graph: Graph, open_engine: Callable[[CameraModel, Progress], TinyPipeline]
+) -> tuple[DvpsNode, Publisher]:
+    """A started node that opens engines so, and what tells it of its camera."""
+    node = graph.add(DvpsNode(prepare=lambda config: open_engine, namespace=graph.namespace))
+    node.start()
+    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 10)
+    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    return node, info
+
+
 BAD_IMAGES = {
     "unknown encoding": (bad_image(encoding="bgr17"), "image", "'bgr17' is not known"),
     "step too short": (bad_image(step=3), "image", "expected 48 bytes or more"),
@@ -458,19 +471,13 @@ def test_a_stamp_that_is_no_time_is_refused_and_the_node_goes_on(graph: Graph) -
 def test_a_camera_that_cannot_be_used_leaves_the_node_to_another_one(graph: Graph) -> None:
     asked = []
 
-    def prepare(config: Any) -> Any:
-        def open_engine(camera: CameraModel, progress: Progress) -> Any:
-            asked.append(camera.width)
-            if camera.height == 1:
-                raise InputError(f"camera: got {camera.width}x1 pixels")
-            return TinyPipeline(camera)
+    def open_engine(camera: CameraModel, progress: Progress) -> TinyPipeline:
+        asked.append(camera.width)
+        if camera.height == 1:
+            raise InputError(f"camera: got {camera.width}x1 pixels")
+        return TinyPipeline(camera)
 
-        return open_engine
-
-    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
-    node.start()
-    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 10)
-    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    node, info = node_and_camera_info(graph, open_engine)
 
     def show(width: int, height: int, stamp_s: int) -> CameraModel:
         camera = CameraModel(width, height, 10.0, 11.0, 7.5, 0.0)
@@ -773,23 +780,17 @@ def test_while_an_engine_is_built_the_node_says_so_and_can_be_stopped(graph: Gra
 def test_a_build_ends_with_the_clean_up_even_if_the_node_is_configured_again(graph: Graph) -> None:
     working, configured, ended = threading.Event(), threading.Event(), []
 
-    def prepare(config: Any) -> Any:
-        def open_engine(camera: CameraModel, progress: Progress) -> Any:
-            working.set()
-            configured.wait(10)
-            try:
-                progress("building lite")
-            except EngineError as error:
-                ended.append(str(error))
-                raise
-            return TinyPipeline(camera)
+    def open_engine(camera: CameraModel, progress: Progress) -> TinyPipeline:
+        working.set()
+        configured.wait(10)
+        try:
+            progress("building lite")
+        except EngineError as error:
+            ended.append(str(error))
+            raise
+        return TinyPipeline(camera)
 
-        return open_engine
-
-    node = graph.add(DvpsNode(prepare=prepare, namespace=graph.namespace))
-    node.start()
-    info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
-    graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
+    node, info = node_and_camera_info(graph, open_engine)
     info.publish(convert.camera_to_info(CAMERA, Header()))
     graph.wait(working.is_set, "the build")
     worker = node._worker
