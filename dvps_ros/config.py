@@ -241,7 +241,7 @@ class TrackerConfig:
     confirm_hits: int = option(3, "Sightings after which a tentative object is confirmed.", low=1, high=100)
     memory_s: float = option(1.5, "How long an unseen object is remembered, seconds.", low=0.0, high=60.0)
     min_score: float = option(
-        0.1,
+        0.3,
         "Least score of a segment that starts a new object; weaker ones only continue known ones.",
         low=0.0,
         high=1.0,
