@@ -38,5 +38,5 @@ class WholeFiles(TorchCheckpointIO):
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise DvpsError(
                 f"cannot write checkpoint {path}: {reason}; make room and call again, "
-                "the training goes on from the checkpoint before, which is kept"
+                "the checkpoint before is kept"
             ) from error

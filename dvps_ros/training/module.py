@@ -55,7 +55,7 @@ class LitPerception(pl.LightningModule):
         """Time spent in training steps, kept over restarts."""
         self._counted_until = 0.0
         self._sources: tuple[str, ...] = ()
-        self._pulls: dict[str, Tensor] = {}
+        self._means: dict[str, Tensor] = {}
 
     def forward(self, batch: Batch) -> list[RawPrediction]:
         """Predictions of each time step; the memory of step 0 goes into step 1, first rows first."""
@@ -74,8 +74,7 @@ class LitPerception(pl.LightningModule):
         predictions = self(batch)
         with torch.autocast(self.device.type, enabled=False):
             total, means = total_loss(predictions, targets, self.class_weight, self.recipe.loss)
-        self._sources = targets[0].sources
-        self._pulls = {name: getattr(self.recipe.loss, name) * mean for name, mean in means.items()}
+        self._sources, self._means = targets[0].sources, means
         self.log("loss", total.detach(), prog_bar=True)
         self.log_dict(means)
         return total
@@ -161,11 +160,12 @@ class LitPerception(pl.LightningModule):
         limit = self.recipe.schedule.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         if not torch.isfinite(norm):
-            name = max(self._pulls, key=lambda n: float(self._pulls[n]))
+            weighted = {n: getattr(self.recipe.loss, n) * float(mean) for n, mean in self._means.items()}
+            name = max(weighted, key=weighted.__getitem__)
             raise DvpsError(
                 f"the gradient is not finite at step {self.global_step}, in a batch of "
                 f"{', '.join(self._sources)}; the largest weighted loss is {name!r} "
-                f"({float(self._pulls[name]):g}): lower the learning rate or look at "
+                f"({weighted[name]:g}): lower the learning rate or look at "
                 "these samples; the last checkpoint is kept"
             )
         self.log("gradient_norm", norm)

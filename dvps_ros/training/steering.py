@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from dvps_ros.metrics.steering import SteeringErrors
 from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint, source_commit
+from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.drives import render_drives
 from dvps_ros.training.latents import LatentMaker, Track
 from dvps_ros.training.recipe import read_changed
@@ -309,6 +309,7 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
         gradient_clip_val=1.0,
         logger=CSVLogger(out, name="log", flush_logs_every_n_steps=50),
         enable_checkpointing=False,
+        plugins=[WholeFiles()],
         enable_model_summary=False,
         log_every_n_steps=20,
     )
@@ -317,9 +318,7 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     for name, tensor in module.network.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise DvpsError(f"steering: {name} is not finite after {recipe.steps} steps; lower learning_rate")
-    part = out / f"{LAST}.part"
-    trainer.save_checkpoint(part)
-    os.replace(part, out / LAST)
+    trainer.save_checkpoint(out / LAST)
     validate(module.network, sets, recipe)
     return out / LAST
 
