@@ -153,16 +153,16 @@ class Graph:
         self.node.create_subscription(kind, topic, received.append, profile)
         return received
 
-    def errors(self) -> list[str]:
-        """Grows with the errors in the log of the graph's nodes."""
-        errors: list[str] = []
+    def log(self, level: int) -> list[str]:
+        """Grows with what the graph's nodes log at this level: 30 is a warning, 40 an error."""
+        lines: list[str] = []
 
         def note(entry: Log) -> None:
-            if entry.level == 40 and entry.name.startswith(self.namespace[1:]):
-                errors.append(entry.msg)
+            if entry.level == level and entry.name.startswith(self.namespace[1:]):
+                lines.append(entry.msg)
 
         self.node.create_subscription(Log, "/rosout", note, qos_profile_rosout_default)
-        return errors
+        return lines
 
     def remove(self, node: Any) -> None:
         self.nodes.remove(node)

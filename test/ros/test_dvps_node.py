@@ -435,7 +435,7 @@ def test_a_first_image_of_an_impossible_size_is_refused(graph: Graph) -> None:
 def test_an_unexpected_error_in_the_first_image_does_not_end_the_node(graph: Graph) -> None:
     rig = Rig(graph, horizontal_fov_deg=90.0)
     scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
-    errors, decode = graph.errors(), rig.node._decode
+    errors, decode = graph.log(40), rig.node._decode
 
     def fail(message: Any) -> Any:
         raise ZeroDivisionError("of a decoder")
@@ -520,7 +520,7 @@ def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:
     def fail(frame: Any) -> None:
         raise ZeroDivisionError("of the engine")
 
-    errors = graph.errors()
+    errors = graph.log(40)
     rig.pipeline.before = fail
     rig.send(1)
     graph.wait(lambda: rig.refused() == {"frame": 1} and errors, "the error, and the log")
@@ -714,7 +714,7 @@ class Broken:
 
 def test_an_unexpected_error_while_opening_is_logged_counted_and_told(graph: Graph) -> None:
     node = graph.add(DvpsNode(prepare=lambda config: Broken(), namespace=graph.namespace))
-    errors = graph.errors()
+    errors = graph.log(40)
     node.start()
     info = graph.node.create_publisher(CameraInfo, f"{graph.namespace}/dvps/input/camera_info", 1)
     graph.wait(lambda: info.get_subscription_count() == 1, "the subscription")
@@ -734,7 +734,7 @@ def test_an_unexpected_error_of_a_transition_is_told_and_can_be_tried_again(grap
     node = graph.add(
         DvpsNode(prepare=prepare, namespace=graph.namespace, parameter_overrides=parameters(autostart=False))
     )
-    errors = graph.errors()
+    errors = graph.log(40)
     diagnostics = graph.listen(DiagnosticArray, "/diagnostics", 10)
     assert node.trigger_configure() is TransitionCallbackReturn.ERROR
     graph.wait(lambda: errors and diagnostics, "the log and the diagnostics")

@@ -252,7 +252,7 @@ def test_bad_tokens_are_counted_and_refused(graph: Graph) -> None:
 
 def test_an_unexpected_error_of_the_head_ends_the_command_and_not_the_node(graph: Graph) -> None:
     rig = steered_rig(graph)
-    answer, errors = rig.head.run, graph.errors()
+    answer, errors = rig.head.run, graph.log(40)
 
     def fail(latent: np.ndarray, age_s: np.ndarray) -> tuple[float, float]:
         raise ZeroDivisionError("of a programmer")
@@ -409,6 +409,38 @@ def test_the_last_word_of_a_process_that_a_signal_ends_is_not_valid(
     finally:
         node.kill()
     assert node.returncode == 0 and "Traceback" not in errors, errors
+
+
+LISTENER = """
+import sys
+import rclpy
+from dvps_ros import msg as dvps_msg
+from dvps_ros.ros import qos
+
+rclpy.init()
+node = rclpy.create_node("frozen", namespace=sys.argv[1])
+node.create_subscription(dvps_msg.SteeringCommand, "steering/output/command", print, qos.output())
+rclpy.spin(node)
+"""
+
+
+def test_a_frozen_subscriber_is_told_of_and_does_not_hold_the_end_up(graph: Graph) -> None:
+    rig = Rig(graph)
+    output = rig.node._outputs["~/output/command"]
+    listener = subprocess.Popen(
+        [sys.executable, "-c", LISTENER, graph.namespace],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        graph.wait(lambda: output.get_subscription_count() == 2, "the second listener", timeout_s=60)
+        warnings = graph.log(30)
+        listener.send_signal(signal.SIGSTOP)
+        rig.node.trigger_shutdown()
+    finally:
+        listener.kill()
+    assert not rig.command(1).valid
+    graph.wait(lambda: any("did not confirm" in w and rig.base in w for w in warnings), "the warning")
+    assert rig.node.done.done()
 
 
 def test_the_path_is_the_arc_of_the_command(graph: Graph) -> None:

@@ -6,6 +6,7 @@ A node gives a dataclass of parameters and four hooks; the order in which they a
 
 from __future__ import annotations
 
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
@@ -34,6 +36,9 @@ class LifeConfig:
         True, "Configure and activate at once; false leaves that to a lifecycle manager."
     )
 
+
+DELIVERY_S = 1.0
+"""How long a node that stops waits for its subscribers, all topics together."""
 
 C = TypeVar("C", bound=LifeConfig)
 Transition = Callable[[Any, LifecycleState], TransitionCallbackReturn]
@@ -195,6 +200,16 @@ class BaseNode(LifecycleNode, Generic[C]):
         if self._active:
             self._end()
             self._active = False
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Wait until reliable subscribers have the last messages: a publisher that goes takes them along."""
+        deadline_s = time.monotonic() + DELIVERY_S
+        for publisher in self._publishers_out:
+            left_s = max(deadline_s - time.monotonic(), 0.0)
+            if not publisher.wait_for_all_acked(Duration(seconds=left_s)):
+                topic = publisher.topic_name
+                self.get_logger().warning(f"a subscriber of {topic} did not confirm the last message")
 
     def _release(self) -> None:
         if not self._configured:
