@@ -63,7 +63,6 @@ ON_DEMAND = {
     "tensorrt_rtx",
     "pycuda",
     "cuda",
-    "nncf",
     "onnx",
     "openvino",
     "onnxruntime",

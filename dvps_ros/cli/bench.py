@@ -137,12 +137,12 @@ def _engines(model: str, threads: int, rounds: int) -> dict[str, dict[str, list[
     from dvps_ros.runtime.verify import load_golden
 
     model_dir = find_model(model)
-    results = {}
-    for graph in load_manifest(model_dir).graphs:
+    manifest, results = load_manifest(model_dir), {}
+    for graph in manifest.graphs:
         opened: dict[str, Engine] = {}
         try:
             for name, kind in installed().items():
-                for precision in kind.choices(EngineConfig()):
+                for precision in kind.choices(EngineConfig(), ranges=bool(manifest.ranges)):
                     config = EngineConfig(size=graph.size, backend=name, precision=precision, threads=threads)
                     try:
                         opened[f"{name} {precision}"] = Engine.open(model_dir, config)

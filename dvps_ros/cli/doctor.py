@@ -20,6 +20,7 @@ from dvps_ros.errors import EngineError
 
 if TYPE_CHECKING:
     from dvps_ros.runtime.backends import BackendType
+    from dvps_ros.runtime.manifest import Manifest
 
 MIB = 1 << 20
 LIBRARIES = ("numpy", "scipy", "numba", "opencv-python-headless", "PyYAML", "click", "tqdm", "psutil")
@@ -227,7 +228,7 @@ def check_models(only: str | None) -> Iterator[Finding]:
             yield Finding(str(error), "copy or export the model again", True)
             continue
         for graph in manifest.graphs:
-            yield from _check_graph(folder, manifest.name, graph.size)
+            yield from _check_graph(folder, manifest, graph.size)
 
 
 def _check_head(folder: Path) -> Finding:
@@ -257,7 +258,7 @@ def _check_head(folder: Path) -> Finding:
     return Finding(f"steering head {engine.manifest.name}: golden window fits on {engine.description}")
 
 
-def _check_graph(folder: Path, name: str, size: str) -> Iterator[Finding]:
+def _check_graph(folder: Path, manifest: Manifest, size: str) -> Iterator[Finding]:
     """Broken only if no engine can run it: one that can is enough."""
     from dvps_ros.config import EngineConfig
     from dvps_ros.runtime.backends import installed
@@ -267,16 +268,16 @@ def _check_graph(folder: Path, name: str, size: str) -> Iterator[Finding]:
     failed: list[str] = []
     passed: list[str] = []
     for backend, kind in installed().items():
-        for precision in kind.choices(EngineConfig()):
+        for precision in kind.choices(EngineConfig(), ranges=bool(manifest.ranges)):
             config = EngineConfig(size=size, backend=backend, precision=precision)
             try:
                 Engine.open(folder, config).close()
             except EngineError as error:
-                failed.append(f"model {name} {size} on {backend} {precision}: {error}")
+                failed.append(f"model {manifest.name} {size} on {backend} {precision}: {error}")
             else:
                 passed.append(f"{backend} {precision}")
     if passed:
-        yield Finding(f"model {name} {size}: golden frames fit on {', '.join(passed)}")
+        yield Finding(f"model {manifest.name} {size}: golden frames fit on {', '.join(passed)}")
     for what in failed:
         yield Finding(what, remedy, broken=not passed)
 

@@ -19,11 +19,9 @@ from dvps_ros.cli.options import camera_options, given_camera, out_option
 from dvps_ros.config import EngineConfig, options
 
 if TYPE_CHECKING:
-    from dvps_ros.data.sources import FrameSource
     from dvps_ros.runtime.builder import Builder
     from dvps_ros.runtime.plans import Record
     from dvps_ros.runtime.profile import EngineProfile, Peak
-    from dvps_ros.types import Frame
 
 _OPTIONS = {o.key: o for o in options(EngineConfig) if o.key not in ("size", "verify", "resize_on_device")}
 
@@ -84,7 +82,7 @@ def build(
     **values: Any,
 ) -> None:
     """Build engines, prove each by the model's golden frames, and keep them for every later start."""
-    from dvps_ros.data.sources import open_source
+    from dvps_ros.data.sources import open_source, spaced
     from dvps_ros.errors import ConfigError, EngineError
     from dvps_ros.runtime.builder import CALIBRATED
 
@@ -100,7 +98,7 @@ def build(
             start = time.monotonic()
             try:
                 if source is not None:
-                    builder.calibrate(config, _spaced(source, frames), frames, source.name, progress)
+                    builder.calibrate(config, spaced(source, frames), frames, source.name, progress)
                 there = not force and builder.kept(config) is not None
                 if not there:
                     builder.store.remove(builder.store.plan_path(label, builder.made_of(config)))
@@ -264,12 +262,6 @@ def clean(everything: bool) -> None:
     click.echo(f"{len(gone)} engines removed, {freed / (1 << 20):.1f} MiB freed")
 
 
-def _spaced(source: FrameSource, count: int) -> Iterator[Frame]:
-    """So many frames of a source, from all of it; neighbours stay neighbours where it is short."""
-    step = max(1, (source.frames or 0) // count)
-    return (frame for i, frame in enumerate(source) if i % step == 0)
-
-
 def _store():
     from dvps_ros.runtime.engine import ENGINES
     from dvps_ros.runtime.machine import cache_dir
@@ -293,7 +285,7 @@ def _jobs(sizes: tuple[str, ...], values: dict[str, Any]) -> Iterator[tuple[Buil
     model_dir = find_model(config.model)
     manifest = load_manifest(model_dir)
     graphs = [manifest.graph_of(s) for s in sizes] or manifest.graphs
-    pairs = candidates(config)
+    pairs = candidates(config, manifest)
     for graph in graphs:
         builder = Builder(model_dir, manifest, graph, _store())
         for backend, precision in pairs:

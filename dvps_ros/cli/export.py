@@ -4,15 +4,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
+
+from dvps_ros.cli.options import camera_options, given_camera
+
+if TYPE_CHECKING:
+    from dvps_ros.types import Frame
 
 FOR_MAPS = {
     "random_weights": "--random",
     "sizes": "--size",
     "min_score": "--min-score",
     "opset": "--opset",
+    "calibration": "--calibration",
+    "frames": "--frames",
+    "fov_deg": "--fov",
+    "camera_file": "--camera",
 }
 """Options that a steering head has no use for, by the name of their parameter."""
 
@@ -54,6 +64,15 @@ FOR_MAPS = {
     show_default=True,
     help="Version of the ONNX operators; lower for older runtimes.",
 )
+@click.option(
+    "--calibration",
+    metavar="INPUT",
+    help="A video, bag, drive or folder of images: ships what int8 on processors needs.",
+)
+@click.option(
+    "--frames", type=click.IntRange(8), default=48, show_default=True, help="Frames of it, evenly spaced."
+)
+@camera_options
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 @click.pass_context
 def command(
@@ -66,6 +85,10 @@ def command(
     version: str,
     min_score: float,
     opset: int,
+    calibration: str | None,
+    frames: int,
+    fov_deg: float | None,
+    camera_file: Path | None,
     licence: str,
 ) -> None:
     """Write NETWORK (such as "lite") as a model folder that the engines load.
@@ -78,6 +101,7 @@ def command(
     The folder is named after the model: its last part becomes the name in the manifest. Every graph is
     proved in ONNX Runtime against torch before anything is written.
     """
+    from dvps_ros.data.sources import open_source, spaced
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_model, parse_size
     from dvps_ros.networks import NETWORKS
@@ -97,6 +121,10 @@ def command(
     if bool(checkpoints) == random_weights:
         raise ConfigError("give either --checkpoint FILE or --random")
     wanted = [parse_size(size) for size in sizes]
+    calibrating: list[Frame] = []
+    if calibration is not None:
+        source = open_source(calibration, camera=given_camera(camera_file), fov_deg=fov_deg)
+        calibrating = list(spaced(source, frames))
     if not checkpoints:
         import torch
 
@@ -115,6 +143,8 @@ def command(
             )
         module, labels = loaded.network, loaded.labels  # type: ignore[assignment]
         training = {k: v for k, v in loaded.meta.items() if k not in ("labels", "network")}
+    if calibration is not None:
+        training = dict(training) | {"int8_calibration": f"{len(calibrating)} frames of {source.name}"}
     name = out.resolve().name
     manifest = export_model(
         module,
@@ -127,6 +157,7 @@ def command(
         training=training,
         fusion=FusionConfig(min_score=min_score),
         opset=opset,
+        calibration=calibrating,
     )
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
 

@@ -100,6 +100,12 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
     )
 
 
+def spaced(source: FrameSource, count: int) -> Iterator[Frame]:
+    """So many frames of a source, from all of it; neighbours stay neighbours where it is short."""
+    step = max(1, (source.frames or 0) // count)
+    return itertools.islice((frame for i, frame in enumerate(source) if i % step == 0), count)
+
+
 class VideoSource:
     """A video file; stamps count from one second at its frame rate."""
 

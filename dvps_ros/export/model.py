@@ -22,11 +22,12 @@ from dvps_ros.export.onnx import OPSET, WeightsWriter, save, trace
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import SIZE_STEP, Network
 from dvps_ros.panoptic.fuse import FusionConfig
-from dvps_ros.runtime import verify
+from dvps_ros.runtime import ranges, verify
 from dvps_ros.runtime.backends import onnxruntime
 from dvps_ros.runtime.builder import quiet
+from dvps_ros.runtime.calibration import calibration_feeds
 from dvps_ros.runtime.manifest import GraphFile, Manifest, WeightsFile, hash_file, write_manifest
-from dvps_ros.types import CameraModel
+from dvps_ros.types import CameraModel, Frame
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,7 @@ def export_model(
     fusion: FusionConfig | None = None,
     opset: int = OPSET,
     golden_frames: Callable[[int, int], GoldenFrames] = world_frames,
+    calibration: Sequence[Frame] = (),
 ) -> Manifest:
     """Export, prove in ONNX Runtime against torch, then write the folder; on an error it is left as it was.
 
@@ -90,9 +92,11 @@ def export_model(
         training: provenance for the manifest, plain data.
         opset: version of the ONNX operators.
         golden_frames: (height, width) -> the frames that prove engines at that size.
+        calibration: consecutive or spaced frames of one camera, by which int8 on processors will round.
 
     Raises:
         ConfigError: label space and network differ in their number of classes.
+        InputError: calibration frames are too few, or of several cameras.
         EngineError: ONNX Runtime computes something else than torch.
     """
     if network.config.classes != len(labels):
@@ -103,7 +107,7 @@ def export_model(
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
         part = Path(folder)
-        graphs, shapes = [], {}
+        graphs, shapes, measured = [], {}, []
         with WeightsWriter(part / WEIGHTS) as weights:
             for height, width in sizes:
                 log.info("exporting %dx%d", height, width)
@@ -119,6 +123,10 @@ def export_model(
                         path.name, height, width, hash_file(path), golden_path.name, hash_file(golden_path)
                     )
                 )
+                if calibration:
+                    log.info("calibrating %dx%d", height, width)
+                    feeds = calibration_feeds(calibration, path, limit=len(calibration), progress=quiet)
+                    measured.append(ranges.measure(path, feeds, quiet))
         manifest = Manifest(
             name=name,
             version=version,
@@ -133,6 +141,7 @@ def export_model(
             licence=licence,
             training=dict(training),
             segment_slots=graph.fusion.config.slots,
+            ranges=ranges.union(measured),
         )
         write_manifest(manifest, part)
         publish(part, out_dir, model_card(manifest))

@@ -3,22 +3,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.geometry.camera import Fit
-from dvps_ros.runtime import calibration
+from dvps_ros.runtime import calibration, ranges
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress
+from dvps_ros.runtime.calibration import RANGES
 from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files
-from dvps_ros.runtime.plans import PlanStore, Record
+from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.runtime.resize import check_resize, resize_graph
 from dvps_ros.runtime.verify import Difference
 from dvps_ros.types import Frame
@@ -60,7 +63,7 @@ class Builder:
         """
         kind = BACKENDS[config.backend]
         if config.precision in CALIBRATED:
-            calibrated = {"calibrated": self._calibrated(config).sha256}
+            calibrated = {"calibrated": self._calibrated(config)}
         else:
             calibrated = {}
         return {
@@ -80,7 +83,7 @@ class Builder:
     def calibrate(
         self, config: EngineConfig, frames: Iterable[Frame], limit: int, source: str, progress: Progress
     ) -> None:
-        """Quantise the graph for this backend and precision, and keep it for all later builds.
+        """Calibrate the graph for this backend and precision, and keep that for all later builds.
 
         Args:
             frames: of the camera that the engine is for.
@@ -99,7 +102,7 @@ class Builder:
         self.store.note(label, made_of, frames=len(feeds), source=source, model=self._model)
 
     def _quantised(self, config: EngineConfig) -> tuple[str, dict[str, str]]:
-        """Label of the quantised graph that this backend takes, and what that is made of."""
+        """Label of the calibration that this backend takes, and what that is made of."""
         kind = BACKENDS[config.backend].quantised.get(config.precision)
         if kind is None:
             raise EngineError(f"{config.backend} takes no calibrated graph for {config.precision}")
@@ -110,21 +113,38 @@ class Builder:
             "quantised": kind,
         }
 
-    def _calibrated(self, config: EngineConfig) -> Record:
+    def _calibrated(self, config: EngineConfig) -> str:
+        """SHA-256 of the calibration: of the one that was made here, else of what the model ships."""
         label, made_of = self._quantised(config)
         record = self.store.record(label, made_of)
-        if record is None:
-            raise EngineError(
-                f"{label} was not calibrated yet: dvps engine build --backend {config.backend} "
-                f"--precision {config.precision} --calibration VIDEO, BAG or FOLDER of the camera"
-            )
-        return record
+        if record is not None:
+            return record.sha256
+        if made_of["quantised"] == RANGES and self._manifest.ranges:
+            return hashlib.sha256(ranges.to_json(self._manifest.ranges)).hexdigest()
+        raise EngineError(
+            f"{label} was not calibrated yet: dvps engine build --backend {config.backend} "
+            f"--precision {config.precision} --calibration VIDEO, BAG or FOLDER of the camera"
+        )
 
-    def source(self, config: EngineConfig) -> Path:
-        """The graph that is compiled for this precision."""
-        if config.precision in CALIBRATED:
-            return self.store.plan_path(*self._quantised(config))
-        return self.path
+    @contextlib.contextmanager
+    def source(self, config: EngineConfig) -> Iterator[Path]:
+        """The graph that is compiled for this precision: a file that is there within the context.
+
+        Raises:
+            EngineError: it was not calibrated, or its calibration is damaged or of another network.
+        """
+        if config.precision not in CALIBRATED:
+            yield self.path
+            return
+        label, made_of = self._quantised(config)
+        if made_of["quantised"] != RANGES:
+            yield self.store.plan_path(label, made_of)
+            return
+        kept = self.store.read(label, made_of)
+        with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
+            path = Path(folder) / "int8.xml"
+            ranges.write(self.path, json.loads(kept) if kept else self._manifest.ranges, path)
+            yield path
 
     def open(self, config: EngineConfig, progress: Progress) -> Backend:
         """The engine, from the plan that is kept or else a new one.
@@ -158,7 +178,8 @@ class Builder:
         Raises:
             EngineError: it cannot be built.
         """
-        return self._build(config, self.label(config), self.made_of(config), self.source(config), progress)
+        with self.source(config) as source:
+            return self._build(config, self.label(config), self.made_of(config), source, progress)
 
     def _build(
         self, config: EngineConfig, label: str, made_of: dict[str, str], source: Path, progress: Progress

@@ -2,10 +2,10 @@
 """Graphs in int8 or fp8, calibrated on images of the camera that they are for.
 
 Three kinds: ``qdq``, an ONNX graph with explicit QuantizeLinear and DequantizeLinear (TensorRT, ONNX
-Runtime), made by ONNX Runtime's quantiser; ``fp8``, the same in float8 E4M3 (TensorRT); and ``nncf``, an
-OpenVINO graph, made by NNCF. In all of them only convolutions have the lower precision, without the last ones
-of the heads: logits, depths and votes are too fine for 256 values.
-A quantised graph holds for one model and size, and for every machine.
+Runtime), made by ONNX Runtime's quantiser; ``fp8``, the same in float8 E4M3 (TensorRT); and ``ranges``, of
+which ``dvps_ros.runtime.ranges`` makes an OpenVINO graph. In all of them only convolutions have the lower
+precision, without the last ones of the heads: logits, depths and votes are too fine for 256 values.
+A calibration holds for one model and size, and for every machine.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.errors import EngineError, InputError
-from dvps_ros.runtime import machine
+from dvps_ros.errors import InputError
+from dvps_ros.runtime import machine, ranges
 from dvps_ros.runtime.backends import onnxruntime as reference
 from dvps_ros.runtime.backends.protocol import Progress
-from dvps_ros.runtime.openvino_file import write_openvino
 from dvps_ros.runtime.precision import CONVOLUTIONS, load_graph
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.types import CameraModel, Frame
@@ -167,45 +166,18 @@ def quantised_fp8(path: Path, feeds: list[dict[str, np.ndarray]], progress: Prog
     return model.SerializeToString()
 
 
-def quantised_openvino(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
-    """The graph as NNCF quantises it for a processor; see ``openvino_file``.
+def measured_ranges(path: Path, feeds: list[dict[str, np.ndarray]], progress: Progress) -> bytes:
+    """The ranges of ``dvps_ros.runtime.ranges``, as JSON.
 
     Raises:
-        EngineError: ``nncf`` or ``openvino`` is missing, or the graph cannot be read.
+        EngineError: see :func:`dvps_ros.runtime.ranges.measure`.
     """
-    try:
-        import nncf
-        import openvino
-        from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-    except ImportError as error:
-        raise EngineError(f"int8 for openvino: pip install nncf ({error})") from error
-    try:
-        model = openvino.Core().read_model(path)
-    except RuntimeError as error:
-        raise EngineError(f"openvino cannot read {path}: {str(error).splitlines()[-1]}") from error
-    progress("measuring the range of every activation")
-    kinds = {op.get_type_name() for op in model.get_ordered_ops()}
-    others = sorted(kinds - {"Convolution", "GroupConvolution"})
-    ignored = nncf.IgnoredScope(names=_openvino_heads(model), types=others, validate=False)
-    # The whole range, not a typical one: centres of objects are rare peaks.
-    whole = RangeEstimatorParametersSet.MINMAX
-    advanced = nncf.AdvancedQuantizationParameters(activations_range_estimator_params=whole)
-    with _quiet():
-        nncf.set_log_level(logging.ERROR)
-        quantised = nncf.quantize(
-            model,
-            nncf.Dataset(feeds),
-            subset_size=len(feeds),
-            preset=nncf.QuantizationPreset.MIXED,
-            target_device=nncf.TargetDevice.CPU,
-            ignored_scope=ignored,
-            advanced_parameters=advanced,
-        )
-    return write_openvino(quantised)
+    return ranges.to_json(ranges.measure(path, feeds, progress))
 
 
-QUANTISERS = {"qdq": quantised_onnx, "fp8": quantised_fp8, "nncf": quantised_openvino}
-"""Kind of quantised graph -> (graph file, feeds, progress) -> its bytes."""
+RANGES = "ranges"
+QUANTISERS = {"qdq": quantised_onnx, "fp8": quantised_fp8, RANGES: measured_ranges}
+"""Kind of calibration -> (graph file, feeds, progress) -> the bytes that are kept."""
 
 
 def _float32_weights(model: Any) -> None:
@@ -235,18 +207,6 @@ def _heads(model: Any) -> list[str]:
             heads.append(node.name)
         if node.op_type in CONVOLUTIONS or feeds_one:
             read |= set(node.input)
-    return heads
-
-
-def _openvino_heads(model: Any) -> list[str]:
-    read: set[str] = set()
-    heads = []
-    for op in reversed(model.get_ordered_ops()):
-        name, convolves = op.get_friendly_name(), op.get_type_name().endswith("Convolution")
-        if convolves and name not in read:
-            heads.append(name)
-        if convolves or name in read:
-            read |= {i.get_source_output().get_node().get_friendly_name() for i in op.inputs()}
     return heads
 
 

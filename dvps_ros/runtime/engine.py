@@ -271,8 +271,8 @@ def _spec(spec: Spec | None) -> str:
     return "nothing" if spec is None else f"{spec[0]} {list(spec[1])}"
 
 
-def candidates(config: EngineConfig) -> list[tuple[str, str]]:
-    """(backend, precision) pairs that the configuration allows and this machine has.
+def candidates(config: EngineConfig, manifest: Manifest) -> list[tuple[str, str]]:
+    """(backend, precision) pairs that the configuration allows and this machine has for a model.
 
     Raises:
         EngineError: there is none; says what is missing.
@@ -285,7 +285,8 @@ def candidates(config: EngineConfig) -> list[tuple[str, str]]:
         backends = {config.backend: BACKENDS[config.backend]}
         backends[config.backend].version()
     if config.precision == "auto":
-        fits = [(name, p) for name, backend in backends.items() for p in backend.choices(config)]
+        ranges = bool(manifest.ranges)
+        fits = [(name, p) for name, b in backends.items() for p in b.choices(config, ranges=ranges)]
         if not fits and config.backend != "auto":  # one that "auto" never takes
             fits = [(config.backend, backends[config.backend].precisions(config)[0])]
     else:
@@ -323,7 +324,7 @@ class _Opener:
         self.memory = cache_dir / "engine_choices.json"
 
     def open(self) -> Engine:
-        pairs = candidates(self.config)
+        pairs = candidates(self.config, self.manifest)
         if len(pairs) == 1:
             return self._load(*pairs[0])
         choices = _read_choices(self.memory)

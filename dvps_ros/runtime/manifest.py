@@ -6,11 +6,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,8 @@ class Manifest:
     segment_slots: int = 64
     segment_columns: tuple[str, ...] = SEGMENT_COLUMNS
     fusion: str = "graph"
+    ranges: dict[str, Any] = field(default_factory=dict)
+    """Of activations, for int8 on processors (``dvps_ros.runtime.ranges``); empty where none are known."""
 
     def __post_init__(self) -> None:
         _check_contract(self.contract)
@@ -128,6 +131,8 @@ class Manifest:
             self.sky_class is None or 0 <= self.sky_class < len(self.label_space),
             f"null or a class id below {len(self.label_space)}",
         )
+        for key, pair in self.ranges.items():
+            expect_value(f"ranges of {key}", pair, _is_range(pair), "[least, greatest]")
         expect_value("graphs", self.graphs, len(self.graphs) > 0, "at least one graph")
         sizes = [g.size for g in self.graphs]
         expect_value("graph sizes", sizes, len(set(sizes)) == len(sizes), "sizes that differ")
@@ -149,6 +154,11 @@ class Manifest:
                 return graph
         shipped = ", ".join(g.size for g in self.graphs)
         raise EngineError(f"model {self.name}: no graph of size {size}; it ships {shipped}, or use auto")
+
+
+def _is_range(pair: Any) -> bool:
+    numbers = isinstance(pair, list) and len(pair) == 2 and all(type(v) in (int, float) for v in pair)
+    return numbers and all(map(math.isfinite, pair)) and pair[0] <= pair[1]
 
 
 def _check_contract(version: Any) -> None:
@@ -195,6 +205,7 @@ def read_json(path: Path) -> Any:
 def _manifest_from(data: Any) -> Manifest:
     if isinstance(data, dict):  # said before all else: other versions have other keys
         _check_contract(data.get("contract"))
+        data = {"ranges": {}} | data  # models of before have none
     values = checked_record(Manifest, data, "manifest")
     values["label_space"] = LabelSpace.from_dict(values["label_space"])
     values["weights"] = WeightsFile(**checked_record(WeightsFile, values["weights"], "weights"))

@@ -195,7 +195,8 @@ def profile_engine(
     finally:
         engine.close()
     progress("timing layers")
-    layers = BACKENDS[config.backend].profile(builder.source(config), config, feeds, runs)
+    with builder.source(config) as source:
+        layers = BACKENDS[config.backend].profile(source, config, feeds, runs)
     layers = sorted(layers, key=lambda layer: -layer.ms)
     graph = GraphCosts(builder.path, FLOAT_BYTES.get(config.precision, 4))
     return EngineProfile(layers, graph.of_layers(layers), graph.total, latency_ms)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import re
 from pathlib import Path
 
@@ -24,10 +23,10 @@ from dvps_ros.export.graph import folded
 from dvps_ros.export.model import GoldenFrames
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.networks import Lite, LiteConfig
-from dvps_ros.runtime import calibration, verify
+from dvps_ros.runtime import calibration, ranges, verify
 from dvps_ros.runtime.backends import installed
 from dvps_ros.runtime.builder import Builder, quiet
-from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.engine import Engine, candidates
 from dvps_ros.runtime.manifest import check_files, load_manifest
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import CameraModel, Frame
@@ -139,15 +138,13 @@ def calibrated(model: Path) -> PlanStore:
     return store
 
 
-INT8 = ["onnxruntime", *(["openvino"] if importlib.util.find_spec("nncf") else [])]
+INT8 = ["onnxruntime", "openvino"]
 
 
-@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("backend", INT8)
 def test_int8_is_calibrated_once_and_near_the_reference(
     model: Path, calibrated: PlanStore, backend: str
 ) -> None:
-    if backend not in INT8:
-        pytest.skip("nncf is not installed: pip install nncf")
     golden = verify.load_golden(model / "64x96.golden.npz")
     with open_engine(model, "64x96", backend, "int8") as engine:
         for image in golden.images:
@@ -159,6 +156,46 @@ def test_int8_is_calibrated_once_and_near_the_reference(
     (record,) = (r for r in calibrated.records().values() if r.label.endswith(f"{backend} int8"))
     quantised = {r.sha256: r for r in calibrated.records().values() if "quantised" in r.made_of}
     assert quantised[record.made_of["calibrated"]].notes["frames"] == 10
+
+
+def test_shipped_ranges_serve_every_size_until_the_camera_is_calibrated(
+    network: Lite, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    camera = CameraModel.from_fov(96, 64, 75.0)
+    image = toy_frames(64, 96).images[0]
+    frames = [Frame(np.roll(image, 2 * i, 1), i + 1, camera) for i in range(9)]
+    folder = tmp_path / "toy"
+    export(network, folder, SIZES, calibration=frames)
+    manifest, store = load_manifest(folder), PlanStore(tmp_path / "cache" / "engines")
+    feeds = [
+        calibration.calibration_feeds(frames, folder / f"{s}.onnx", limit=9, progress=quiet)
+        for s in ("64x96", "96x64")
+    ]
+    parts = [
+        ranges.measure(folder / f"{s}.onnx", f, quiet) for s, f in zip(("64x96", "96x64"), feeds, strict=True)
+    ]
+    assert manifest.ranges == ranges.union(parts) and len(manifest.ranges) > 40
+    for size in ("64x96", "96x64"):
+        golden = verify.load_golden(folder / f"{size}.golden.npz")
+        config = EngineConfig(
+            model=str(folder), size=size, backend="openvino", precision="int8", threads=1, verify=False
+        )
+        with Engine.open(folder, config, cache_dir=tmp_path / "cache") as engine:
+            for picture in golden.images:
+                engine.run(picture, golden.intrinsics, engine.output_names)
+            rows = {d.output: d.value for d in verify.compare(golden.outputs, engine.outputs(), "int8")}
+        for name in ("depth_m", "class_logits", "latent"):
+            assert 1e-4 < rows[name] < 0.15, rows
+    assert ("openvino", "int8") in candidates(EngineConfig(), manifest)
+    assert ("openvino", "int8") not in candidates(EngineConfig(precision="fp32"), manifest)
+    # A calibration of one's own camera goes before, and has a plan of its own.
+    builder = Builder(folder, manifest, manifest.graphs[0], store)
+    config = EngineConfig(model=str(folder), size="64x96", backend="openvino", precision="int8", threads=1)
+    shipped = builder.made_of(config)["calibrated"]
+    assert builder.is_kept(config)
+    dark = [Frame(f.image // 2, f.stamp_ns, camera) for f in frames]
+    builder.calibrate(config, dark, 9, "dark", quiet)
+    assert builder.made_of(config)["calibrated"] != shipped and not builder.is_kept(config)
 
 
 def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanStore) -> None:

@@ -79,7 +79,7 @@ class Bench:
         """The bare backend of the kept plan."""
         plan = self.builder().kept(self.base)
         assert plan is not None, "no plan was kept"
-        return self.kind.load(plan, self.builder().source(self.base), self.base, **options)
+        return self.kind.load(plan, self.builder().path, self.base, **options)
 
     def images(self, count: int) -> Iterator[np.ndarray]:
         """The golden picture, moving sideways."""
@@ -258,7 +258,7 @@ def check_refusals(bench: Bench) -> str:
     """A truncated and a foreign plan end in one sentence, and the process goes on."""
     plan = bench.builder().kept(bench.base)
     assert plan is not None
-    path = bench.builder().source(bench.base)
+    path = bench.builder().path
     for content in (plan[: len(plan) // 2], b"foreign" * 100):
         try:
             bench.kind.load(content, path, bench.base).close()

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -35,6 +36,15 @@ def test_round_trip(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["manifest.json"]
 
 
+def test_ranges_may_be_missing_as_in_older_models(tmp_path):
+    written = example(ranges={"network.a.weight": [-0.5, 2.0]})
+    data = json.loads(m.write_manifest(written, tmp_path).read_text())
+    assert m.load_manifest(tmp_path) == written
+    del data["ranges"]
+    (tmp_path / "manifest.json").write_text(json.dumps(data))
+    assert m.load_manifest(tmp_path) == example()
+
+
 def test_state_sizes():
     assert m.StateTensor("state_a", (1, 32, "H/8", "W/8", "H")).sizes(384, 768) == (1, 32, 48, 96, 384)
     for bad in ((0,), ("H/0",), ("D/2",), ("H/x",), (-1,), (1.5,), (True,)):
@@ -61,6 +71,10 @@ def test_state_sizes():
         ({"weights": {"file": "w.bin"}}, r"missing keys \['sha256'\]"),
         ({"latent_shape": [1]}, "latent_shape"),
         ({"latent_shape": ["a", "b"]}, "manifest.json"),
+        ({"ranges": [1]}, "manifest.ranges: expected dict"),
+        ({"ranges": {"a": [2, 1]}}, r"ranges of a: expected \[least, greatest\], got \[2, 1\]"),
+        ({"ranges": {"a": [0, math.nan]}}, "ranges of a: expected"),
+        ({"ranges": {"a": [True, 1]}}, "ranges of a: expected"),
     ],
 )
 def test_refuses(tmp_path, change, message):

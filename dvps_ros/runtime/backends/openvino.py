@@ -15,7 +15,6 @@ from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates, resized
 from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
-from dvps_ros.runtime.openvino_file import read_openvino
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -63,9 +62,7 @@ def _compiled(path: Path, config: EngineConfig, more: dict):
         raise EngineError(f"openvino: this processor computes in {able}, not in {config.precision}")
     core = openvino.Core()
     try:
-        quantised = config.precision == "int8"
-        model = read_openvino(core, path.read_bytes()) if quantised else core.read_model(path)
-        return core.compile_model(model, "CPU", _options(config) | more)
+        return core.compile_model(path, "CPU", _options(config) | more)
     except Exception as error:  # a bare RuntimeError with several lines
         raise EngineError(f"openvino cannot load {path}: {_last_line(error)}") from error
 
@@ -176,7 +173,7 @@ TYPE = BackendType(
     facts,
     build,
     OpenVino,
-    {"int8": "nncf"},
+    {"int8": "ranges"},
     profile,
     put_before,
 )

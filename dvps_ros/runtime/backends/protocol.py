@@ -85,7 +85,7 @@ class BackendType:
         facts: what a plan depends on beside graph, weights, precision and version.
         build: (graph file, config, progress, folder for what makes later builds faster) -> the plan.
         load: (plan, graph file, config) -> the engine.
-        quantised: precision -> kind of calibrated graph that it takes (``dvps_ros.runtime.calibration``).
+        quantised: precision -> kind of calibration that it takes (``dvps_ros.runtime.calibration``).
         profile: (graph file, config, inputs, runs) -> mean times of the layers.
         put_before: (engine, plan, graph file, config): runs that plan, which makes ``image`` of ``camera``,
             before an opened engine on its device; its feeds may then hold ``camera`` in place of ``image``.
@@ -102,6 +102,11 @@ class BackendType:
     profile: Callable[[Path, EngineConfig, Feeds, int], list[LayerTime]] = no_profile
     put_before: Callable[[Any, bytes, Path, EngineConfig], None] | None = None
 
-    def choices(self, config: EngineConfig) -> tuple[str, ...]:
-        """Precisions that "auto" measures here."""
-        return tuple(p for p in self.precisions(config) if p in self.automatic)
+    def choices(self, config: EngineConfig, *, ranges: bool = False) -> tuple[str, ...]:
+        """Precisions that "auto" measures here.
+
+        Args:
+            ranges: whether the model ships those of its activations, so that int8 needs no calibration.
+        """
+        shipped = {p for p, kind in self.quantised.items() if ranges and kind == "ranges"}
+        return tuple(p for p in self.precisions(config) if p in shipped.union(self.automatic))

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""int8 on processors by hand: a graph of two convolutions, ranges by numpy, rounding by numpy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from dvps_ros.errors import EngineError
+from dvps_ros.runtime import ranges
+
+openvino = pytest.importorskip("openvino")
+RNG = np.random.default_rng(5)
+BODY = RNG.normal(size=(16, 16, 1, 1)).astype(np.float16)
+HEAD = RNG.normal(size=(3, 16, 1, 1)).astype(np.float32)
+FEEDS = [{"image": RNG.uniform(-1, 3, (1, 16, 4, 6)).astype(np.float32)} for _ in range(3)]
+
+
+def write_graph(path: Path, body: str = "network.body.weight") -> Path:
+    """image -> convolution with ``body``, half-precision behind a cast -> relu -> convolution of the head."""
+    nodes = [
+        helper.make_node("Cast", [f"{body}.float16"], [body], to=TensorProto.FLOAT),
+        helper.make_node("Conv", ["image", body], ["wide"], "body"),
+        helper.make_node("Relu", ["wide"], ["seen"]),
+        helper.make_node("Conv", ["seen", "network.head.weight"], ["out"], "head"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "two",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 16, 4, 6))],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, (1, 3, 4, 6))],
+        [
+            numpy_helper.from_array(BODY, f"{body}.float16"),
+            numpy_helper.from_array(HEAD, "network.head.weight"),
+        ],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def graph(tmp_path: Path) -> Path:
+    return write_graph(tmp_path / "two.onnx")
+
+
+def measured(graph: Path) -> ranges.Ranges:
+    return ranges.measure(graph, FEEDS, lambda what: None)
+
+
+def test_the_range_is_that_of_all_frames_and_the_head_is_left(graph: Path) -> None:
+    images = np.concatenate([f["image"] for f in FEEDS])
+    assert measured(graph) == {"network.body.weight": [float(images.min()), float(images.max())]}
+
+
+def rounded(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    step = (high - low) / 255
+    zero = np.round(-low / step)
+    return (np.clip(np.round(values / step) + zero, 0, 255) - zero) * step
+
+
+def convolved(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    return np.einsum("oi,bihw->bohw", weights[..., 0, 0].astype(np.float64), values)
+
+
+def test_the_graph_rounds_inputs_and_weights_as_by_hand(graph: Path, tmp_path: Path) -> None:
+    ((low, high),) = measured(graph).values()
+    ranges.write(graph, {"network.body.weight": [low, high]}, tmp_path / "int8.xml")
+    options = {"INFERENCE_PRECISION_HINT": "f32"}
+    engine = openvino.Core().compile_model(tmp_path / "int8.xml", "CPU", options)
+    weights = BODY.astype(np.float64)
+    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
+    # Beyond the range as well: it is clipped there.
+    image = np.concatenate([FEEDS[0]["image"][:, :, :2] * 1.5, FEEDS[0]["image"][:, :, 2:]], 2)
+    hidden = np.maximum(convolved(np.round(weights / step) * step, rounded(image, low, high)), 0)
+    want = convolved(HEAD, hidden)
+    got = engine({"image": image})["out"]
+    plain = convolved(HEAD, np.maximum(convolved(weights, image), 0))
+    assert np.abs(got - want).max() < 0.01 * np.abs(want - plain).max()
+
+
+def test_zero_stays_zero_in_every_range() -> None:
+    for low, high in ((-1.0, 3.0), (0.5, 2.0), (-2.0, -0.1), (0.0, 0.0), (-1e-9, 5.0)):
+        a, b = ranges._with_zero(low, high)
+        step = (b - a) / 255
+        assert a <= 0 <= b and step > 0 and (-a / step) == pytest.approx(round(-a / step), abs=1e-6)
+        assert abs(min(low, 0) - a) <= step and abs(max(high, 0) - b) <= step or low == high == 0
+
+
+def test_the_union_holds_for_every_part() -> None:
+    parts = [{"a": [-1.0, 2.0], "b": [0.0, 1.0]}, {"a": [-0.5, 3.0], "b": [-4.0, 0.5]}]
+    assert ranges.union(parts) == {"a": [-1.0, 3.0], "b": [-4.0, 1.0]}
+    assert ranges.union([]) == {}
+
+
+def test_ranges_of_another_network_and_graphs_without_weights_are_refused(
+    graph: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(EngineError, match="not of two.onnx: 2 convolutions differ, such as network.body"):
+        ranges.write(graph, {"network.other.weight": [0.0, 1.0]}, tmp_path / "int8.xml")
+    nameless = write_graph(tmp_path / "nameless.onnx", "coordinates")
+    with pytest.raises(EngineError, match="no convolution of learnt weights"):
+        ranges.measure(nameless, FEEDS, lambda what: None)
+    feeds = [{"image": np.full((1, 16, 4, 6), np.nan, np.float32)}]
+    with pytest.raises(EngineError, match="two.onnx computed values that are not finite"):
+        ranges.measure(graph, feeds, lambda what: None)
+    (tmp_path / "broken.onnx").write_bytes(b"x")
+    with pytest.raises(EngineError, match="openvino cannot read"):
+        ranges.measure(tmp_path / "broken.onnx", FEEDS, lambda what: None)
