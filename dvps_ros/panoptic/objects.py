@@ -67,6 +67,9 @@ class ObjectStates:
         self._states: dict[int, _State] = {}
         self._stamp_ns: int | None = None
         self._in_world = False
+        self._camera_m = np.zeros(3)
+        """The camera's place in the filter's frame."""
+        self._scale = 1.0
 
     def update(
         self,
@@ -76,6 +79,8 @@ class ObjectStates:
         segment_map: np.ndarray,
         fit: Fit,
         world_from_camera: np.ndarray | None = None,
+        *,
+        scale: float = 1.0,
     ) -> tuple[TrackedInstance, ...]:
         """States of all seen and remembered objects, by id, in this camera frame.
 
@@ -86,6 +91,8 @@ class ObjectStates:
             segment_map: uint8 [h,w]: row of each pixel, 255 for none.
             fit: how the camera image lies in the network's input.
             world_from_camera: float64 [4,4] pose of the camera; None where unknown.
+            scale: factor that made these points metric. What is known of the objects is brought to it, for
+                a better scale moves nothing.
 
         Raises:
             InputError: an array has another dtype or shape, or the pose is not a rigid motion.
@@ -98,7 +105,10 @@ class ObjectStates:
         if in_world != self._in_world or (self._stamp_ns is not None and stamp_ns < self._stamp_ns):
             self.reset()
         elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
-        self._stamp_ns, self._in_world = stamp_ns, in_world
+        camera_m = pose[:3, 3]
+        if scale != self._scale and elapsed_s > 0:
+            self._rescale(scale / self._scale, (camera_m - self._camera_m) / elapsed_s)
+        self._stamp_ns, self._in_world, self._camera_m, self._scale = stamp_ns, in_world, camera_m, scale
 
         box, center, extent = _surfaces(points_m, segment_map)
         self._predict({t.track_id for t in tracks.live}, elapsed_s)
@@ -115,6 +125,14 @@ class ObjectStates:
             self._instance(stamp_ns, t, edges[t.row], round(t.area * pixels), camera_from_world, turn)
             for t in tracks.live
         )
+
+    def _rescale(self, ratio: float, camera_mps: np.ndarray) -> None:
+        """All distances from the camera, and so all velocities relative to it, are longer by this ratio."""
+        camera = np.append(self._camera_m, camera_mps)
+        for state in self._states.values():
+            state.mean = camera + ratio * (state.mean - camera)
+            state.covariance = ratio**2 * state.covariance
+            state.extent_m = ratio * state.extent_m
 
     def _predict(self, live: set[int], elapsed_s: float) -> None:
         self._states = {i: s for i, s in self._states.items() if i in live}

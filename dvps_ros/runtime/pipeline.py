@@ -206,7 +206,13 @@ class DvpsPipeline:
             lap("maps")
         points_m = unproject(output.depth_m * np.float32(scale.scale), view.map_camera)
         instances = self._objects.update(
-            frame.stamp_ns, tracks, points_m, output.segment_map, view.preprocess.fit, world_from_camera
+            frame.stamp_ns,
+            tracks,
+            points_m,
+            output.segment_map,
+            view.preprocess.fit,
+            world_from_camera,
+            scale=scale.scale,
         )
         lap("objects")
         camera, cloud = view.preprocess.camera, None

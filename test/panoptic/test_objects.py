@@ -30,12 +30,12 @@ class Scene:
         self.tracker = Tracker(TrackerConfig(), (WIDTH, HEIGHT))
         self.states = ObjectStates()
 
-    def step(self, stamp_ns, box, place_m, pose=None):
+    def step(self, stamp_ns, box, place_m, pose=None, scale=1.0):
         segments, segment_map, embedding = frame(*([box] if box else []))
         points = np.full((*segment_map.shape, 3), np.nan, np.float32)
         points[segment_map == 0] = place_m
         tracks = self.tracker.update(stamp_ns, segments, segment_map, embedding)
-        return self.states.update(stamp_ns, tracks, points, segment_map, FIT, pose)
+        return self.states.update(stamp_ns, tracks, points, segment_map, FIT, pose, scale=scale)
 
 
 def test_surface_equals_numpy():
@@ -158,6 +158,20 @@ def test_velocity_over_ground_of_a_parked_car():
     np.testing.assert_allclose(instance.velocity_mps, 0, atol=0.05)
     np.testing.assert_allclose(instance.centroid_m, place, atol=0.05)
     assert instance.motion == Motion.STATIC
+
+
+@pytest.mark.parametrize(("poses", "velocity_mps"), [(False, -10.0), (True, 0.0)], ids=["camera", "world"])
+def test_a_better_scale_moves_nothing(poses, velocity_mps):
+    """A parked car, the camera comes nearer at 10 m/s; what was thought 0.8 of the truth becomes all of it."""
+    scene = Scene()
+    for i in range(25):
+        scale = 0.8 if i < 15 else 1.0
+        place = np.array([2.0, 1.0, 40.0 - i])
+        pose = pose_at(1.0 * i) if poses else None
+        (instance,) = scene.step(i * TENTH, Box(4, 4, 6, 5, 0), scale * place, pose, scale)
+        if i >= 15:
+            np.testing.assert_allclose(instance.centroid_m, place, atol=0.1)
+            np.testing.assert_allclose(instance.velocity_mps, [0, 0, velocity_mps], atol=0.4)
 
 
 def test_velocity_over_ground_is_in_camera_axes():

@@ -137,6 +137,16 @@ def test_metric_scale(make):
     assert near["y"] == pytest.approx(3.0, rel=1e-3)
 
 
+def test_a_scale_that_is_found_moves_nothing(make):
+    """From one frame to the next all is twice as far, and what stands still goes on standing still."""
+    pipeline, distances = make(scale=ScaleConfig(camera_height_m=3.0)), []
+    for i in range(12):
+        (car,) = pipeline.process(frame(i, car_x=100)).instances
+        np.testing.assert_allclose(car.velocity_mps, 0, atol=0.05)
+        distances.append(car.centroid_m[2])
+    assert distances[-1] == pytest.approx(2 * distances[0], rel=1e-3)
+
+
 def test_scale_needs_a_road_class(tiny_model, tmp_path):
     config = EngineConfig(backend="onnxruntime", precision="fp32")
     engine = Engine.open(tiny_model, config, cache_dir=tmp_path)
