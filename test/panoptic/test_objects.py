@@ -162,7 +162,7 @@ def test_velocity_over_ground_of_a_parked_car():
 
 @pytest.mark.parametrize(("poses", "velocity_mps"), [(False, -10.0), (True, 0.0)], ids=["camera", "world"])
 def test_a_better_scale_moves_nothing(poses, velocity_mps):
-    """A parked car, the camera comes nearer at 10 m/s; what was thought 0.8 of the truth becomes all of it."""
+    """A parked car that the camera nears at 10 m/s; what was thought 0.8 of the truth becomes all of it."""
     scene = Scene()
     for i in range(25):
         scale = 0.8 if i < 15 else 1.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -97,13 +98,13 @@ def test_what_the_player_sends(graph: Graph, folder: Path, transport: str) -> No
     assert images[0].header.frame_id == infos[0].header.frame_id == "camera_optical"
 
 
-def test_the_player_keeps_the_sources_own_time(graph: Graph, folder: Path) -> None:
+def test_the_player_keeps_the_sources_own_time(graph: Graph, folder: Path, tmp_path: Path) -> None:
     images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
-    player = play(graph, folder)
-    graph.wait(lambda: images, "the first image")
-    begin = time.monotonic()
+    player = play(graph, folder, report=str(tmp_path / "sent.json"))
     graph.wait(lambda: player.done.done() and len(images) == FRAMES, "the end")
-    assert time.monotonic() - begin >= 0.1 * (FRAMES - 2)  # never faster than the source
+    sent = [i["sent_ns"] for i in json.loads((tmp_path / "sent.json").read_text())["images"]]
+    # Never faster than the source; on a busy machine the first image may be late, and the last.
+    assert (sent[-1] - sent[0]) * 1e-9 >= 0.1 * (FRAMES - 1) - 0.2
 
 
 def test_the_player_waits_for_listeners(graph: Graph, folder: Path) -> None:
@@ -273,6 +274,23 @@ def test_a_full_disk_ends_the_recorder_with_a_whole_bag(graph: Graph, tmp_path: 
     assert [message.scale for *_, message in read_bag(tmp_path / "bag")] == [2.0]
 
 
+def test_what_has_come_when_the_recorder_ends_is_in_the_bag(graph: Graph, tmp_path: Path) -> None:
+    out = graph.node.create_publisher(dvps_msg.ScaleEstimate, f"{graph.namespace}/firm", DEEP)
+    recorder = graph.add(
+        Recorder(
+            parameter_overrides=parameters(
+                output=str(tmp_path / "bag"), topics=f"{graph.namespace}/firm", min_free_mib=0
+            )
+        )
+    )
+    graph.wait(lambda: out.get_subscription_count() == 1, "the recorder")
+    for n in range(8):
+        out.publish(dvps_msg.ScaleEstimate(scale=float(n)))
+    assert out.wait_for_all_acked(Duration(seconds=20))  # delivered, and no callback was called
+    graph.remove(recorder)
+    assert [message.scale for *_, message in read_bag(tmp_path / "bag")] == list(range(8))
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "error", "sentence"),
     [
@@ -291,6 +309,10 @@ def test_unsuitable_parameters(
         kind(parameter_overrides=parameters(**values))
 
 
+PROCESS_S = 60
+"""Longest wait for a process to start or to end on a busy machine."""
+
+
 def process(module: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", f"dvps_ros.ros.nodes.{module}", "--ros-args", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -304,11 +326,10 @@ def test_signals_end_the_recorder_with_a_whole_bag(graph: Graph, tmp_path: Path,
     parameters_ = (f"output:={tmp_path / 'bag'}", f"topics:={topic}", "min_free_mib:=0")
     recorder = process("recorder", *(x for p in parameters_ for x in ("-p", p)))
     try:
-        graph.wait(lambda: out.get_subscription_count() == 1, "the recorder")
-        assert out.wait_for_all_acked(Duration(seconds=20))
-        graph.spin(0.5)  # from its middleware to its callback
+        graph.wait(lambda: out.get_subscription_count() == 1, "the recorder", PROCESS_S)
+        assert out.wait_for_all_acked(Duration(seconds=PROCESS_S))
         recorder.send_signal(end)
-        _, errors = recorder.communicate(timeout=20)
+        _, errors = recorder.communicate(timeout=PROCESS_S)
     finally:
         recorder.kill()
     assert recorder.returncode == 0, errors
@@ -329,9 +350,9 @@ def test_a_signal_is_a_normal_end_of_the_player(graph: Graph, folder: Path) -> N
     images = graph.listen(Image, f"{graph.namespace}/image", DEEP)
     player = process("player", *rules)
     try:
-        graph.wait(lambda: images, "an image")
+        graph.wait(lambda: images, "an image", PROCESS_S)
         player.send_signal(signal.SIGTERM)
-        _, errors = player.communicate(timeout=20)
+        _, errors = player.communicate(timeout=PROCESS_S)
     finally:
         player.kill()
     assert player.returncode == 0, errors
@@ -348,7 +369,7 @@ def test_a_failed_start_ends_non_zero_with_one_sentence(
     module: str, arguments: list[str], sentence: str
 ) -> None:
     ended = process(module, *arguments)
-    _, errors = ended.communicate(timeout=30)
+    _, errors = ended.communicate(timeout=PROCESS_S)
     assert ended.returncode == 1
     (line,) = errors.splitlines()
     assert line.startswith(sentence)

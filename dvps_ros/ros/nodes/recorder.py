@@ -13,6 +13,7 @@ from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 from rclpy.task import Future
 from std_msgs.msg import UInt64
 
@@ -70,6 +71,7 @@ class Recorder(Node):
         self.done: Future = Future()
         self._writer: BagWriter | None = BagWriter(self.config.output, min_free_mib=self.config.min_free_mib)
         self._seen: set[str] = set()
+        self._inputs: dict[str, Subscription[Any]] = {}
         self._passed: Counter[str] = Counter()
         self._frames = 0
         self._recorded = self.create_publisher(UInt64, "~/recorded", qos.output())
@@ -102,21 +104,37 @@ class Recorder(Node):
                 self.get_logger().warning(f"{topic} is not recorded: {error}")
                 continue
             profile = qos.matching(offered, depth=50)
-            self.create_subscription(kind, topic, partial(self._store, topic), profile, raw=True)
+            self._inputs[topic] = self.create_subscription(
+                kind, topic, partial(self._on_message, topic), profile, raw=True
+            )
             self.get_logger().info(f"recording {topic}")
 
-    def _store(self, topic: str, data: bytes) -> None:
-        if self._writer is None or self.done.done():
+    def _on_message(self, topic: str, data: bytes) -> None:
+        if self.done.done():
             return
+        try:
+            self._store(topic, data)
+        except DvpsError as error:
+            self._finish(str(error))
+
+    def _store(self, topic: str, data: bytes) -> None:
+        """Raises: DiskFull."""
         self._last_s = time.monotonic()
         self._frames += self._counted.fullmatch(topic) is not None
         self._passed[topic] += 1
         if _matches(topic, self._sparse) and (self._passed[topic] - 1) % self.config.sparse_every:
             return
-        try:
-            self._writer.write(topic, self.get_clock().now().nanoseconds, data)
-        except DvpsError as error:
-            self._finish(str(error))
+        assert self._writer is not None
+        self._writer.write(topic, self.get_clock().now().nanoseconds, data)
+
+    def _take_rest(self) -> None:
+        """Write what has come but waits for the executor: to its senders it is delivered."""
+        if self.done.done() and self.done.result() is not None:
+            return  # the disk is full
+        for topic, subscription in self._inputs.items():
+            with subscription.handle:
+                while taken := subscription.handle.take_message(subscription.msg_type, subscription.raw):
+                    self._store(topic, taken[0])
 
     def _finish(self, failure: str | None) -> None:
         if not self.done.done():
@@ -128,10 +146,15 @@ class Recorder(Node):
         Raises:
             DiskFull: the bag cannot be finished.
         """
-        writer, self._writer = getattr(self, "_writer", None), None
+        writer = getattr(self, "_writer", None)
         try:
             if writer is not None:
-                if writer.close():
+                try:
+                    self._take_rest()
+                finally:
+                    self._writer = None
+                    whole = writer.close()
+                if whole:
                     counts = ", ".join(f"{topic} {n}" for topic, n in sorted(writer.counts.items()))
                     self._say(f"{writer.path}: {counts}")
                 else:
