@@ -96,10 +96,10 @@ def command(
     made = results.measurement()
     width, height = 512, 256
     conditions = Conditions(rate_hz, latency_ms / 1e3, drop, road_seconds)
+    out.mkdir(parents=True, exist_ok=True)
     steering = SteeringPipeline.open(SteeringConfig(model=head))
     config = EngineConfig(model=perception, threads=threads)
     engine = Engine.open(perception, config, camera_size=(width, height))
-    out.mkdir(parents=True, exist_ok=True)
     drives: list[RoadDrive] = []
     try:
         with (

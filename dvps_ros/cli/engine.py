@@ -183,6 +183,7 @@ def profile(
     from dvps_ros.runtime import profile as profiling
 
     made = measurement("times and peaks will be wrong")
+    out.mkdir(parents=True, exist_ok=True)
     for builder, config in _jobs(sizes, values):
         label = builder.label(config)
         peak = profiling.Peak((peak_gflops or 0) * 1e9, (peak_gbps or 0) * 1e9)
@@ -192,7 +193,6 @@ def profile(
         with _Console() as progress:
             found = profiling.profile_engine(builder, config, runs, progress)
         click.echo(f"{label}\n{_profile_table(found, peak)}")
-        out.mkdir(parents=True, exist_ok=True)
         file = out / f"{label.replace(' ', '-')}.png"
         _draw_profile(file, label, found, peak)
         pairs = zip(found.layers, found.work, strict=True)

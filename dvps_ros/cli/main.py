@@ -12,6 +12,8 @@ import click
 
 from dvps_ros.errors import DvpsError
 
+log = logging.getLogger(__name__)
+
 COMMANDS = {
     "demo": "Run the whole ROS 2 graph on a scene or a clip, and judge what comes out.",
     "run": "Process a video, image folder, bag or drive without ROS.",
@@ -62,7 +64,7 @@ def cli(verbose: bool) -> None:
 
 
 def main() -> int:
-    """Entry point: errors of the package end it with status 1 and one sentence on stderr."""
+    """Entry point: errors of the package and of files end it with status 1 and one sentence on stderr."""
     try:
         # Not standalone, click gives back the status of an Exit, and None of a command that ends by itself.
         return cli.main(standalone_mode=False) or 0
@@ -73,6 +75,10 @@ def main() -> int:
         error.show()
         return error.exit_code
     except DvpsError as error:
+        print(f"dvps: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:  # mostly a folder that cannot be written, or a full disk
+        log.debug("where it happened", exc_info=True)
         print(f"dvps: {error}", file=sys.stderr)
         return 1
 

@@ -91,6 +91,7 @@ def command(
     end = None if max_frames is None else skip_frames + max_frames
     total = max_frames if source.frames is None else len(range(source.frames)[skip_frames:end])
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
+    out.mkdir(parents=True, exist_ok=True)
     pipeline = DvpsPipeline.open(config, source.camera)
     label_space = pipeline.label_space
     quality = ClipQuality(label_space)
@@ -99,7 +100,7 @@ def command(
     failed = 0
     clip = results.ClipResults(out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4")
     if save_maps:
-        (out / "maps").mkdir(parents=True, exist_ok=True)
+        (out / "maps").mkdir(exist_ok=True)
     with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
         for frame in itertools.islice(source, skip_frames, end):
             if not memory:

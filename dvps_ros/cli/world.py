@@ -106,20 +106,25 @@ def _each(samples: Iterable[Any], on_frame: Callable[[], object]) -> Iterator[An
 
 _done: Any = None
 """In a worker process: the count of frames that all workers have written."""
+_stopped: Any = None
+"""In a worker process: the event that nobody waits for the frames any more."""
 
 
-def _begin(done: Any) -> None:
-    global _done
-    _done = done
+def _begin(done: Any, stopped: Any) -> None:
+    global _done, _stopped
+    _done, _stopped = done, stopped
 
 
 def _count() -> None:
     with _done.get_lock():
         _done.value += 1
+    if _stopped.is_set():
+        raise KeyboardInterrupt
 
 
 def _work(sequence: Sequence) -> None:
-    sequence.write(_count)
+    if not _stopped.is_set():  # an executor goes on with what it has handed out already
+        sequence.write(_count)
 
 
 @click.command(
@@ -252,8 +257,8 @@ def write_all(todo: list[Sequence], jobs: int, on_frames: Callable[[int], object
         return
     # Started afresh: a fork would take over threads and locks of this process.
     context = multiprocessing.get_context("spawn")
-    done = context.Value("q", 0)
-    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(done,)) as pool:
+    done, stopped = context.Value("q", 0), context.Event()
+    with ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(done, stopped)) as pool:
         shown = 0
         pending = {pool.submit(_work, sequence) for sequence in todo}
         try:
@@ -265,5 +270,6 @@ def write_all(todo: list[Sequence], jobs: int, on_frames: Callable[[int], object
                 for future in finished:
                     future.result()
         except BaseException:
+            stopped.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -178,8 +178,10 @@ class WorldSource:
         from dvps_ros.data.world import DEMO, WorldConfig
 
         numbers = spec.split(":")[1:]
-        if spec != "demo" and (not 1 <= len(numbers) <= 2 or not all(n.isdigit() for n in numbers)):
+        if spec != "demo" and (not 1 <= len(numbers) <= 2 or not all(n.isdecimal() for n in numbers)):
             raise InputError(f"synthetic world: expected world:SEED, world:SEED:FRAMES or demo, got {spec}")
+        if len(numbers) == 2 and int(numbers[1]) < 1:
+            raise InputError(f"synthetic world: expected at least one frame, got {spec}")
         self.name = spec
         self.frames = DEMO_FRAMES if spec == "demo" else int(numbers[1]) if len(numbers) == 2 else 150
         self.rate_hz = DEFAULT_RATE_HZ

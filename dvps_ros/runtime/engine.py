@@ -277,6 +277,11 @@ def candidates(config: EngineConfig, manifest: Manifest) -> list[tuple[str, str]
     Raises:
         EngineError: there is none; says what is missing.
     """
+    if config.target and config.backend != "tensorrt_rtx":
+        raise EngineError(
+            f"engine.target: only tensorrt_rtx builds for another GPU, not {config.backend}; "
+            "name --backend tensorrt_rtx, or build on the GPU itself"
+        )
     if config.backend == "auto":
         backends = installed()
         if not any(backend.choices(config) for backend in backends.values()):

@@ -26,8 +26,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         InputError: the file cannot be written (full disk, no permission).
     """
-    # The suffix stays: writers choose the format by it.
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    # The suffix stays: writers choose the format by it. Of two processes each has a file of its own.
+    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
     try:
         yield unfinished
         os.replace(unfinished, path)
@@ -41,6 +41,10 @@ class VideoFile(Protocol):
     """An open video; frames are uint8 [H,W,3] RGB of one even size."""
 
     def write(self, image: np.ndarray) -> None: ...
+
+    def finish(self) -> None:
+        """Write what is still under way; not after a write that failed, where PyAV would crash."""
+        ...
 
     def close(self) -> None: ...
 
@@ -62,8 +66,10 @@ class _PyAvVideo:
     def write(self, image: np.ndarray) -> None:
         self._container.mux(self._stream.encode(self._frame_of(np.ascontiguousarray(image), format="rgb24")))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         self._container.mux(self._stream.encode(None))
+
+    def close(self) -> None:
         self._container.close()
 
 
@@ -71,12 +77,23 @@ class _OpenCvVideo:
     """MPEG-4, the codec that every OpenCV build has; players show it, browsers may not."""
 
     def __init__(self, path: Path, width: int, height: int, rate_hz: float) -> None:
+        self._path, self._frames = path, 0
         self._writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), rate_hz, (width, height))
         if not self._writer.isOpened():
             raise OSError(f"OpenCV cannot write the video {path}")
 
     def write(self, image: np.ndarray) -> None:
         self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self._frames += 1
+
+    def finish(self) -> None:
+        self._writer.release()
+        # OpenCV tells nobody that a write failed.
+        capture = cv2.VideoCapture(str(self._path))
+        there = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        capture.release()
+        if there != self._frames:
+            raise OSError(f"only {there} of {self._frames} frames were written; is there room on the disk?")
 
     def close(self) -> None:
         self._writer.release()
@@ -105,6 +122,7 @@ def video_file(path: Path, width: int, height: int, rate_hz: float) -> Iterator[
         video = _open_video(unfinished, width, height, rate_hz)
         try:
             yield video
+            video.finish()
         finally:
             video.close()
 

@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from dvps_ros.cli.engine import command
+from dvps_ros.cli.main import main
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime.backends import BACKENDS
@@ -127,6 +128,22 @@ def test_a_folder_that_cannot_be_written_is_told_and_the_engine_works(
     told = run("build", "--model", tiny_model, *ORT, "--size", "64x128", code=1)
     assert "built in" in told and "but not kept" in told and "panoptic" in told
     assert "cannot keep the engine" in caplog.text and "set XDG_CACHE_HOME" in caplog.text
+
+
+@pytest.mark.parametrize("backend", ["auto", "onnxruntime", "tensorrt"])
+def test_only_rtx_builds_for_another_gpu(
+    tiny_model: Path,
+    engines: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    backend: str,
+) -> None:
+    """Not an engine for the processor here, told to be for that GPU."""
+    arguments = ["--model", str(tiny_model), "--backend", backend, "--target", "sm_89"]
+    monkeypatch.setattr(sys, "argv", ["dvps", "engine", "build", *arguments])
+    assert main() == 1
+    assert f"only tensorrt_rtx builds for another GPU, not {backend}" in capsys.readouterr().err
+    assert not engines.exists()
 
 
 SLOW = """

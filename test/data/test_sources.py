@@ -252,6 +252,8 @@ def test_missing_and_empty_inputs(tmp_path: Path) -> None:
         open_source(str(tmp_path), fov_deg=90.0)
     with pytest.raises(InputError, match="expected world:SEED"):
         open_source("world:blue")
+    with pytest.raises(InputError, match="at least one frame, got world:3:0"):
+        open_source("world:3:0")
 
 
 # Scenes and drives

@@ -2,6 +2,8 @@
 """``dvps world`` writes trees that the data-set readers read back as rendered."""
 
 import csv
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -75,6 +77,37 @@ def test_two_sequences_at_a_time_are_the_same_files(tmp_path):
     assert len(trees[0]) >= 6 and trees[0] == trees[1]
     tables = [(tmp_path / jobs / "truth/train/000005.csv").read_bytes() for jobs in ("1", "2")]
     assert tables[0] == tables[1]
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from dvps_ros.cli.world import Sequence, write_all
+from dvps_ros.data.world import WorldConfig
+from dvps_ros.types import CameraModel
+
+def interrupt(frames):
+    raise KeyboardInterrupt
+
+if __name__ == "__main__":
+    camera = CameraModel.from_fov(64, 32, 80.0)
+    rest = (camera, 150, 10.0, "kitti-step", Path(sys.argv[1]), "train", "raw")
+    write_all([Sequence(WorldConfig(seed=k), *rest) for k in range(3)], 2, interrupt)
+"""
+
+
+def test_ctrl_c_ends_all_workers(tmp_path):
+    """Also the third sequence, which the executor had handed out already."""
+    (tmp_path / "interrupted.py").write_text(INTERRUPTED)
+    arguments = [sys.executable, str(tmp_path / "interrupted.py"), str(tmp_path / "out")]
+    process = subprocess.run(
+        arguments, stderr=subprocess.PIPE, text=True, timeout=240
+    )  # waits for its workers
+    assert process.stderr.endswith("KeyboardInterrupt\n")
+    truth = tmp_path / "out" / "truth" / "train"
+    begun = sorted(truth.iterdir())  # a whole one has its table beside it
+    assert begun and {path.name for path in begun} <= {"000000", "000001"}
+    assert max(len(list(folder.iterdir())) for folder in begun) < 150
 
 
 def test_an_existing_sequence_is_refused_before_anything_is_rendered(tmp_path):

@@ -14,7 +14,7 @@ from dvps_ros.cli import bench, doctor
 from dvps_ros.cli.main import main
 from dvps_ros.config import EngineConfig
 from dvps_ros.runtime.backends import BACKENDS, installed
-from dvps_ros.runtime.pipeline import STAGES
+from dvps_ros.runtime.pipeline import STAGES, DvpsPipeline
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +77,18 @@ def test_a_failed_command_has_a_status_that_a_shell_sees(tiny_model, tmp_path, m
     assert "was not calibrated yet" in capsys.readouterr().out
     assert dvps("engine", "build", "--nonsense") == 2
     assert dvps("engine", "verify", "--model", tmp_path / "none") == 1
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence_before_the_work(tmp_path, monkeypatch, capsys):
+    def open_pipeline(*_):
+        raise AssertionError("begun, though its results have no place")
+
+    monkeypatch.setattr(DvpsPipeline, "open", open_pipeline)
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "run"
+    monkeypatch.setattr(sys, "argv", ["dvps", "run", "world:1:2", "--out", str(out)])
+    assert main() == 1
+    assert capsys.readouterr().err == f"dvps: [Errno 20] Not a directory: '{out}'\n"
 
 
 def test_doctor_finds_a_damaged_and_a_missing_model(tiny_model, tmp_path, monkeypatch):

@@ -3,6 +3,9 @@
 
 import builtins
 import csv
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -47,6 +50,58 @@ def test_video_without_pyav_is_mpeg4(tmp_path: Path, monkeypatch) -> None:
     assert np.abs(capture.read()[1][..., ::-1].astype(int) - shade(3)).mean() < 6
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+room = int(sys.argv[2])
+sys.modules.update({name: None for name in sys.argv[3:]})
+from dvps_ros.viz import files
+
+noise = np.random.default_rng(0)
+resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))  # as a disk that is full
+try:
+    with files.video_file(Path(sys.argv[1]), 384, 192, 10.0) as video:
+        for _ in range(60):
+            video.write(noise.integers(0, 255, (192, 384, 3), dtype=np.uint8))
+except files.InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("room", "without", "reason"),
+    [(0, (), "File too large"), (100_000, ("av",), "only 0 of 60 frames were written")],
+)
+def test_a_video_that_has_no_room_is_one_sentence(
+    tmp_path: Path, room: int, without: tuple[str, ...], reason: str
+) -> None:
+    """In a process of its own: PyAV crashes when it is used on after a write that failed."""
+    arguments = [sys.executable, "-c", FULL, str(tmp_path / "v.mp4"), str(room), *without]
+    process = subprocess.run(arguments, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith(f"cannot write {tmp_path / 'v.mp4'}: {reason}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_mix_their_files(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    other = """
+import sys
+from pathlib import Path
+from dvps_ros.viz.files import write_text
+write_text(Path(sys.argv[1]), "other")
+"""
+    with files.whole_file(path) as unfinished, unfinished.open("w") as file:
+        file.write("mine, first half; ")
+        file.flush()
+        subprocess.run([sys.executable, "-c", other, str(path)], check=True, timeout=60)
+        assert path.read_text() == "other"
+        file.write("second half")
+    assert path.read_text() == "mine, first half; second half"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_odd_size_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="even size, got 97x64"),
@@ -74,7 +129,7 @@ def test_the_old_file_stays_when_the_new_one_fails(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
 def test_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / ".unfinished-a.txt").symlink_to("/dev/full")
+    (tmp_path / f".unfinished-{os.getpid()}-a.txt").symlink_to("/dev/full")
     with pytest.raises(InputError, match=r"cannot write .*a.txt: No space left on device"):
         files.write_text(tmp_path / "a.txt", "text")
 

@@ -79,8 +79,6 @@ def _capability(name: str, config: EngineConfig) -> tuple[int, int]:
     match = re.fullmatch(r"sm_(\d+)(\d)", config.target)
     if not match:
         raise EngineError(f"engine.target: expected a GPU generation such as sm_89, got {config.target!r}")
-    if name != "tensorrt_rtx":
-        raise EngineError("engine.target: only tensorrt_rtx builds for another GPU; build on the GPU itself")
     return _served(name, (int(match[1]), int(match[2])))
 
 
