@@ -143,6 +143,18 @@ def test_loop_and_stamps_of_now(graph: Graph, folder: Path) -> None:
     np.testing.assert_array_equal(convert.image_to_rgb(images[FRAMES + 1]), picture(1))
 
 
+def test_the_next_round_begins_a_period_after_the_last_image(
+    graph: Graph, folder: Path, tmp_path: Path
+) -> None:
+    for extra in sorted(folder.iterdir())[2:]:
+        extra.unlink()
+    graph.listen(Image, f"{graph.namespace}/image", DEEP)
+    player = play(graph, folder, rate_hz=2.0, loop=True, frames=3, report=str(tmp_path / "sent.json"))
+    graph.wait(player.done.done, "the second round")
+    *_, last, again = (i["sent_ns"] for i in json.loads((tmp_path / "sent.json").read_text())["images"])
+    assert (again - last) * 1e-9 > 0.25
+
+
 def test_rate_zero_needs_an_answer(graph: Graph, folder: Path) -> None:
     player = play(graph, folder, rate_hz=0.0, subscribers=0)
     graph.wait(player.done.done, "the end")

@@ -210,17 +210,17 @@ class Player(Node):
         self.get_logger().info(message)
 
     def _frames(self) -> Any:
-        """The frames of all rounds, each when its time has come."""
-        sent = 0
+        """The frames of all rounds, each when its time has come; a round begins a period after the last one."""
+        sent, due_s, rate_hz = 0, 0.0, self.config.rate_hz
         while True:
             first: tuple[float, int] | None = None
             for index, frame in enumerate(self._source):
                 if first is None:
-                    first = time.monotonic(), frame.stamp_ns
-                if self.config.rate_hz < 0:
+                    first = max(time.monotonic(), due_s), frame.stamp_ns
+                if rate_hz < 0:
                     due_s = first[0] + (frame.stamp_ns - first[1]) * 1e-9
-                elif self.config.rate_hz > 0:
-                    due_s = first[0] + index / self.config.rate_hz
+                elif rate_hz > 0:
+                    due_s = first[0] + index / rate_hz
                 else:
                     due_s = 0.0
                 self._wait(lambda: self._stopped, due_s - time.monotonic())
@@ -232,6 +232,7 @@ class Player(Node):
                     return
             if not self.config.loop or first is None:
                 return
+            due_s += 1 / (rate_hz if rate_hz > 0 else self._source.rate_hz)
 
     def _send(self, frame: Frame) -> int:
         """Publish one frame; returns the stamp it went out with, nanoseconds."""
