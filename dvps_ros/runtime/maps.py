@@ -42,6 +42,25 @@ def cells_inside(pad: int, inner: int, stride: int) -> slice:
     return slice(first, max(first, last) + 1)
 
 
+def cells_shown(fit: Fit, stride: int, shown: np.ndarray | None) -> np.ndarray:
+    """The cells whose centre lies in the image, and all of whose pixels show something, bool [h,w].
+
+    Args:
+        shown: bool [H,W], the camera pixels that show something; None for all.
+    """
+    y = cells_inside(fit.pad_y, fit.inner_height, stride)
+    x = cells_inside(fit.pad_x, fit.inner_width, stride)
+    cells = np.zeros((fit.height // stride, fit.width // stride), bool)
+    cells[y, x] = True
+    if shown is not None:
+        size = math.ceil(stride / fit.scale) | 1
+        whole = cv2.erode(shown.astype(np.uint8), np.ones((size, size), np.uint8)) > 0
+        centers = [(np.arange(n) + 0.5) * stride for n in (cells.shape[1], cells.shape[0])]
+        u, v = (np.floor(c).astype(np.int64) for c in fit.to_camera_edge(*centers))
+        cells &= whole[np.ix_(v.clip(max=fit.camera_height - 1), u.clip(max=fit.camera_width - 1))]
+    return cells
+
+
 @dataclass(frozen=True)
 class _Axis:
     """Along one axis: the lower neighbour cell of each camera pixel, the upper one, and its weight."""

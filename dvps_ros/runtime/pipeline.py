@@ -25,7 +25,7 @@ from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.builder import quiet
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model
-from dvps_ros.runtime.maps import MapMaker, cells_inside
+from dvps_ros.runtime.maps import MapMaker, cells_shown
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.runtime.verify import load_golden
 from dvps_ros.types import CLOUD_DTYPE, NO_SEGMENT, CameraModel, Frame, FrameResult, NetworkOutput
@@ -45,6 +45,8 @@ class _View:
     map_camera: CameraModel
     """Of the network's maps."""
     maps: MapMaker
+    shown: np.ndarray | None
+    """bool [h,w]: the network's cells that show the camera's image; None where all do."""
 
 
 @dataclass
@@ -184,7 +186,7 @@ class DvpsPipeline:
         except EngineError:
             self._forget("engine failed")
             raise
-        output = self._without_padding(output)
+        output = self._without_rim(output)
         lap("engine")
         past, self._past = self._past, _Past()
         return Inferred(frame, wanted, image, output, self._view, past, lap.times_ms)
@@ -287,7 +289,9 @@ class DvpsPipeline:
                 stride=self.engine.stride,
             )
             map_camera = preprocess.fit.camera(preprocess.camera, self.engine.stride)
-            self._camera, self._view = frame.camera, _View(preprocess, map_camera, maps)
+            shown = cells_shown(preprocess.fit, self.engine.stride, preprocess.shown)
+            self._camera = frame.camera
+            self._view = _View(preprocess, map_camera, maps, None if shown.all() else shown)
         if self._stamp_ns is not None:
             step_s = (frame.stamp_ns - self._stamp_ns) * 1e-9
             if step_s < 0:
@@ -310,19 +314,16 @@ class DvpsPipeline:
         if past.scale_too:
             self._scale.reset()
 
-    def _without_padding(self, output: NetworkOutput) -> NetworkOutput:
-        """Void and no segment on cells in the padding: nothing there is in the camera's image."""
-        fit, stride = self._view.preprocess.fit, self.engine.stride
-        if (fit.inner_width, fit.inner_height) == (fit.width, fit.height):
+    def _without_rim(self, output: NetworkOutput) -> NetworkOutput:
+        """Void and no segment on cells in the padding, or where rectification left nothing to see."""
+        shown = self._view.shown
+        if shown is None:
             return output
-        inside = (
-            cells_inside(fit.pad_y, fit.inner_height, stride),
-            cells_inside(fit.pad_x, fit.inner_width, stride),
+        return replace(
+            output,
+            class_map=np.where(shown, output.class_map, np.uint8(VOID)),
+            segment_map=np.where(shown, output.segment_map, np.uint8(NO_SEGMENT)),
         )
-        class_map = np.full_like(output.class_map, VOID)
-        segment_map = np.full_like(output.segment_map, NO_SEGMENT)
-        class_map[inside], segment_map[inside] = output.class_map[inside], output.segment_map[inside]
-        return replace(output, class_map=class_map, segment_map=segment_map)
 
 
 def _outputs_for(wanted: frozenset[str]) -> frozenset[str]:

@@ -17,6 +17,8 @@ class Preprocess:
         fit: how the image lies in the network's input.
         camera: the rectified camera, at camera resolution.
         network_camera: its intrinsics at the network's input.
+        shown: bool [H,W], the rectified pixels that the camera's image shows; None where it shows all. A
+            lens whose image is larger at the border than a pinhole's leaves a black rim.
 
     Raises:
         InputError: an unknown distortion model.
@@ -27,8 +29,14 @@ class Preprocess:
         self.fit = Fit.letterbox(camera.width, camera.height, width, height)
         self.camera = camera.rectified()
         self.network_camera = self.fit.camera(self.camera)
-        # Fixed-point maps: half the memory traffic of float maps, exact to 1/32 pixel.
-        self._maps = cv2.convertMaps(*rectify_maps(camera), cv2.CV_16SC2) if camera.is_distorted else None
+        self.shown: np.ndarray | None = None
+        self._maps = None
+        if camera.is_distorted:
+            x, y = rectify_maps(camera)
+            shown = (x >= -0.5) & (x <= camera.width - 0.5) & (y >= -0.5) & (y <= camera.height - 0.5)
+            self.shown = None if shown.all() else shown
+            # Fixed-point maps: half the memory traffic of float maps, exact to 1/32 pixel.
+            self._maps = cv2.convertMaps(x, y, cv2.CV_16SC2)
         self._input = np.zeros((height, width, 3), np.uint8)
 
     def __call__(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

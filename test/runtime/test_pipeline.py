@@ -12,7 +12,8 @@ from tiny_model import paint
 
 from dvps_ros.config import EngineConfig, PipelineConfig, ScaleConfig
 from dvps_ros.errors import ConfigError, InputError
-from dvps_ros.labels import CITYSCAPES, LabelClass, LabelSpace
+from dvps_ros.geometry.camera import rectify_maps
+from dvps_ros.labels import CITYSCAPES, VOID, LabelClass, LabelSpace
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.pipeline import STAGES, DvpsPipeline
 from dvps_ros.types import CameraModel, Frame, ScaleHealth
@@ -222,6 +223,23 @@ def test_padding_is_no_part_of_the_world(make):
     result = make().process(frame(1, camera=square, car_x=None))
     assert not result.instances
     assert (result.panoptic.class_map[:32] == SKY).all() and (result.panoptic.class_map[32:] == ROAD).all()
+
+
+def test_the_black_rim_of_a_rectified_image_is_no_part_of_the_world(make):
+    """A pincushion lens: the rectified corners show nothing, and black is near the colours of things."""
+    lens = dataclasses.replace(CAMERA, distortion=(0.3, 0.1, 0.0, 0.0, 0.0))
+    result = make().process(frame(1, camera=lens))
+    assert {i.class_id for i in result.instances} == {CAR}
+    white = np.full((CAMERA.height, CAMERA.width), 255, np.uint8)
+    map_x, map_y = rectify_maps(lens)
+    shown = cv2.remap(white, map_x, map_y, cv2.INTER_NEAREST) > 0
+    # What is farther inside than two cells of eight camera pixels is kept.
+    inside = cv2.erode(shown.astype(np.uint8), np.ones((17, 17), np.uint8)) > 0
+    assert (~shown).sum() > 1000 and inside.sum() > 10000
+    maps = result.panoptic
+    assert (maps.class_map[~shown] == VOID).all() and (maps.class_map[inside] != VOID).all()
+    assert np.isnan(maps.depth_m[~shown]).all() and not maps.track_map[~shown].any()
+    assert np.isnan(result.cloud["z"][~shown]).all()
 
 
 def test_distorted_image_is_rectified(make):

@@ -210,7 +210,7 @@ class Player(Node):
         self.get_logger().info(message)
 
     def _frames(self) -> Any:
-        """The frames of all rounds, each when its time has come; a round begins a period after the last one."""
+        """The frames of all rounds, each when its time has come; rounds are a period apart."""
         sent, due_s, rate_hz = 0, 0.0, self.config.rate_hz
         while True:
             first: tuple[float, int] | None = None
