@@ -79,7 +79,8 @@ def compressed_to_rgb(data: Any) -> np.ndarray:
     """A JPEG, PNG, BMP, TIFF or WebP in memory as uint8 [H,W,3] RGB; a JPEG is not turned by its EXIF data.
 
     Raises:
-        InputError: the bytes are empty, cut off, not an image, or say a size that no decoder takes.
+        InputError: the bytes are empty, cut off, not an image, of more than 8 bits a channel, or say a size
+            that no decoder takes.
     """
     if len(data) == 0:
         raise InputError("compressed image is empty (0 bytes)")
@@ -89,9 +90,15 @@ def compressed_to_rgb(data: Any) -> np.ndarray:
         if head.startswith(start) and end not in tail:
             raise InputError(f"{name} image is cut off: no end marker in its {flat.size} bytes")
     try:
-        bgr = cv2.imdecode(flat, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+        bgr = cv2.imdecode(flat, flags)
     except cv2.error as error:  # as of a size that it does not believe
         raise InputError(f"cannot decode an image of {flat.size} bytes: {error.err}") from error
     if bgr is None:
         raise InputError(f"cannot decode an image of {flat.size} bytes: no JPEG, PNG, BMP, TIFF or WebP")
+    if bgr.dtype != np.uint8:
+        raise InputError(
+            f"compressed image has values of type {bgr.dtype}, expected 8 bits a channel; "
+            "is this the topic of a depth camera?"
+        )
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)

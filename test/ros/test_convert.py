@@ -148,6 +148,12 @@ def test_an_image_that_says_an_impossible_size_is_refused() -> None:
         compressed_to_rgb(huge_png())
 
 
+def test_compressed_depth_is_no_picture() -> None:
+    _, data = cv2.imencode(".png", smooth()[..., 0].astype(np.uint16) * 100)
+    with pytest.raises(InputError, match="type uint16, expected 8 bits a channel; is this .* depth camera"):
+        compressed_to_rgb(data.tobytes())
+
+
 def info(**changes: Any) -> CameraInfo:
     values = {
         "width": 640,
