@@ -29,6 +29,10 @@ class InputError(DvpsError):
     """Input data (image, camera model, file, message) that cannot be used."""
 
 
+class OutputError(DvpsError):
+    """A result that cannot be written: full disk, no permission."""
+
+
 def sentence(error: BaseException) -> str:
     """One line on any error: an error raised on purpose speaks for itself, of another the type says more."""
     if isinstance(error, DvpsError):

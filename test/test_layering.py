@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dvps_ros"
 
 TIERS = [
-    {"types", "labels", "config", "errors"},
+    {"types", "labels", "config", "errors", "files"},
     {"geometry", "panoptic", "losses", "metrics", "viz"},
     {"networks", "data"},
     {"training", "runtime", "export"},
@@ -34,6 +34,7 @@ NO_TORCH = {
     "labels",
     "config",
     "errors",
+    "files",
     "geometry",
     "panoptic",
     "metrics",

@@ -261,7 +261,7 @@ def command(
 
 
 def _tell(result: dict[str, Any], json_path: Path | None) -> None:
-    from dvps_ros.viz.files import write_text
+    from dvps_ros.files import write_text
 
     click.echo(table(result))
     if json_path is not None:

@@ -21,10 +21,11 @@ import numpy as np
 
 from dvps_ros.data.sources import FrameSource
 from dvps_ros.errors import ConfigError
+from dvps_ros.files import write_text
 from dvps_ros.labels import LabelSpace
 from dvps_ros.runtime.machine import cpu_count, cpu_info
 from dvps_ros.types import FrameResult
-from dvps_ros.viz.files import VideoFile, track_rows, tracks_file, video_file, write_ply, write_text
+from dvps_ros.viz.files import VideoFile, track_rows, tracks_file, video_file, write_ply
 
 REPORT_KEYS = (
     "frames_in frames_processed frames_dropped latency_ms stages_ms rate_hz backend model peak_rss_mib "
@@ -167,7 +168,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     """Write report.json: plain JSON, numbers that are not numbers become null.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     write_text(path, json.dumps(_plain(report), indent=1) + "\n")
 

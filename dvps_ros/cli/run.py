@@ -160,11 +160,11 @@ def write_maps(path: Path, maps: PanopticDepth) -> None:
     """The maps of a frame as npz: class_map u8, track_map u16, depth_m f32, confidence u8, each [H,W]."""
     import numpy as np
 
-    from dvps_ros.viz.files import whole_file
+    from dvps_ros.files import whole_file
 
-    with whole_file(path) as unfinished:
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
         np.savez_compressed(
-            unfinished,
+            file,
             class_map=maps.class_map,
             track_map=maps.track_map,
             depth_m=maps.depth_m,

@@ -8,7 +8,6 @@ uncompressed. Files are written under a temporary name first, so a reader never 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -16,6 +15,7 @@ import cv2
 import numpy as np
 
 from dvps_ros.errors import InputError
+from dvps_ros.files import whole_file
 from dvps_ros.types import Sample
 
 JPEG_QUALITY = 95
@@ -27,7 +27,8 @@ def write_clip(path: Path, sample: Sample) -> None:
     """Store a clip.
 
     Raises:
-        InputError: an instance id does not fit 16 bits, or the disk refuses the file.
+        InputError: an instance id does not fit 16 bits.
+        OutputError: the disk refuses the file.
     """
     arrays: dict[str, np.ndarray] = {"intrinsics": sample.intrinsics}
     for t, image in enumerate(sample.images):
@@ -41,15 +42,8 @@ def write_clip(path: Path, sample: Sample) -> None:
         arrays["instance_map"] = sample.instance_map.astype(np.int16)
     meta = {"source": sample.source, "coarse_groups": sample.coarse_groups}
     arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".tmp{os.getpid()}")
-    try:
-        with temporary.open("wb") as f:
-            np.savez(f, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"cannot write clip {path}: {error}") from error
+    with whole_file(path) as part, part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def _decoded(code: np.ndarray) -> np.ndarray:

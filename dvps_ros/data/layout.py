@@ -8,7 +8,6 @@ depth float32 metres, 0 where there is no truth.
 
 from __future__ import annotations
 
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from dvps_ros.errors import InputError
+from dvps_ros.files import write_bytes
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes
 from dvps_ros.metrics.evaluation import FramePair
@@ -112,6 +112,7 @@ class Layout(ABC):
 
         Raises:
             InputError: an instance id does not fit the encoding, or the layout holds no depth.
+            OutputError: a file cannot be written.
         """
 
     @abstractmethod
@@ -369,16 +370,18 @@ def write_depth(path: Path, depth_m: np.ndarray) -> None:
 
 
 def write_png(path: Path, array: np.ndarray) -> None:
-    """Write uint8 or uint16 [H,W], or uint8 [H,W,3] in RGB order; the file is whole or not there."""
+    """Write uint8 or uint16 [H,W], or uint8 [H,W,3] in RGB order; the file is whole or not there.
+
+    Raises:
+        InputError: an array that no PNG holds.
+        OutputError: the file cannot be written.
+    """
     import cv2
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     ok, data = cv2.imencode(".png", array if array.ndim == 2 else array[..., ::-1])
     if not ok:
         raise InputError(f"cannot encode {path} from {array.dtype} {array.shape}")
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data.tobytes())
-    os.replace(partial, path)
+    write_bytes(path, data.tobytes())
 
 
 def check_size(path: Path | None, got: tuple[int, ...], expected: tuple[int, ...]) -> None:

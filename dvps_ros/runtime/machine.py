@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
 import os
 import platform
 from pathlib import Path
+
+from dvps_ros.errors import OutputError
+from dvps_ros.files import write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +45,7 @@ def cache_dir() -> Path:
 
 def keep(path: Path, content: bytes) -> None:
     """Write a cache file whole or not at all; where that fails (full or read-only disk), only warn."""
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        os.replace(part, path)
-    except OSError as error:
+        write_bytes(path, content)
+    except OutputError as error:
         log.warning("cannot keep %s for the next start, which will be slower: %s", path, error)
-        with contextlib.suppress(OSError):
-            part.unlink()

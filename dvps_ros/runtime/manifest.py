@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.files import write_text
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import SEGMENT_COLUMNS
 
@@ -257,9 +258,7 @@ def write_manifest(manifest: Manifest, model_dir: str | Path) -> Path:
 
 def write_json(data: dict[str, Any], path: Path) -> Path:
     """Write a manifest file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(data, indent=1) + "\n")
-    os.replace(part, path)
+    write_text(path, json.dumps(data, indent=1) + "\n")
     return path
 
 

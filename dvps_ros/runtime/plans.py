@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from dvps_ros.errors import EngineError
+from dvps_ros.errors import EngineError, OutputError
+from dvps_ros.files import PART, is_abandoned, write_bytes
 
 log = logging.getLogger(__name__)
 
@@ -96,12 +97,12 @@ class PlanStore:
         sha256 = hashlib.sha256(plan).hexdigest()
         record = Record(label, dict(made_of), sha256, len(plan), built, round(build_s, 2))
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            _replace(path, plan)
-            _replace(path.with_suffix(".json"), _to_json(record))
-        except OSError as error:
+            # On the disk at once: a robot may lose power at any time.
+            write_bytes(path, plan, sync=True)
+            write_bytes(path.with_suffix(".json"), _to_json(record), sync=True)
+        except OutputError as error:
             raise EngineError(
-                f"cannot keep the engine {path} ({len(plan) >> 20} MiB): {error.strerror}; free space there, "
+                f"cannot keep the engine {label} ({len(plan) >> 20} MiB): {error}; free space there, "
                 "or set XDG_CACHE_HOME to a folder that can be written; until then each start builds it again"
             ) from error
 
@@ -113,9 +114,9 @@ class PlanStore:
             return
         new = Record(**{**asdict(record), "notes": {**record.notes, **notes}})
         try:
-            _replace(path.with_suffix(".json"), _to_json(new))
-        except OSError as error:
-            log.info("cannot note what was found about %s: %s", path, error)
+            write_bytes(path.with_suffix(".json"), _to_json(new), sync=True)
+        except OutputError as error:
+            log.info("what was found about %s is not noted: %s", path, error)
 
     @contextlib.contextmanager
     def lock(self, label: str, made_of: Mapping[str, str], waiting: Callable[[str], None]) -> Iterator[bool]:
@@ -166,7 +167,7 @@ class PlanStore:
         their plan."""
         known = self.records()
         plans = [p for p in self.folder.glob("*.plan") if p not in known]
-        parts = [p for p in self.folder.glob("*.part") if not _alive(p)]
+        parts = [p for p in self.folder.glob(f"*{PART}") if is_abandoned(p)]
         locks = [p for p in self.folder.glob("*.lock") if not p.with_suffix(".plan").exists() and _is_free(p)]
         return sorted([*plans, *parts, *locks])
 
@@ -192,25 +193,6 @@ def _is_at(file: IO[str], path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _replace(path: Path, content: bytes) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # a robot may lose power at any time
-        os.replace(part, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        raise
-
-
-def _alive(part: Path) -> bool:
-    pid = part.name.split(".")[-2]
-    return pid.isdigit() and Path(f"/proc/{pid}").exists()
 
 
 def _to_json(record: Record) -> bytes:

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from dvps_ros.errors import DvpsError
+from dvps_ros.errors import OutputError
+from dvps_ros.files import whole_file
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -23,20 +23,14 @@ class WholeFiles(TorchCheckpointIO):
         """Write the file, or leave the one that is there.
 
         Raises:
-            DvpsError: the disk refuses the file (full, read-only, gone).
+            OutputError: the disk refuses the file (full, read-only, gone).
         """
-        part = Path(f"{path}.part")
         try:
-            with part.open("wb") as file:
+            with whole_file(Path(path), sync=True) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except (OSError, RuntimeError) as error:
-            with suppress(OSError):
-                part.unlink()
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DvpsError(
+        except (OutputError, RuntimeError) as error:  # torch tells of a full disk in its own way
+            reason = str(error.__cause__ or error).partition("\n")[0]
+            raise OutputError(
                 f"cannot write checkpoint {path}: {reason}; make room and call again, "
                 "the checkpoint before is kept"
             ) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import InputError
+from dvps_ros.files import whole_file
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.runtime.preprocess import Preprocess
@@ -80,7 +80,8 @@ class LatentMaker:
             wheelbase_m: of the vehicle that was steered.
 
         Raises:
-            InputError: the clip holds no angles, the model has no tokens, or the disk refuses them.
+            InputError: the clip holds no angles, or the model has no tokens.
+            OutputError: the disk refuses the tokens.
         """
         if clip.steering_rad is None or clip.stamps_ns is None:
             raise InputError(f"{clip.source}: expected steering angles and stamps, got none")
@@ -88,7 +89,8 @@ class LatentMaker:
         latent = _kept(path)
         if latent is None:
             latent = self._make(clip)
-            _keep(path, latent)
+            with whole_file(path) as part, part.open("wb") as file:
+                np.save(file, latent)
         unknown = np.full(len(latent), np.nan, np.float32)
         speed = unknown if clip.speed_mps is None else clip.speed_mps
         return Track(name, latent, clip.stamps_ns, clip.steering_rad, speed, wheelbase_m)
@@ -128,15 +130,3 @@ def _kept(path: Path) -> np.ndarray | None:
     except (OSError, ValueError, EOFError) as error:
         log.warning("%s is damaged, making it again: %s", path, error)
         return None
-
-
-def _keep(path: Path, latent: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            np.save(file, latent)
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise InputError(f"cannot write tokens {path}: {error}") from error

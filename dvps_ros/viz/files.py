@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Result files: video, point cloud and tracks table. Each gets its name only when it is whole."""
+"""Result files: video, point cloud and tracks table, each whole or not there."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import fractions
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,26 +14,9 @@ import cv2
 import numpy as np
 
 from dvps_ros.errors import InputError
+from dvps_ros.files import whole_file
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import CLOUD_DTYPE, FrameResult
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path``, moved to ``path`` when the block ends well, removed when it does not.
-
-    Raises:
-        InputError: the file cannot be written (full disk, no permission).
-    """
-    # The suffix stays: writers choose the format by it. Of two processes each has a file of its own.
-    unfinished = path.with_name(f".unfinished-{os.getpid()}-{path.name}")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 class VideoFile(Protocol):
@@ -114,11 +96,12 @@ def video_file(path: Path, width: int, height: int, rate_hz: float) -> Iterator[
     """An MP4 being written: H.264 where PyAV is installed, else MPEG-4.
 
     Raises:
-        InputError: the file cannot be written, or a side is odd.
+        InputError: a side is odd.
+        OutputError: the file cannot be written.
     """
     if width % 2 or height % 2:
         raise InputError(f"video {path.name}: expected an even size, got {width}x{height}")
-    with whole_file(path) as unfinished:
+    with whole_file(path, suffix=path.suffix) as unfinished:
         video = _open_video(unfinished, width, height, rate_hz)
         try:
             yield video
@@ -134,7 +117,7 @@ def write_ply(path: Path, cloud: np.ndarray) -> int:
         The number of points.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     points = cloud.reshape(-1)
     points = points[np.isfinite(points["z"])]
@@ -184,19 +167,9 @@ def tracks_file(path: Path) -> Iterator[Any]:
     """A csv writer of :data:`TRACK_COLUMNS`, the header written.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     with whole_file(path) as unfinished, open(unfinished, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(TRACK_COLUMNS)
         yield writer
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with whole_file(path) as unfinished:
-        unfinished.write_text(text)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvps_ros.viz.files import whole_file
+from dvps_ros.files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,10 +29,10 @@ def write_plot(path: Path, figure: Figure) -> None:
     """Write a picture of the kind that the name's suffix says.
 
     Raises:
-        InputError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     with whole_file(path) as unfinished:
-        figure.savefig(unfinished, dpi=110)
+        figure.savefig(unfinished, dpi=110, format=path.suffix.removeprefix("."))
 
 
 def tab20(least_spread: float) -> list[tuple[float, float, float]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dvps_ros.viz.files import write_text
+from dvps_ros.files import write_text
 from dvps_ros.viz.page import PAGE_STYLE, jpeg_uri, svg_uri
 from dvps_ros.viz.plot import panels, tab20
 

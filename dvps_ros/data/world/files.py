@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator
@@ -16,7 +15,8 @@ import numpy as np
 
 from dvps_ros.data.layout import Layout
 from dvps_ros.data.semkitti_dvps import SemkittiDvps
-from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.errors import ConfigError, InputError, OutputError
+from dvps_ros.files import whole_file
 from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import Sample
 
@@ -117,13 +117,11 @@ def write_sequence(
                 ]
             )
         table_file = truth.with_suffix(".csv")
-        temporary = table_file.with_suffix(".csv.part")
-        with temporary.open("w", newline="") as file:
+        with whole_file(table_file) as part, part.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(TRUTH_COLUMNS)
             writer.writerows(rows)
-        os.replace(temporary, table_file)
-    except OSError as error:
+    except (OSError, OutputError) as error:
         raise InputError(
             f"cannot write sequence {sequence}, which is left unfinished: {error}; "
             "make room, or choose another --out"
@@ -188,7 +186,5 @@ def renumber(numbers: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def _write_npz(path: Path, **arrays: Any) -> None:
-    temporary = path.with_suffix(".npz.part")
-    with temporary.open("wb") as file:
+    with whole_file(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # packing exact flows takes longer than rendering them, for little
-    os.replace(temporary, path)

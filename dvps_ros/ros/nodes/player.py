@@ -24,10 +24,10 @@ from std_msgs.msg import Header
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import option
 from dvps_ros.errors import ConfigError, DvpsError, InputError, sentence
+from dvps_ros.files import write_text
 from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.process import run
 from dvps_ros.types import Frame
-from dvps_ros.viz.files import write_text
 
 _SETTLE_S = 0.3
 """The middleware finds the other topics of a new listener a moment after the first."""
