@@ -125,7 +125,9 @@ class LabelSpace:
                 if set(c) != {"id", "name", "color", "thing"}:
                     raise KeyError(f"class keys {sorted(c)}")
                 red, green, blue = (int(v) for v in c["color"])
-                classes.append(LabelClass(int(c["id"]), str(c["name"]), (red, green, blue), bool(c["thing"])))
+                if not isinstance(c["thing"], bool):  # "false" in quotes would be true
+                    raise TypeError(f"thing {c['thing']!r} instead of true or false")
+                classes.append(LabelClass(int(c["id"]), str(c["name"]), (red, green, blue), c["thing"]))
             return cls(str(data["name"]), tuple(classes))
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
@@ -142,7 +144,7 @@ class LabelSpace:
         """
         try:
             data = yaml.safe_load(Path(path).read_text())
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ConfigError(f"cannot read label space {path}: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"label space {path}: expected a mapping, got {type(data).__name__}")

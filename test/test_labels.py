@@ -82,6 +82,21 @@ def test_bad_files_are_refused(tmp_path: Path, text: str) -> None:
         LabelSpace.from_yaml(path)
 
 
+def test_a_thing_in_quotes_is_refused(tmp_path: Path) -> None:
+    """Python takes any text for true."""
+    path = tmp_path / "labels.yaml"
+    path.write_text("{name: a, classes: [{id: 0, name: x, color: [1, 2, 3], thing: 'false'}]}")
+    with pytest.raises(ConfigError, match="thing 'false' instead of true or false"):
+        LabelSpace.from_yaml(path)
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels.yaml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot read label space .*labels.yaml"):
+        LabelSpace.from_yaml(path)
+
+
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="no class 'boat'.*bicycle"):
         CITYSCAPES.id_of("boat")

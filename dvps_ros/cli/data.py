@@ -110,6 +110,8 @@ def show(
     from dvps_ros.data.readers import Reading
     from dvps_ros.viz.sample import sample_picture
 
+    if out.suffix.lower() != ".png":
+        raise ConfigError(f"--out: expected a name that ends in .png, got {out}")
     how = Reading(split, frames, given_camera(camera_file), fov_deg)
     sample = next(islice(_reader(dataset).samples(place, how), index, None), None)
     if sample is None:

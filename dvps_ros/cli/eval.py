@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,9 @@ def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
     show_default=True,
     help="Depth: largest true depth in metres, or none; default is 80 on crops, none elsewhere.",
 )
-@click.option("--json", "json_path", type=click.Path(path_type=Path), help="Write all results here.")
+@click.option(
+    "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Write all results here."
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write a page with tables and pictures here.")
 @click.option("--jobs", type=click.IntRange(1), help="Processes to work in  [default: one a core]")
 @click.option("--check", is_flag=True, help="Only name every broken, missing or inconsistent file.")
@@ -181,6 +184,8 @@ def command(
     if npz is not None:
         if dataset or gt or pred:
             raise ConfigError("give either --npz, or --dataset with --gt and --pred, not both")
+        if check:
+            raise ConfigError("--check looks at folders; what is wrong in an --npz is told when it is scored")
         if (classes is None) != (things is None):
             raise ConfigError('--classes and --things go together (--things "" when every class is stuff)')
         from dvps_ros.data.npz_pairs import NpzPairs
@@ -217,8 +222,8 @@ def command(
             click.echo(f"no depth on both sides: {', '.join(DEPTH_METRICS)} are left out")
     defaults = Rules()
     rules = Rules(
-        windows=windows or WINDOWS.get(dataset or "", defaults.windows),
-        lambdas=lambdas or defaults.lambdas,
+        windows=WINDOWS.get(dataset or "", defaults.windows) if windows is None else windows,
+        lambdas=defaults.lambdas if lambdas is None else lambdas,
         crowd=crowd,  # type: ignore[arg-type]
         depth_crowd=depth_crowd,  # type: ignore[arg-type]
         stq_void=stq_void,  # type: ignore[arg-type]
@@ -252,6 +257,8 @@ def command(
         errors = SteeringErrors()
         errors.update(*steering)
         result["steering"] = errors.compute()
+        if not result["steering"]["samples"]:
+            result["undefined"].append("steering: the truth holds no angle")
     _tell(result, json_path)
     if collector and report is not None:
         space = LAYOUTS[dataset].space if dataset else CITYSCAPES if classes is None else None
@@ -321,7 +328,13 @@ def count_frames(source: Any, evaluation: Any, jobs: int | None = None) -> Itera
         context = get_context("spawn")
         with ProcessPoolExecutor(min(jobs, frames), context, _start, (source, evaluation)) as pool:
             try:
-                for counts in pool.map(_count, range(1, frames), chunksize=4):
+                # Ctrl-C in a terminal reaches all processes; this one answers for those that it starts here.
+                handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+                try:
+                    results = pool.map(_count, range(1, frames))
+                finally:
+                    signal.signal(signal.SIGINT, handler)
+                for counts in results:
                     yield counts
                     bar.update()
             except BrokenProcessPool as error:

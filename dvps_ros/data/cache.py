@@ -66,7 +66,7 @@ def read_clip(path: Path) -> Sample:
         count = len(arrays["intrinsics"])
         codes = [arrays.pop(f"image_{t}") for t in range(count)]
         images = np.stack([_decoded(code) for code in codes])
-    except (OSError, ValueError, KeyError, BadZipFile, TypeError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
         raise InputError(f"{path} is not a readable clip ({error}); delete it and render it again") from error
     for k in _HALF:
         if k in arrays:

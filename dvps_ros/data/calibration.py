@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from dvps_ros.errors import InputError
+from dvps_ros.files import write_text
 from dvps_ros.types import CameraModel
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def load_camera(path: str | Path) -> CameraModel:
         InputError: the file is missing, is neither form, or holds values that are no camera.
     """
     try:
-        text = Path(path).read_text()
+        text = Path(path).read_text(encoding="utf-8-sig")
         # YAML is a superset of JSON; json first, because YAML refuses the tabs that JSON allows.
         data = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -58,7 +59,11 @@ def load_camera(path: str | Path) -> CameraModel:
 
 
 def save_camera(path: str | Path, camera: CameraModel) -> None:
-    """Write the JSON form that :func:`load_camera` reads."""
+    """Write the JSON form that :func:`load_camera` reads.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     data = {
         "width": camera.width,
         "height": camera.height,
@@ -66,7 +71,7 @@ def save_camera(path: str | Path, camera: CameraModel) -> None:
         "distortion_model": camera.distortion_model,
         "distortion": list(camera.distortion),
     }
-    Path(path).write_text(json.dumps(data, indent=1))
+    write_text(Path(path), json.dumps(data, indent=1))
 
 
 def camera_from_numbers(

@@ -101,7 +101,9 @@ def read_sized(path: Path, camera: CameraModel) -> np.ndarray:
 
 def natural_order(path: Path) -> list[tuple[int, int | str]]:
     """Sort key under which ``frame10`` comes after ``frame9``."""
-    return [(0, int(part)) if part.isdigit() else (1, part) for part in re.split(r"(\d+)", path.name) if part]
+    return [
+        (0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", path.name) if part
+    ]
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -31,10 +31,7 @@ def kitti_drive(folder: Path, *, camera: CameraModel | None) -> ImageSequence:
     images = folder / "image_02"
     paths = image_files(images)
     if camera is None:
-        try:
-            camera = camera_from_kitti(_drive_calibration(folder, "cam_to_cam"), 2)
-        except (ValueError, KeyError) as error:
-            raise InputError(f"KITTI drive {folder}: calib_cam_to_cam.txt lacks {error!r}") from error
+        camera = camera_from_kitti(_drive_calibration(folder, "cam_to_cam", S_rect_02=2, P_rect_02=12), 2)
     stamps_ns = read_kitti_stamps(_first_file(images / "timestamps.txt", folder / "timestamps_image_02.txt"))
     if len(stamps_ns) != len(paths):
         raise InputError(f"KITTI drive {folder}: {len(paths)} images but {len(stamps_ns)} time stamps")
@@ -57,8 +54,9 @@ class DriveLidar:
     def __init__(self, folder: Path, camera: CameraModel) -> None:
         self.folder = folder
         self.camera = camera
-        cameras, camera0_from_velo, velo_from_imu = (
-            _drive_calibration(folder, name) for name in ("cam_to_cam", "velo_to_cam", "imu_to_velo")
+        cameras = _drive_calibration(folder, "cam_to_cam", P_rect_02=12, R_rect_00=9)
+        camera0_from_velo, velo_from_imu = (
+            _drive_calibration(folder, name, R=9, T=3) for name in ("velo_to_cam", "imu_to_velo")
         )
         self.camera_from_velo = camera_from_velo(cameras, rigid(camera0_from_velo))
         self.camera_from_imu = self.camera_from_velo @ rigid(velo_from_imu)
@@ -80,14 +78,26 @@ class DriveLidar:
         return depth_m, None if self.tracklets is None else id_map
 
 
-def _drive_calibration(folder: Path, name: str) -> dict[str, list[float]]:
-    """``calib_<name>.txt`` of the drive, or of its day."""
+def _drive_calibration(folder: Path, name: str, **counts: int) -> dict[str, list[float]]:
+    """``calib_<name>.txt`` of the drive, or of its day.
+
+    Args:
+        counts: how many numbers each of these entries must have.
+
+    Raises:
+        InputError: naming the file: missing, unreadable, or an entry lacks numbers.
+    """
     file = f"calib_{name}.txt"
     path = _first_file(folder / file, folder.resolve().parent / file)
     try:
-        return read_kitti_calibration(path)
-    except OSError as error:
+        numbers = read_kitti_calibration(path)
+    except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read KITTI calibration {path}: {error}") from error
+    for key, count in counts.items():
+        found = numbers.get(key, [])
+        if len(found) != count or not np.isfinite(found).all():
+            raise InputError(f"{path}: expected {count} finite numbers as {key}, got {found or 'none'}")
+    return numbers
 
 
 def _first_file(*candidates: Path) -> Path:
@@ -110,15 +120,21 @@ def read_kitti_calibration(path: Path) -> dict[str, list[float]]:
 
 
 def read_kitti_stamps(path: Path) -> list[int]:
-    """Lines ``2011-09-26 13:02:25.964389445`` as nanoseconds since 1970, read as UTC."""
-    stamps = []
-    for line in filter(None, path.read_text().splitlines()):
-        seconds, _, fraction = line.partition(".")
-        try:
+    """Lines ``2011-09-26 13:02:25.964389445`` as nanoseconds since 1970, read as UTC.
+
+    Raises:
+        InputError: unreadable, a line is no time, or not after the one before.
+    """
+    stamps: list[int] = []
+    try:
+        for line in filter(None, path.read_text().splitlines()):
+            seconds, _, fraction = line.partition(".")
             whole = datetime.datetime.fromisoformat(seconds).replace(tzinfo=datetime.timezone.utc)
             stamps.append(int(whole.timestamp()) * 10**9 + int(fraction.ljust(9, "0")[:9]))
-        except ValueError as error:
-            raise InputError(f"cannot read time stamps {path}: {error}") from error
+            if len(stamps) > 1 and stamps[-1] <= stamps[-2]:
+                raise ValueError(f"expected a time after that of the line before, got {line}")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read time stamps {path}: {error}") from error
     return stamps
 
 

@@ -82,4 +82,10 @@ class KittiStep(Layout):
 
 def _numbered(folder: Path) -> dict[tuple[str, int], Path]:
     """(sequence, frame) -> file of ``{seq}/{frame}.png`` below a folder."""
-    return {(p.parent.name, int(p.stem)): p for p in folder.glob("*/*.png") if p.stem.isdecimal()}
+    found: dict[tuple[str, int], Path] = {}
+    for path in sorted(folder.glob("*/*.png")):
+        if path.stem.isdecimal():
+            first = found.setdefault((path.parent.name, int(path.stem)), path)
+            if first != path:
+                raise InputError(f"{path}: the same frame is there as {first.name} too")
+    return found

@@ -27,6 +27,8 @@ from dvps_ros.types import Sample
 DEPTH_SCALE = 256.0
 """A depth PNG holds uint16 metres times this; 0 is "no truth"."""
 _PNG_END = b"IEND\xaeB`\x82"
+_PNG_COLORS = {3: "a palette", 4: "grey with transparency"}
+"""Kinds of PNG (byte 25) that the decoder turns into colours."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +321,7 @@ def read_png(path: Path) -> np.ndarray:
     """A PNG as stored, colour channels in RGB order.
 
     Raises:
-        InputError: missing, truncated, or no PNG.
+        InputError: missing, truncated, no PNG, or of a kind whose stored values the decoder does not give.
     """
     import cv2
 
@@ -332,6 +334,11 @@ def read_png(path: Path) -> np.ndarray:
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
     if array is None:
         raise InputError(f"{path}: expected a whole PNG, got {len(data)} bytes that cannot be decoded")
+    if data[25] in _PNG_COLORS:
+        raise InputError(
+            f"{path}: expected a PNG of grey values or of RGB, got one with {_PNG_COLORS[data[25]]}; "
+            "save its values as they are"
+        )
     return array if array.ndim == 2 else np.ascontiguousarray(array[..., 2::-1])
 
 
@@ -403,7 +410,8 @@ def check_classes(path: Path, class_map: np.ndarray, count: int) -> None:
     found = np.flatnonzero(np.bincount(class_map.ravel(), minlength=256))
     stray = [int(c) for c in found if c >= count and c != VOID]
     if stray:
-        raise InputError(f"{path}: unknown classes {stray}; expected 0 to {count - 1}, or {VOID} for void")
+        few = f"{stray[:5]}" + (f" and {len(stray) - 5} more" if len(stray) > 5 else "")
+        raise InputError(f"{path}: unknown classes {few}; expected 0 to {count - 1}, or {VOID} for void")
 
 
 def files_by_frame(

@@ -36,7 +36,7 @@ class NpzPairs:
         self.path = path
         try:
             with zipfile.ZipFile(path) as archive:
-                names = {Path(n).stem for n in archive.namelist()}
+                names = {n.removesuffix(".npy") for n in archive.namelist() if n.endswith(".npy")}
         except (OSError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read {path}: expected a numpy .npz file ({error})") from error
         missing = [name for name in LABELS if name not in names]
@@ -44,9 +44,8 @@ class NpzPairs:
         if depth or len(found) == 1:
             missing += [name for name in DEPTHS if name not in names]
         if missing:
-            raise InputError(
-                f"{path}: arrays {', '.join(missing)} are missing; it holds {', '.join(sorted(names))}"
-            )
+            holds = ", ".join(sorted(names)) or "none"
+            raise InputError(f"{path}: arrays {', '.join(missing)} are missing; it holds {holds}")
         self.has_depth = depth if depth is not None else bool(found)
         self._members = {name: _Member(path, name) for name in (*LABELS, *(DEPTHS if self.has_depth else ()))}
         shape = self._members["gt_sem"].shape
@@ -56,19 +55,37 @@ class NpzPairs:
                 raise InputError(f"{path}: {name}: expected {words} array, got {member.dtype}")
             if len(member.shape) != 3 or member.shape != shape:
                 raise InputError(f"{path}: {name}: expected [T,H,W] as gt_sem {shape}, got {member.shape}")
+        if 0 in shape:
+            raise InputError(f"{path}: gt_sem: expected frames with pixels, got [T,H,W] {list(shape)}")
         seq = self._vector("seq", names)
         sequences = ["0"] * shape[0] if seq is None else [str(v) for v in seq.tolist()]
-        steering = [self._vector(name, names) for name in ("gt_steering", "pr_steering")]
-        self.steering = None if steering[0] is None or steering[1] is None else tuple(steering)
-        """True and predicted road-wheel angle [T] in rad, where the file has them."""
+        self.steering = self._steering(names)
+        """True and predicted road-wheel angle float64 [T] in rad, where the file has them."""
         self._order = [t for name in dict.fromkeys(sequences) for t, s in enumerate(sequences) if s == name]
         self._sequences = sequences
+
+    def _steering(self, names: set[str]) -> tuple[np.ndarray, np.ndarray] | None:
+        truth, guess = (self._vector(name, names) for name in ("gt_steering", "pr_steering"))
+        if truth is None and guess is None:
+            return None
+        if truth is None or guess is None:
+            name = "gt_steering" if truth is None else "pr_steering"
+            raise InputError(f"{self.path}: array {name} is missing beside the other one")
+        for name, values in (("gt_steering", truth), ("pr_steering", guess)):
+            if values.dtype.kind not in "fiu":
+                raise InputError(f"{self.path}: {name}: expected numbers (rad), got {values.dtype}")
+        known = ~np.isnan(truth)
+        if not (np.isfinite(truth[known]).all() and np.isfinite(guess[known]).all()):
+            raise InputError(
+                f"{self.path}: expected a finite pr_steering wherever gt_steering is known, and gt_steering "
+                "finite or NaN (unknown)"
+            )
+        return truth.astype(np.float64), guess.astype(np.float64)
 
     def _vector(self, name: str, names: set[str]) -> np.ndarray | None:
         if name not in names:
             return None
-        with np.load(self.path, allow_pickle=False) as archive:
-            values = archive[name]
+        values = _load(self.path, name)
         length = self._members["gt_sem"].shape[0]
         if values.shape != (length,):
             raise InputError(f"{self.path}: {name}: expected [{length}], got {list(values.shape)}")
@@ -95,14 +112,21 @@ class NpzPairs:
         return None
 
 
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What reading a member raises whose bytes are not those that were written."""
+
+
 class _Member:
     """One array of an npz file, a frame at a time; reopened in each process that reads it."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            self.shape, self.fortran, self.dtype = _header(path, name, stream)
-            self._stored = archive.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
+        try:
+            with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
+                self.shape, self.fortran, self.dtype = _header(path, name, stream)
+                self._stored = archive.getinfo(f"{name}.npy").compress_type == zipfile.ZIP_STORED
+        except _DAMAGE as error:
+            raise InputError(f"{path}: {name}: cannot be read: {error}") from error
         self._close()
 
     def _close(self) -> None:
@@ -128,7 +152,7 @@ class _Member:
                 self._stream.read(size)
                 self._next += 1
             data = self._stream.read(size)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except _DAMAGE as error:
             raise InputError(f"{self.path}: {self.name}: frame {t} cannot be read: {error}") from error
         self._next += 1
         if len(data) != size:
@@ -137,8 +161,7 @@ class _Member:
 
     def _mapped(self) -> np.ndarray:
         if not self._stored:
-            with np.load(self.path, allow_pickle=False) as archive:
-                return archive[self.name]
+            return _load(self.path, self.name)
         with zipfile.ZipFile(self.path) as archive:
             info = archive.getinfo(f"{self.name}.npy")
         with open(self.path, "rb") as file:
@@ -161,3 +184,16 @@ def _header(path: Path, name: str, stream: Any) -> tuple[tuple[int, ...], bool, 
     if dtype.hasobject:
         raise InputError(f"{path}: {name}: expected numbers, got Python objects")
     return shape, fortran, dtype
+
+
+def _load(path: Path, name: str) -> np.ndarray:
+    """A whole array of the file.
+
+    Raises:
+        InputError: naming it: damaged, or Python objects.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return archive[name]
+    except (*_DAMAGE, ValueError) as error:
+        raise InputError(f"{path}: {name}: cannot be read: {error}") from error

@@ -18,6 +18,7 @@ import numpy as np
 from dvps_ros.data.calibration import load_camera, save_camera
 from dvps_ros.data.images import ImageSequence, even_stamps, image_files, read_image
 from dvps_ros.errors import InputError
+from dvps_ros.files import write_text
 from dvps_ros.types import CameraModel, Sample
 
 DEPTH_UNITS_PER_M = 256
@@ -51,7 +52,7 @@ def write_scene(
             )
             count += 1
     save_camera(folder / "camera.json", camera)
-    (folder / "scene.json").write_text(json.dumps({"name": name, "rate_hz": rate_hz}))
+    write_text(folder / "scene.json", json.dumps({"name": name, "rate_hz": rate_hz}))
     return open_scene(folder)
 
 

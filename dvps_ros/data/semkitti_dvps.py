@@ -29,7 +29,7 @@ from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES, VOID, LabelClass, LabelSpace
 
 _NAME = re.compile(
-    r"(\d{6})_(\d{6})_(?:.*_)?(leftImg8bit|gtFine_class|cat|gtFine_instance|ins|depth(?:_([0-9.]+))?)\.png"
+    r"(\d{6})_(\d{6})_(?:.*_)?(leftImg8bit|gtFine_class|cat|gtFine_instance|ins|depth(?:_([0-9]+(?:\.[0-9]+)?))?)\.png"
 )
 _CLASS_NAMES = ("gtFine_class", "cat")
 _INSTANCE_NAMES = ("gtFine_instance", "ins")
@@ -130,7 +130,7 @@ class SemkittiDvps(Layout):
     def intrinsics(self, files: FrameFiles, height: int, width: int) -> np.ndarray:
         """Focal length from the depth file's name, principal point at the image's centre."""
         match = None if files.depth is None else _NAME.fullmatch(files.depth.name)
-        focal = float(match[4].rstrip(".")) if match and match[4] else 718.856
+        focal = float(match[4]) if match and match[4] else 718.856
         return np.array([focal, focal, (width - 1) / 2, (height - 1) / 2], np.float32)
 
     def to_project(self, class_map: np.ndarray) -> np.ndarray:

@@ -187,9 +187,9 @@ def comma2k19_log(folder: Path, camera: CameraModel | None = None) -> SteeringLo
     the log holds angles only. Frames before the first or after the last CAN value have NaN.
 
     Raises:
-        InputError: an array is missing, damaged, or does not fit the others.
+        InputError: an array is missing, damaged, or does not fit the others, or time does not increase.
     """
-    times = _array(folder, "global_pose/frame_times", "frame_times.npy")
+    times = _increasing(folder, "frame times", _array(folder, "global_pose/frame_times", "frame_times.npy"))
     stamps_ns = np.rint(times * 1e9).astype(np.int64)
     values = []
     for name in ("steering_angle", "speed"):
@@ -199,6 +199,7 @@ def comma2k19_log(folder: Path, camera: CameraModel | None = None) -> SteeringLo
             raise InputError(
                 f"{folder}: {name}: expected a value for each time, got {len(value)} and {len(t)}"
             )
+        t = _increasing(folder, f"times of {name}", t, least_s=0.0)
         values.append(np.interp(times, t, value, left=np.nan, right=np.nan))
     images = image_files(folder / "images") if (folder / "images").is_dir() else []
     if images and len(images) != len(times):
@@ -210,6 +211,17 @@ def comma2k19_log(folder: Path, camera: CameraModel | None = None) -> SteeringLo
     )
 
 
+def _increasing(folder: Path, what: str, times_s: np.ndarray, least_s: float = 1e-9) -> np.ndarray:
+    """``times_s`` [N], if it is finite and each time comes at least ``least_s`` after the one before."""
+    late = np.diff(times_s, prepend=-np.inf) >= least_s
+    if not (late & np.isfinite(times_s)).all():
+        first = int(np.argmin(late & np.isfinite(times_s)))
+        raise InputError(
+            f"{folder}: {what}: expected seconds that increase, got {times_s[first]} s as number {first}"
+        )
+    return times_s
+
+
 def _array(folder: Path, *names: str) -> np.ndarray:
     """float64 [N] of the first of these files that is there."""
     path = next((folder / name for name in names if (folder / name).is_file()), None)
@@ -218,7 +230,7 @@ def _array(folder: Path, *names: str) -> np.ndarray:
     try:
         with path.open("rb") as file:
             return np.load(file, allow_pickle=False).astype(np.float64).reshape(-1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 
 
@@ -231,20 +243,25 @@ def _open(
         return comma2k19_log(path, camera), []
     folder = table.parent
     try:
-        with table.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+        # Spreadsheets begin the file with a mark that is no part of the first column's name.
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, heading = list(reader), reader.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"cannot read steering log {table}: {error}") from error
     if not rows:
         raise InputError(f"{table}: expected a heading and lines below it, got none")
-    angle = next((name for name in ANGLES if name in rows[0]), None)
+    twice = sorted({name for name in heading if heading.count(name) > 1})
+    if twice:
+        raise InputError(f"{table}: expected each column once, got {', '.join(twice)} twice; remove one")
+    angle = next((name for name in ANGLES if name in heading), None)
     if angle is None:
         raise InputError(
             f"{table}: expected columns t_ns or t_s, image and steering_rad (or the angle as "
-            f"{', '.join(list(ANGLES)[1:])}), got {', '.join(map(str, rows[0]))}"
+            f"{', '.join(list(ANGLES)[1:])}), got {', '.join(heading)}"
         )
     scale = ANGLES[angle].rad_per_unit if rad_per_unit is None else rad_per_unit
-    clock = _Clock(table, rows[0], rate_hz or ANGLES[angle].rate_hz)
+    clock = _Clock(table, heading, rate_hz or ANGLES[angle].rate_hz)
     image_of = _image_names(folder, rows)
     images: list[Path] = []
     stamps: list[int] = []
@@ -253,6 +270,8 @@ def _open(
     problems: list[str] = []
     for line, row in enumerate(rows, start=2):
         try:
+            if None in row:  # csv's key for what has no column
+                raise ValueError(f"expected {len(heading)} cells, got more; numbers need a decimal point")
             stamp, number, speed = clock.stamp(line, row), _number(row, angle), _number(row, "speed_mps")
             image = image_of(row)
         except (ValueError, KeyError, TypeError) as error:
@@ -280,7 +299,7 @@ def _is_comma2k19(folder: Path) -> bool:
 class _Clock:
     """Time of one line after the other, from the column that has it or by counting."""
 
-    def __init__(self, table: Path, heading: dict[str, str], rate_hz: float | None) -> None:
+    def __init__(self, table: Path, heading: Sequence[str], rate_hz: float | None) -> None:
         self._column = next((name for name in TIMES if name in heading), None)
         if self._column is None and rate_hz is None:
             raise InputError(f"{table}: expected a column with time ({', '.join(TIMES)}), or a frame rate")
@@ -291,13 +310,16 @@ class _Clock:
         """Nanoseconds.
 
         Raises:
-            ValueError: no number, or not after the line before.
+            ValueError: no number, too large for nanoseconds, or not after the line before.
         """
         if self._column is None:
             return FIRST_STAMP_NS + round((line - 2) * 1e9 / float(self._rate_hz or 1))
         text, unit = row[self._column], TIMES[self._column]
         # A time since 1970 in nanoseconds has more digits than a float keeps.
-        now_ns = int(text) if unit == 1 else round(float(text) * unit)
+        exact = int(text) if unit == 1 else float(text) * unit
+        if not abs(exact) < 2**63:
+            raise ValueError(f"{self._column}: expected a time within 292 years of 1970, got {text}")
+        now_ns = round(exact)
         if now_ns <= self._last_ns:
             raise ValueError(f"{self._column}: expected more than in the line before, got {text}")
         self._last_ns = now_ns

@@ -66,8 +66,8 @@ class DepthProtocol:
             raise ConfigError(f"depth scaling: expected none or median, got {self.scaling!r}")
         if self.cap_m == "default":
             object.__setattr__(self, "cap_m", None if self.crop == "none" else 80.0)
-        if self.cap_m is not None and not self.cap_m > LOWEST_M:  # type: ignore[operator]
-            raise ConfigError(f"depth cap: expected more than {LOWEST_M} m, got {self.cap_m}")
+        if self.cap_m is not None and not LOWEST_M < self.cap_m < math.inf:  # type: ignore[operator]
+            raise ConfigError(f"depth cap: expected more than {LOWEST_M} m, or none, got {self.cap_m}")
 
     @property
     def truth_range(self) -> tuple[np.float32, np.float32]:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -131,9 +132,11 @@ class Evaluation:
                 f"metrics: expected some of {', '.join(METRICS)}, got {', '.join(unknown) or 'none'}"
             )
         rules = rules or Rules()
+        if not rules.crops or not rules.scalings:
+            raise ConfigError("depth protocols: expected one crop and one scaling or more, got none")
         if min(rules.windows, default=0) < 1:
             raise ConfigError(f"window lengths k: expected 1 or more, got {list(rules.windows)}")
-        if not all(0 < value < np.inf for value in rules.lambdas):
+        if not rules.lambdas or not all(0 < value < np.inf for value in rules.lambdas):
             raise ConfigError(f"depth criteria lambda: expected positive numbers, got {list(rules.lambdas)}")
         self.classes = classes
         self.rules = rules
@@ -331,9 +334,11 @@ class Evaluation:
             out.get(name, {}).get(key, 0) for name, key in (("STQ", "AQ"), ("DSTQ", "STQ"), ("PAT", "TQ"))
         ]
         longest = max(self.sequences.values(), default=0)
+        counted = {name: out[name] for name in ("PQ", "VPQ", "DPQ", "DVPQ") if name in out}
         for name in ("VPQ", "DVPQ"):
             short = [int(k) for k in out.get(name, {}) if int(k) > longest]
             if short:
+                counted[name] = {k: v for k, v in out[name].items() if int(k) <= longest}
                 reasons.append(
                     f"{name} for k = {', '.join(map(str, short))}, and means over it: "
                     f"the longest sequence has {longest} frames"
@@ -344,8 +349,9 @@ class Evaluation:
             reasons.append("AQ, STQ, DSTQ, TQ and PAT: the truth holds no thing with an instance id")
         if len(self.classes.things) == self.classes.count:
             reasons.append("'stuff': every class is a thing")
-        if None in out.get("PQ", {}).values():
-            reasons.append("PQ means over groups of classes of which none occurs")
+        empty = [name for name, table in counted.items() if any(None in c.values() for c in _cells(table))]
+        if empty:
+            reasons.append(f"{', '.join(empty)} means over groups of classes of which none occurs")
         if out.get("DSTQ", {}).get("DQ", 0) is None:
             reasons.append("DQ and DSTQ: no pixel has true depth")
         if "depth" in out and any(v["images"] == 0 for by in out["depth"].values() for v in by.values()):
@@ -355,11 +361,25 @@ class Evaluation:
 
 def _keyed(table: dict[Any, Any]) -> dict[str, Any]:
     """Number keys as JSON strings (``0.5``, ``4``), nested."""
-    return {f"{k:g}": _keyed(v) if isinstance(v, dict) and _numeric(v) else v for k, v in table.items()}
+    return {_key(k): _keyed(v) if isinstance(v, dict) and _numeric(v) else v for k, v in table.items()}
+
+
+def _key(number: float) -> str:
+    """All digits of a number that can be typed: different ones never share a key."""
+    return f"{number:.15g}"
 
 
 def _numeric(table: dict[Any, Any]) -> bool:
     return all(isinstance(key, (int, float)) for key in table)
+
+
+def _cells(table: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The summaries of a table over k and lambda, or of a part of one."""
+    if "declared" in table:
+        yield table
+    else:
+        for part in table.values():
+            yield from _cells(part)
 
 
 def _mean(cells: list[dict[str, Any]]) -> dict[str, Any]:

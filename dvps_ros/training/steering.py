@@ -23,6 +23,7 @@ from dvps_ros.data.cache import read_clip
 from dvps_ros.data.steering_log import open_steering_log
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
+from dvps_ros.files import write_text
 from dvps_ros.losses.steering import steering_losses
 from dvps_ros.metrics.steering import SteeringErrors
 from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
@@ -385,7 +386,7 @@ def validate(network: SteeringHead, sets: TrackSets, recipe: SteeringRecipe) -> 
     for name, tracks in sets.held_out.items():
         figures[name] = score(network, tracks, weights, cnn_lstm)
         log.info("%s\n%s", name, table(figures[name]))
-    (Path(recipe.out) / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    write_text(Path(recipe.out) / "figures.json", json.dumps(figures, indent=1) + "\n")
 
 
 def predict(network: SteeringHead, windows: Windows) -> tuple[np.ndarray, np.ndarray]:

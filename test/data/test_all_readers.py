@@ -185,6 +185,8 @@ def test_commands(tmp_path):
     code, text = run("show", "cityscapes-dvps", tmp_path, "--frames", 2, "--out", tmp_path / "clip.png")
     picture = cv2.imread(str(tmp_path / "clip.png"))
     assert code == 0 and picture.shape == (2 * 320, 3 * 640, 3) and "cityscapes-dvps 000000/000000" in text
+    code, text = run("show", "cityscapes-dvps", tmp_path, "--out", tmp_path / "clip.jpg")
+    assert code == 1 and "a name that ends in .png, got" in text and not (tmp_path / "clip.jpg").exists()
     code, text = run("show", "cityscapes-dvps", tmp_path, "--index", 6, "--out", tmp_path / "no.png")
     assert code == 1 and "holds no clip number 6" in text and not (tmp_path / "no.png").exists()
     written[2].depth.write_bytes(b"")

@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from dvps_ros.data.layout import FolderPairs, find_problems, read_depth, read_png, write_depth, write_png
 from dvps_ros.data.layouts import LAYOUTS
@@ -206,6 +207,37 @@ def test_wrong_channels_and_classes_are_refused_by_name(tmp_path):
     write_png(step, np.full((2, 2, 3), 77, np.uint8))
     with pytest.raises(InputError, match=r"000000.png: unknown classes \[77\]"):
         STEP.read_labels(STEP.index(tmp_path, "val")[0])
+
+
+@pytest.mark.parametrize("mode", ["P", "LA"])
+def test_a_png_whose_values_the_decoder_turns_into_colours_is_refused(mode, tmp_path):
+    """As three channels a car of class 13 would be class 13, number 13."""
+    path = write_tree(CITY, tmp_path, 1)[0].labels[0]
+    image = Image.fromarray(np.full((2, 4), CAR, np.uint8), "L").convert(mode)
+    image.save(path)
+    with pytest.raises(InputError, match="expected a PNG of grey values or of RGB, got one with"):
+        CITY.read_labels(CITY.index(tmp_path, "val")[0])
+
+
+def test_only_a_few_of_many_unknown_classes_are_listed(tmp_path):
+    path = write_tree(SEMKITTI, tmp_path, 1)[0].labels[0]
+    write_png(path, np.arange(100, 108, dtype=np.uint8).reshape(2, 4))
+    with pytest.raises(InputError, match=r"unknown classes \[100, 101, 102, 103, 104\] and 3 more; expected"):
+        SEMKITTI.read_labels(SEMKITTI.index(tmp_path, "val")[0])
+
+
+def test_a_frame_that_is_there_under_two_numbers_is_refused(tmp_path):
+    first = write_tree(STEP, tmp_path, 1)[0].labels[0]
+    first.with_name("0.png").write_bytes(first.read_bytes())
+    with pytest.raises(InputError, match=r"000000.png: the same frame is there as 0.png too"):
+        STEP.index(tmp_path, "val")
+
+
+def test_a_focal_length_that_is_no_number_is_no_depth_file(tmp_path):
+    frame = write_tree(SEMKITTI, tmp_path, 1, ("000000",), focal_px=707.5)[0]
+    assert SEMKITTI.sample(SEMKITTI.index(tmp_path, "val")).intrinsics[0, 0] == 707.5
+    frame.depth.rename(frame.depth.with_name("000000_000000_depth_7.0.7.png"))
+    assert SEMKITTI.index(tmp_path, "val")[0].depth is None
 
 
 def test_ids_beyond_the_encoding_are_refused_by_name(tmp_path):

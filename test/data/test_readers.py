@@ -189,6 +189,30 @@ def test_kitti_as_published(tmp_path):
     assert np.isfinite(clip.flow_px[1, 10, 20]).all() and np.isnan(clip.flow_px[1, 10, 12]).all()
 
 
+def change(path: Path, before: str, after: str) -> None:
+    assert before in path.read_text()
+    path.write_text(path.read_text().replace(before, after))
+
+
+@pytest.mark.parametrize(
+    ("file", "before", "after", "message"),
+    [
+        ("../calib_cam_to_cam.txt", "P_rect_02: 20 0 19.5", "P_rect_02: 20 0", "12 finite numbers as P_"),
+        ("../calib_cam_to_cam.txt", "S_rect_02: 40 20", "", "2 finite numbers as S_rect_02, got none"),
+        ("../calib_cam_to_cam.txt", "R_rect_00: 1", "R_rect_00: nan", "9 finite numbers as R_rect_00"),
+        ("../calib_velo_to_cam.txt", "T: 0 0 0", "T: 0 0", r"velo_to_cam.txt: .* as T, got \[0.0, 0.0\]"),
+        ("../calib_imu_to_velo.txt", "R: 1", "Q: 1", "imu_to_velo.txt: expected 9 .* as R, got none"),
+        ("image_02/timestamps.txt", ":01.5", ":00.5", "after that of the line before, got .* 13:00:00.5"),
+        ("oxts/data/0000000001.txt", " 8 ", " nan ", "expected finite poses, frame 1 has none"),
+    ],
+)  # fmt: skip
+def test_kitti_numbers_that_are_missing_or_wrong_are_named(file, before, after, message, tmp_path):
+    drive = published_drive(tmp_path)
+    change(drive / file, before, after)
+    with pytest.raises(InputError, match=message):
+        KittiRaw(drive)
+
+
 def test_kitti_without_annotation_knows_no_static_points(tmp_path):
     folder = published_drive(tmp_path)
     (folder / "tracklet_labels.xml").unlink()
@@ -268,9 +292,10 @@ def test_clip_cache_round_trip_and_refusal(tmp_path):
     np.testing.assert_allclose(back.flow_px, sample.flow_px, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(back.scene_flow_m, sample.scene_flow_m, rtol=1e-3, atol=1e-3)
     assert back.coarse_groups == sample.coarse_groups and back.source == sample.source
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(InputError, match="render it again"):
-        read_clip(path)
+    for content in (path.read_bytes()[:3000], b""):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="render it again"):
+            read_clip(path)
 
 
 @real

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dvps_ros.data.calibration import load_camera, save_camera
+from dvps_ros.data.images import image_files
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
 from dvps_ros.data.scene import write_scene
 from dvps_ros.data.sources import open_source
@@ -173,6 +174,11 @@ def test_folder_in_natural_order_with_stamps(tmp_path: Path) -> None:
     assert source.camera.fx == pytest.approx(W / 2)
     assert source.truth(0) is None
     assert len(list(islice(source, 2))) == 2
+
+
+def test_digits_that_are_no_number_do_not_stop_the_ordering(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "clip", ["a 2.png", "a 10.png", "\u00b25.png"])
+    assert [p.name for p in image_files(folder)] == ["a 2.png", "a 10.png", "\u00b25.png"]
 
 
 def test_folder_leaves_out_and_counts_what_cannot_be_read(tmp_path: Path, caplog) -> None:

@@ -127,11 +127,46 @@ def test_comma2k19_takes_can_values_at_frame_times(tmp_path):
         ("t_s,image,steering_rad\n0,a,0\n0,a,0\n", "line 3: t_s: expected more than .* before, got 0"),
         ("t_s,image,steering_rad\n0,a,inf\n", "line 2: steering_rad: expected a finite number, got inf"),
         ("t_s,image,steering_rad\n,a,0\n", "line 2: could not convert"),
+        ("t_s,image,steering_rad\ninf,a,0\n", "line 2: t_s: expected a time within 292 years .* got inf"),
+        ("t_ns,image,steering_rad\n9223372036854775808,a,0\n", "line 2: t_ns: expected a time within"),
+        ("t_s,image,steering_rad\n0,a,0,5\n", "line 2: expected 3 cells, got more; .* decimal point"),
+        ("t_s,image,steering_rad,steering_rad\n0,a,1,2\n", "each column once, got steering_rad twice"),
     ],
 )  # fmt: skip
 def test_refusals_name_the_line(text, message, tmp_path):
     write_log(tmp_path, text, {"a.png": 0})
     with pytest.raises(InputError, match=message):
+        open_steering_log(tmp_path)
+
+
+def test_a_table_saved_by_a_spreadsheet_is_read_as_any_other(tmp_path):
+    """With a byte-order mark, Windows line ends and quotes; a time that is not seen would be made up."""
+    text = 't_s,image,"steering_wheel_deg"\r\n5,a.png,"-16"\r\n7,a.png,0\r\n'
+    write_log(tmp_path, "\ufeff" + text, {"a.png": 0})
+    log = open_steering_log(tmp_path)
+    assert log.stamps_ns.tolist() == [5 * 10**9, 7 * 10**9]
+    np.testing.assert_allclose(log.steering_rad, [math.radians(1), 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("frame_times", [9.9, np.nan, 10.1, 10.3], "frame times: .* got nan s as number 1"),
+        ("frame_times", [9.9, 10, 10, 10.3], "frame times: .* got 10.0 s as number 2"),
+        ("steering_angle_t", [10.1, 10.0], "times of steering_angle: .* got 10.0 s as number 1"),
+    ],
+)
+def test_comma2k19_times_that_do_not_increase_are_refused(name, values, message, tmp_path):
+    write_comma(tmp_path)
+    np.save(tmp_path / f"{name}.npy", np.array(values))
+    with pytest.raises(InputError, match=message):
+        open_steering_log(tmp_path)
+
+
+def test_an_empty_array_of_comma2k19_is_named(tmp_path):
+    write_comma(tmp_path)
+    (tmp_path / "speed_t.npy").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot read .*speed_t.npy"):
         open_steering_log(tmp_path)
 
 

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from metrics_videos import CLASSES, LAMBDAS, Video, random_video
 
 from dvps_ros.cli.eval import command, count_frames
 from dvps_ros.data.layouts import LAYOUTS
-from dvps_ros.data.npz_pairs import NpzPairs
+from dvps_ros.data.npz_pairs import LABELS, NpzPairs
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.metrics.evaluation import DEPTH_METRICS, METRICS, Evaluation, FramePair, Rules
 from dvps_ros.metrics.steering import SteeringErrors
@@ -289,6 +291,11 @@ def test_missing_depth_names_metric_and_frame():
             r"frame 0 of v.npz: the prediction holds unknown classes \[9\]",
         ),
         ({"gt_sem": np.array([[[None]]])}, "gt_sem: expected numbers, got Python objects"),
+        ({"seq": np.array([None, 1, 2, 3, 4])}, "v.npz: seq: cannot be read: Object arrays"),
+        ({"gt_steering": np.zeros(5)}, "v.npz: array pr_steering is missing"),
+        ({"gt_steering": np.zeros(5), "pr_steering": np.full(5, "1")}, "pr_steering: expected numbers .rad."),
+        ({"gt_steering": np.zeros(5), "pr_steering": np.full(5, np.nan)}, "v.npz: expected a finite pr_st"),
+        ({"gt_steering": np.full(5, np.inf), "pr_steering": np.zeros(5)}, "v.npz: .* gt_steering finite or"),
     ],
 )
 def test_bad_npz_is_refused_by_name(change, message, tmp_path):
@@ -306,10 +313,29 @@ def test_a_truncated_npz_is_refused(tmp_path):
         NpzPairs(path)
 
 
+def test_an_npz_without_frames_is_refused(tmp_path):
+    np.savez(tmp_path / "v.npz", **{name: np.zeros((0, 4, 6), int) for name in LABELS})
+    with pytest.raises(InputError, match="v.npz: gt_sem: expected frames with pixels"):
+        NpzPairs(tmp_path / "v.npz")
+
+
+@pytest.mark.parametrize("writer", [np.savez, np.savez_compressed])
+def test_a_damaged_npz_is_refused_by_array(writer, tmp_path):
+    path = save(tmp_path / "v.npz", random_video(0), writer)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"gt_sem.npy") + 40
+    content[start : start + 60] = bytes(60)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="v.npz: gt_sem: "):
+        for index in range(5):
+            NpzPairs(path).load(index)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "give --dataset"),
+        (["--npz", "x.npz", "--check"], "--check looks at folders"),
         (["--npz", "x.npz", "--gt", "y"], "not both"),
         (["--npz", "x.npz", "--classes", "4"], "go together"),
         (["--dataset", "kitti-step", "--gt", "a", "--pred", "b", "--things", "1"], "go with --npz"),
@@ -329,6 +355,10 @@ def test_options_that_do_not_go_together_are_refused(arguments, message):
         (["--k", "0"], "window lengths"),
         (["--crops", "kitti"], "depth crop"),
         (["--things", "7"], "thing classes"),
+        (["--k", ","], r"window lengths k: .* got \[\]"),
+        (["--lambdas", ","], r"lambda: .* got \[\]"),
+        (["--crops", ","], "one crop and one scaling"),
+        (["--depth-cap", "inf"], "depth cap: .* got inf"),
     ],
 )
 def test_rules_that_cannot_be_kept_are_refused(arguments, message, tmp_path):
@@ -405,6 +435,44 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     for option in ("--json", "--report"):
         with pytest.raises(ConfigError, match="cannot write into"):
             run("--npz", path, *NPZ, option, path / "below" / "a.json")
+    refused = run("--npz", path, *NPZ, "--json", tmp_path, ok=False)
+    assert "is a directory" in refused.output and "frames in" not in refused.output
+
+
+def test_numbers_that_differ_in_a_late_digit_keep_their_own_rows():
+    rules = Rules(windows=(1, 1_000_000), lambdas=(0.25, 0.2500001))
+    found = evaluate(random_video(3), wanted=("DPQ", "DVPQ"), rules=rules).result()
+    assert list(found["DPQ"]) == ["0.2500001", "0.25"] and list(found["DVPQ"]) == ["1", "1000000"]
+
+
+@pytest.mark.parametrize("metric", ["VPQ", "DPQ", "DVPQ"])
+def test_a_mean_over_classes_that_do_not_occur_is_explained(metric):
+    """Truth and prediction hold stuff only."""
+    video = random_video(3)
+    pairs = [np.zeros_like(m) for m in video.maps]
+    evaluation = Evaluation(CLASSES, (metric,), Rules(windows=(1, 2)))
+    evaluation.add(evaluation.count(FramePair("0", "0", *(m[0] for m in pairs), *[video.gt_depth[0]] * 2)))
+    found = evaluation.result()
+    assert found["means"][metric]["things"] is None
+    assert f"{metric} means over groups of classes of which none occurs" in found["undefined"]
+
+
+class SignalSource:
+    """Each frame's name says whether its process heeds Ctrl-C."""
+
+    def __len__(self):
+        return 4
+
+    def load(self, index):
+        return replace(pair(random_video(0), 0), name=str(signal.getsignal(signal.SIGINT) == signal.SIG_IGN))
+
+
+def test_one_process_answers_for_ctrl_c():
+    """A terminal sends it to all; each of the others would print its own traceback."""
+    handler = signal.getsignal(signal.SIGINT)
+    counts = list(count_frames(SignalSource(), Evaluation(CLASSES, ("PQ",)), jobs=2))
+    assert [c.name for c in counts] == ["False", "True", "True", "True"]
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 class DyingSource:
