@@ -99,6 +99,7 @@ def command(
     latency_ms: list[float] = []
     failed = 0
     clip = results.ClipResults(out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4")
+    remove_maps(out / "maps")
     if save_maps:
         (out / "maps").mkdir(exist_ok=True)
     with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
@@ -154,6 +155,15 @@ def command(
         files=results.left_behind(out),
     )
     click.echo(results.console_summary(report, out))
+
+
+def remove_maps(folder: Path) -> None:
+    """Remove the maps that an earlier run left: those of other stamps would pass for this run's."""
+    for path in folder.glob("*.npz"):
+        if path.stem.isdecimal():
+            path.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_maps(path: Path, maps: PanopticDepth) -> None:

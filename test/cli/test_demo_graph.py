@@ -126,6 +126,21 @@ def test_run_takes_the_part_of_a_drive_that_is_asked_for(
         call(run.command, scene, "--out", tmp_path, "--model", tiny_model, "--skip-frames", FRAMES)
 
 
+def test_maps_of_an_earlier_run_do_not_stay(
+    scene: Path, tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "maps").mkdir()
+    for name in ("999000000000.npz", "mine.npz"):
+        (tmp_path / "maps" / name).write_bytes(b"")
+    call(run.command, scene, "--out", tmp_path, "--model", tiny_model, "--save-maps", "--max-frames", 1)
+    left = {p.name for p in (tmp_path / "maps").iterdir()}
+    assert "999000000000.npz" not in left and "mine.npz" in left and len(left) == 2
+    (tmp_path / "maps" / "mine.npz").unlink()
+    assert f"{tmp_path / 'maps'}" in capsys.readouterr().out
+    call(run.command, scene, "--out", tmp_path, "--model", tiny_model, "--max-frames", 1)
+    assert not (tmp_path / "maps").exists() and f"{tmp_path / 'maps'}" not in capsys.readouterr().out
+
+
 def test_run_and_graph_give_the_same_maps_bit_for_bit(demo_out: Path, run_out: Path) -> None:
     from dvps_ros.ros.recorded import read_frames
 
