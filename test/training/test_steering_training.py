@@ -28,6 +28,8 @@ from dvps_ros.training.recipe import DataConfig
 from dvps_ros.training.render import VALIDATION_SEED
 from dvps_ros.types import Sample
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
 RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2, baseline_steps=0)
 
