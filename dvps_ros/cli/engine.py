@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dvps_ros.cli.options import camera_options, given_camera, out_option
+from dvps_ros.cli.options import calibration_options, given_camera, out_option
 from dvps_ros.config import EngineConfig, options
 
 if TYPE_CHECKING:
@@ -63,15 +63,10 @@ def command() -> None:
 @command.command()
 @engine_options
 @click.option("--force", is_flag=True, help="Build also what is there already.")
-@click.option(
-    "--calibration",
-    metavar="INPUT",
-    help="For int8 and fp8: a video, bag, drive or folder of images of the camera, as dvps run takes it.",
+@calibration_options(
+    "For int8 and fp8: a video, bag, drive or folder of images of the camera, as dvps run takes it.",
+    frames=64,
 )
-@click.option(
-    "--frames", type=click.IntRange(8), default=64, show_default=True, help="Frames of it, evenly spaced."
-)
-@camera_options
 def build(
     force: bool,
     calibration: str | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dvps_ros.cli.options import camera_options, given_camera
+from dvps_ros.cli.options import calibration_options, given_camera
 
 if TYPE_CHECKING:
     from dvps_ros.types import Frame
@@ -64,15 +64,9 @@ FOR_MAPS = {
     show_default=True,
     help="Version of the ONNX operators; lower for older runtimes.",
 )
-@click.option(
-    "--calibration",
-    metavar="INPUT",
-    help="A video, bag, drive or folder of images: ships what int8 on processors needs.",
+@calibration_options(
+    "A video, bag, drive or folder of images: ships what int8 on processors needs.", frames=48
 )
-@click.option(
-    "--frames", type=click.IntRange(8), default=48, show_default=True, help="Frames of it, evenly spaced."
-)
-@camera_options
 @click.option("--licence", default="Apache-2.0", show_default=True, help="Licence of the weights.")
 @click.pass_context
 def command(

@@ -75,6 +75,23 @@ def camera_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def calibration_options(help: str, frames: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """``--calibration``, ``--frames`` (so many by default) and the camera of that input."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        command = camera_options(command)
+        command = click.option(
+            "--frames",
+            type=click.IntRange(8),
+            default=frames,
+            show_default=True,
+            help="Frames of it, evenly spaced.",
+        )(command)
+        return click.option("--calibration", metavar="INPUT", help=help)(command)
+
+    return add
+
+
 def _configured(*rows: tuple[str, str, str]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Options that stand for keys of the configuration, with its words and defaults: (flag, name, key)."""
 

@@ -19,7 +19,7 @@ from dvps_ros.errors import EngineError
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime import calibration, ranges
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress
-from dvps_ros.runtime.calibration import RANGES
+from dvps_ros.runtime.backends.protocol import RANGES
 from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.runtime.resize import check_resize, resize_graph
@@ -140,11 +140,22 @@ class Builder:
         if made_of["quantised"] != RANGES:
             yield self.store.plan_path(label, made_of)
             return
-        kept = self.store.read(label, made_of)
+        values = self._ranges(label, made_of)
         with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
             path = Path(folder) / "int8.xml"
-            ranges.write(self.path, json.loads(kept) if kept else self._manifest.ranges, path)
+            ranges.write(self.path, values, path)
             yield path
+
+    def _ranges(self, label: str, made_of: dict[str, str]) -> ranges.Ranges:
+        """Those that :meth:`_calibrated` has the hash of."""
+        if self.store.record(label, made_of) is None:
+            return self._manifest.ranges
+        kept = self.store.read(label, made_of)
+        if kept is None:
+            raise EngineError(
+                f"{label} is damaged: calibrate again, or remove it with dvps engine clean --all"
+            )
+        return json.loads(kept)
 
     def open(self, config: EngineConfig, progress: Progress) -> Backend:
         """The engine, from the plan that is kept or else a new one.

@@ -196,6 +196,10 @@ def test_shipped_ranges_serve_every_size_until_the_camera_is_calibrated(
     dark = [Frame(f.image // 2, f.stamp_ns, camera) for f in frames]
     builder.calibrate(config, dark, 9, "dark", quiet)
     assert builder.made_of(config)["calibrated"] != shipped and not builder.is_kept(config)
+    (kept,) = (p for p, r in store.records().items() if r.label.endswith("calibrated ranges"))
+    kept.write_bytes(kept.read_bytes()[:-5])
+    with pytest.raises(EngineError, match="toy 64x96 calibrated ranges is damaged: calibrate again"):
+        builder.build(config, quiet)
 
 
 def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanStore) -> None:

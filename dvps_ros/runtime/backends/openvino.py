@@ -14,7 +14,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates, resized
-from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.protocol import RANGES, Backend, BackendType, Feeds, LayerTime, Progress
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
 
@@ -173,7 +173,7 @@ TYPE = BackendType(
     facts,
     build,
     OpenVino,
-    {"int8": "ranges"},
+    {"int8": RANGES},
     profile,
     put_before,
 )

@@ -73,6 +73,10 @@ def no_profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> lis
     raise EngineError(f"{config.backend} tells no times of layers: profile openvino, onnxruntime or tensorrt")
 
 
+RANGES = "ranges"
+"""Kind of calibration that a model can ship (``dvps_ros.runtime.ranges``)."""
+
+
 @dataclass(frozen=True)
 class BackendType:
     """How one kind of engine is built and loaded. ``config`` has backend, precision and threads resolved.
@@ -108,5 +112,5 @@ class BackendType:
         Args:
             ranges: whether the model ships those of its activations, so that int8 needs no calibration.
         """
-        shipped = {p for p, kind in self.quantised.items() if ranges and kind == "ranges"}
+        shipped = {p for p, kind in self.quantised.items() if ranges and kind == RANGES}
         return tuple(p for p in self.precisions(config) if p in shipped.union(self.automatic))
