@@ -29,6 +29,7 @@ from dvps_ros.runtime.manifest import (
     hash_file,
     write_manifest,
 )
+from dvps_ros.runtime.verify import TABLES
 
 K, CAMERA_HEIGHT_M, FAR_M, LIFT = 64, 1.5, 100.0, 2000.0
 THINGS = CITYSCAPES.thing_ids
@@ -220,10 +221,12 @@ def _write_golden(folder: Path, name: str, height: int, width: int) -> None:
     images = [paint(height, width, car_x=x) for x in (width // 4, width // 4 + 8)]
     intrinsics = np.array([width, width, (width - 1) / 2, (height - 1) / 2], np.float32)
     state = {s.name: np.zeros(s.sizes(height, width), np.float32) for s in STATES}
+    arrays = {"image_0": images[0], "image_1": images[1], "intrinsics": intrinsics}
     for image in images:
         feeds = {"image": image[None], "intrinsics": intrinsics[None], **state}
         outputs = dict(zip(names, session.run(names, feeds), strict=True))
         state = {s.name: outputs[f"next_{s.name}"] for s in STATES}
-    arrays = {"image_0": images[0], "image_1": images[1], "intrinsics": intrinsics}
+        if "first_segments" not in arrays:
+            arrays |= {f"first_{name}": outputs[name] for name in TABLES}
     arrays |= {f"out_{k}": v for k, v in outputs.items()}
     np.savez_compressed(folder / f"{name}.golden.npz", **arrays)

@@ -23,7 +23,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import InputError
 from dvps_ros.runtime import machine, ranges
 from dvps_ros.runtime.backends import onnxruntime as reference
-from dvps_ros.runtime.backends.protocol import RANGES, Progress
+from dvps_ros.runtime.backends.protocol import QDQ, RANGES, Progress
 from dvps_ros.runtime.precision import CONVOLUTIONS, load_graph
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.types import CameraModel, Frame
@@ -175,7 +175,7 @@ def measured_ranges(path: Path, feeds: list[dict[str, np.ndarray]], progress: Pr
     return ranges.to_json(ranges.measure(path, feeds, progress))
 
 
-QUANTISERS = {"qdq": quantised_onnx, "fp8": quantised_fp8, RANGES: measured_ranges}
+QUANTISERS = {QDQ: quantised_onnx, "fp8": quantised_fp8, RANGES: measured_ranges}
 """Kind of calibration -> (graph file, feeds, progress) -> the bytes that are kept."""
 
 

@@ -102,7 +102,7 @@ class Engine:
         engine = _Opener(
             model_dir, manifest, graph, config, cache_dir or machine.cache_dir(), progress, camera_size
         ).open()
-        log.info("engine: %s", engine.description)
+        log.info("engine: %s; %s", engine.description, verify.summary(engine.differences))
         return engine
 
     def run(
@@ -366,7 +366,8 @@ class _Opener:
             if self.config.verify:
                 self.progress("verifying")
                 try:
-                    engine.differences = verify.check(engine, self.golden, config.precision)
+                    arithmetic = BACKENDS[config.backend].arithmetic(config.precision)
+                    engine.differences = verify.check(engine, self.golden, arithmetic)
                 except verify.WrongValues as error:
                     self.builder.note(config, passed=False, differences=error.differences)
                     raise

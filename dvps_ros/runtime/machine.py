@@ -29,11 +29,16 @@ def cpu_info() -> dict[str, str]:
     return {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first.splitlines())}
 
 
+def isa_limit() -> str:
+    """The instruction set above which OpenVINO's kernels (oneDNN) may not go; empty: what the processor has."""
+    return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
+
+
 def cpu_fingerprint() -> str:
     """Short hash of what decides which code runs fast here: processor, its instructions, their number."""
     info = cpu_info()
     keys = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags", "Features")
-    what = [info.get(k, "") for k in keys] + [platform.machine(), str(cpu_count())]
+    what = [info.get(k, "") for k in keys] + [platform.machine(), str(cpu_count()), isa_limit()]
     return hashlib.sha256("|".join(what).encode()).hexdigest()[:12]
 
 

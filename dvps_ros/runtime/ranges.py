@@ -3,7 +3,9 @@
 
 Only convolutions are lowered: their inputs to 256 levels between the least and the greatest value that was
 seen (the whole range, as centres of objects are rare peaks), their weights to 255 levels an output channel
-(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"). The last ones of the
+(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"). Processors without
+VNNI add the products of two neighbouring input channels in 16 bits, where 255 x (127 + 127) does not fit: the
+levels of such pairs are kept at 128 or less in all, so that every processor computes the same. The last ones of the
 heads are left: logits, depths and votes are too fine for 256 values; so are those of coordinates, which have
 few channels. Ranges go by the names of the weights, so those of one input size serve another, and a model
 can ship them.
@@ -42,12 +44,7 @@ def measure(path: Path, feeds: Iterable[Mapping[str, np.ndarray]], progress: Pro
     from openvino import opset13 as ops
 
     convolutions = _convolutions(model)
-    axes = ops.constant(np.arange(4))
-    results = [
-        ops.result(reduce(convolution.input(0).get_source_output(), axes))
-        for convolution in convolutions.values()
-        for reduce in (ops.reduce_min, ops.reduce_max)
-    ]
+    results = [ops.result(c.input(0).get_source_output()) for c in convolutions.values()]
     probe = openvino.Model(results, model.get_parameters())
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     request = openvino.Core().compile_model(probe, "CPU", options).create_infer_request()
@@ -55,8 +52,10 @@ def measure(path: Path, feeds: Iterable[Mapping[str, np.ndarray]], progress: Pro
     for i, feed in enumerate(feeds):
         progress(f"measuring the ranges of frame {i + 1}")
         request.infer({p.any_name: feed[p.any_name] for p in probe.inputs})
-        values = [request.get_output_tensor(k).data.item() for k in range(len(results))]
-        low, high = np.minimum(low, values[0::2]), np.maximum(high, values[1::2])
+        # numpy's extrema are NaN where a value is; those of OpenVINO skip it on some processors.
+        values = [request.get_output_tensor(k).data for k in range(len(results))]
+        low = np.minimum(low, [v.min() for v in values])
+        high = np.maximum(high, [v.max() for v in values])
     if not (np.isfinite(low) & np.isfinite(high)).all():
         raise EngineError(f"calibration: {path.name} computed values that are not finite from these images")
     return {n: [float(a), float(b)] for n, a, b in zip(convolutions, low, high, strict=True)}
@@ -84,7 +83,6 @@ def write(path: Path, ranges: Ranges, target: Path) -> None:
     """
     model = _read(path)
     import openvino
-    from openvino import opset13 as ops
 
     convolutions = _convolutions(model)
     if convolutions.keys() != ranges.keys():
@@ -93,6 +91,14 @@ def write(path: Path, ranges: Ranges, target: Path) -> None:
             f"int8: the ranges are not of {path.name}: {len(other)} convolutions differ, such as {other[0]}; "
             "calibrate or export again"
         )
+    _round(convolutions, ranges)
+    openvino.save_model(model, target, compress_to_fp16=False)
+
+
+def _round(convolutions: Mapping[str, Any], ranges: Ranges) -> None:
+    """Put the rounding before inputs and weights of these convolutions."""
+    from openvino import opset13 as ops
+
     rounded: dict[tuple[str, int, float, float], Any] = {}
     for name, convolution in convolutions.items():
         source = convolution.input(0).get_source_output()
@@ -102,12 +108,10 @@ def write(path: Path, ranges: Ranges, target: Path) -> None:
             ends = [np.float32(v) for v in (low, high, low, high)]
             rounded[key] = ops.fake_quantize(source, *ends, levels=256)
         weights = _weights(convolution).get_data().astype(np.float32)
-        peak = np.abs(weights).max((1, 2, 3), keepdims=True)
-        peak[peak == 0] = 1
+        peak = _peaks(weights)
         fine = ops.fake_quantize(ops.constant(weights), -peak, peak, -peak, peak, levels=255)
         convolution.input(0).replace_source_output(rounded[key].output(0))
         convolution.input(1).replace_source_output(fine.output(0))
-    openvino.save_model(model, target, compress_to_fp16=False)
 
 
 def _read(path: Path) -> Any:
@@ -147,6 +151,19 @@ def _weights(convolution: Any) -> Any:
     while node.get_type_name() == "Convert":
         node = node.input(0).get_source_output().get_node()
     return node
+
+
+def _peaks(weights: np.ndarray) -> np.ndarray:
+    """Weight of each output channel that has the highest level, 127: float32 [O,1,1,1] of weights [O,I,H,W].
+
+    The largest sum of two neighbouring input channels' weights of one sign, which is never less than the
+    largest weight.
+    """
+    paired = np.pad(weights, ((0, 0), (0, weights.shape[1] % 2), (0, 0), (0, 0)))
+    sums = [np.maximum(part[:, 0::2], 0) + np.maximum(part[:, 1::2], 0) for part in (paired, -paired)]
+    peak = np.maximum(*sums).max((1, 2, 3), keepdims=True)
+    peak[peak == 0] = 1
+    return peak
 
 
 def _with_zero(low: float, high: float) -> tuple[float, float]:

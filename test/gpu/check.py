@@ -331,7 +331,7 @@ def check_resize_on_device(bench: Bench) -> str:
             got = engine.run(np.repeat(np.repeat(image, 2, 0), 2, 1), bench.golden.intrinsics).depth_m
             assert np.array_equal(got, want), "another depth than of the small image"
             engine.reset()
-    return verify.summary(rows)
+    return f"{1 - rows[0].value:.3%} equal"
 
 
 CHECKS: dict[str, Callable[[Bench], str]] = {

@@ -66,13 +66,21 @@ def convolved(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.einsum("oi,bihw->bohw", weights[..., 0, 0].astype(np.float64), values)
 
 
+def paired_peak(row: np.ndarray) -> float:
+    """The largest sum of an even channel's weight and the next one's, of those with one sign."""
+    sums = []
+    for a, b in zip(row[0::2], row[1::2], strict=True):
+        sums += [max(a, 0) + max(b, 0), max(-a, 0) + max(-b, 0)]
+    return max(sums)
+
+
 def test_the_graph_rounds_inputs_and_weights_as_by_hand(graph: Path, tmp_path: Path) -> None:
     ((low, high),) = measured(graph).values()
     ranges.write(graph, {"network.body.weight": [low, high]}, tmp_path / "int8.xml")
     options = {"INFERENCE_PRECISION_HINT": "f32"}
     engine = openvino.Core().compile_model(tmp_path / "int8.xml", "CPU", options)
     weights = BODY.astype(np.float64)
-    step = np.abs(weights).max((1, 2, 3), keepdims=True) / 127
+    step = np.array([paired_peak(row[:, 0, 0]) for row in weights]).reshape(16, 1, 1, 1) / 127
     # Beyond the range as well: it is clipped there.
     image = np.concatenate([FEEDS[0]["image"][:, :, :2] * 1.5, FEEDS[0]["image"][:, :, 2:]], 2)
     hidden = np.maximum(convolved(np.round(weights / step) * step, rounded(image, low, high)), 0)
@@ -80,6 +88,23 @@ def test_the_graph_rounds_inputs_and_weights_as_by_hand(graph: Path, tmp_path: P
     got = engine({"image": image})["out"]
     plain = convolved(HEAD, np.maximum(convolved(weights, image), 0))
     assert np.abs(got - want).max() < 0.01 * np.abs(want - plain).max()
+
+
+def test_levels_of_neighbouring_channels_never_exceed_what_16_bits_hold() -> None:
+    rng = np.random.default_rng(3)
+    for channels in (16, 17):  # the last of an odd number has no neighbour
+        weights = rng.laplace(size=(64, channels, 3, 3)).astype(np.float32)
+        weights[0] = 0
+        weights[1] = 1  # all at the highest level
+        peaks = ranges._peaks(weights)
+        levels = np.round(weights / peaks * 127)
+        padded = np.pad(levels, ((0, 0), (0, channels % 2), (0, 0), (0, 0)))
+        for sign in (1, -1):
+            pairs = np.maximum(sign * padded[:, 0::2], 0) + np.maximum(sign * padded[:, 1::2], 0)
+            assert pairs.max() * 255 <= 2**15 - 1
+        largest = np.abs(weights).max((1, 2, 3), keepdims=True)
+        largest[0] = 1
+        assert (peaks >= largest).all() and (peaks <= 2 * largest).all()
 
 
 def test_zero_stays_zero_in_every_range() -> None:
@@ -104,9 +129,11 @@ def test_ranges_of_another_network_and_graphs_without_weights_are_refused(
     nameless = write_graph(tmp_path / "nameless.onnx", "coordinates")
     with pytest.raises(EngineError, match="no convolution of learnt weights"):
         ranges.measure(nameless, FEEDS, lambda what: None)
-    feeds = [{"image": np.full((1, 16, 4, 6), np.nan, np.float32)}]
-    with pytest.raises(EngineError, match="two.onnx computed values that are not finite"):
-        ranges.measure(graph, feeds, lambda what: None)
+    for bad in (np.nan, np.inf, -np.inf):
+        feeds = [{"image": FEEDS[0]["image"].copy()}]
+        feeds[0]["image"][0, 3, 1, 1] = bad  # one of 384
+        with pytest.raises(EngineError, match="two.onnx computed values that are not finite"):
+            ranges.measure(graph, feeds, lambda what: None)
     (tmp_path / "broken.onnx").write_bytes(b"x")
     with pytest.raises(EngineError, match="openvino cannot read"):
         ranges.measure(tmp_path / "broken.onnx", FEEDS, lambda what: None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dvps_ros.runtime.verify import PANOPTIC, compare, table
+from dvps_ros.runtime.verify import FAR, MOTION, PANOPTIC, Golden, compare, compare_ids, table
 
 
 def outputs(rows=((30.0, 20.0, 0.9), (60.0, 20.0, 0.8))):
@@ -64,12 +64,47 @@ def test_no_segments_at_all():
 
 def test_limits_follow_the_precision():
     near = outputs()
-    near["depth_m"] = near["depth_m"] + 0.02 * 11.3  # 2 % of its mean deviation
+    near["depth_m"] = near["depth_m"] + 0.01 * 11.3  # 1 % of its mean deviation
     assert failed(outputs(), near, "fp32") == {"depth_m"}
     assert not failed(outputs(), near, "bf16")
     (depth,) = (d for d in compare(outputs(), near, "fp32") if d.output == "depth_m")
-    assert depth.value == pytest.approx(0.02, rel=0.05)
-    assert depth.mean == pytest.approx(0.226, rel=1e-4) and depth.max == pytest.approx(0.226, rel=1e-3)
+    assert depth.value == pytest.approx(0.01, rel=0.05)
+    assert depth.mean == pytest.approx(0.113, rel=1e-4) and depth.max == pytest.approx(0.113, rel=1e-3)
+
+
+def test_depth_of_what_is_far_is_compared_by_its_ratio():
+    near = outputs()
+    far = near["depth_m"] > 20
+    near["depth_m"] = np.where(far, near["depth_m"] * 1.1, near["depth_m"]).astype(np.float32)
+    (row,) = (d for d in compare(outputs(), near, "int8") if d.output == FAR)
+    assert row.value == pytest.approx(0.1, rel=1e-4) and not row.passed
+    close = outputs()
+    close["depth_m"] = np.where(far, close["depth_m"], close["depth_m"] * 1.1).astype(np.float32)
+    (row,) = (d for d in compare(outputs(), close, "int8") if d.output == FAR)
+    assert row.value < 1e-6
+
+
+def test_motion_of_the_objects_is_a_row_of_its_own():
+    golden, near = outputs(), outputs()
+    for values, dx in ((golden, 4.0), (near, 3.0)):
+        values["segments"][0, :2, 5] = dx  # of dx and dy the mean size is 2
+    (row,) = (d for d in compare(golden, near, "int8") if d.output == MOTION)
+    assert row.value == pytest.approx(0.25) and row.mean == pytest.approx(0.5)
+
+
+def test_identities_are_those_that_the_tracker_gives():
+    first, second = outputs(), outputs()
+    golden = Golden((np.zeros((32, 64, 3), np.uint8),) * 2, np.ones(4, np.float32), second, first)
+    assert compare_ids(golden, first, second, "fp32").value == 0
+    assert compare_ids(golden, swapped(first), second, "fp32").value == 0  # other rows, the same objects
+    fewer = outputs()
+    fewer["segments"][0, 1] = fewer["embedding"][0, 1] = 0
+    fewer["segment_map"][fewer["segment_map"] == 1] = 255
+    lost = compare_ids(golden, fewer, second, "fp32")  # one of two has no past
+    assert lost.value == 0.5 and lost.max == 1 and not lost.passed
+    weak = outputs(((30.0, 20.0, 0.9), (60.0, 20.0, 0.4)))
+    golden = Golden(golden.images, golden.intrinsics, weak, weak)
+    assert compare_ids(golden, fewer, weak, "fp32").value == 0  # it was not sure in the first place
 
 
 def test_a_few_pixels_of_another_class():
@@ -84,7 +119,7 @@ def test_panoptic_agreement_is_of_class_and_segment_together():
     near = swapped(outputs())
     near["class_map"][0, 0, :2] = 5  # two pixels of another class, one of them
     near["segment_map"][0, 0, 1:4] = 1  # and two more of another segment: four of 128
-    (panoptic,) = (d for d in compare(outputs(), near, "bf16") if d.output == PANOPTIC)
+    (panoptic,) = (d for d in compare(outputs(), near, "int8") if d.output == PANOPTIC)
     assert panoptic.value == 4 / 128 and panoptic.passed
 
 

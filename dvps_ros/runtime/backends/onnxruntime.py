@@ -14,7 +14,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends.host_states import HostStates, resized
-from dvps_ros.runtime.backends.protocol import Backend, BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.protocol import QDQ, Backend, BackendType, Feeds, LayerTime, Progress
 
 _NUMPY_TYPES: dict[str, np.dtype] = {
     "tensor(uint8)": np.dtype(np.uint8),
@@ -169,5 +169,5 @@ def profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> list[L
 
 
 TYPE = BackendType(
-    version, device, precisions, ("fp32",), facts, build, OnnxRuntime, {"int8": "qdq"}, profile, put_before
+    version, device, precisions, ("fp32",), facts, build, OnnxRuntime, {"int8": QDQ}, profile, put_before
 )

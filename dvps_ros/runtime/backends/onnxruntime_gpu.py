@@ -18,7 +18,7 @@ from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError
 from dvps_ros.runtime import precision
 from dvps_ros.runtime.backends import onnxruntime as processor
-from dvps_ros.runtime.backends.protocol import BackendType, Progress
+from dvps_ros.runtime.backends.protocol import QDQ, BackendType, Progress
 from dvps_ros.runtime.device_memory import open_device
 
 PROVIDERS = {
@@ -185,4 +185,4 @@ def _type(name: str, quantised: dict[str, str]) -> BackendType:
 
 
 CUDA = _type("onnxruntime_cuda", {})
-TENSORRT = _type("onnxruntime_tensorrt", {"int8": "qdq"})
+TENSORRT = _type("onnxruntime_tensorrt", {"int8": QDQ})

@@ -17,6 +17,8 @@ from dvps_ros.runtime.backends.host_states import HostStates, resized
 from dvps_ros.runtime.backends.protocol import RANGES, Backend, BackendType, Feeds, LayerTime, Progress
 
 _ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16"}
+_BF16_ISAS = ("BF16", "FP16", "AMX")
+"""Parts of the names of oneDNN's instruction sets that hold bf16."""
 
 
 def version() -> str:
@@ -118,7 +120,9 @@ def put_before(engine: OpenVino, plan: bytes, path: Path, config: EngineConfig) 
 def _has_bf16() -> bool:
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    # The library asks the processor, its kernels heed the limit as well.
+    allowed = machine.isa_limit() in ("", "DEFAULT", "ALL") or any(i in machine.isa_limit() for i in _BF16_ISAS)
+    return allowed and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _options(config: EngineConfig) -> dict:

@@ -73,8 +73,8 @@ def no_profile(path: Path, config: EngineConfig, feeds: Feeds, runs: int) -> lis
     raise EngineError(f"{config.backend} tells no times of layers: profile openvino, onnxruntime or tensorrt")
 
 
-RANGES = "ranges"
-"""Kind of calibration that a model can ship (``dvps_ros.runtime.ranges``)."""
+RANGES, QDQ = "ranges", "qdq"
+"""Kinds of calibration: one that a model can ship (``dvps_ros.runtime.ranges``), and an ONNX graph."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,10 @@ class BackendType:
     quantised: Mapping[str, str] = field(default_factory=dict)
     profile: Callable[[Path, EngineConfig, Feeds, int], list[LayerTime]] = no_profile
     put_before: Callable[[Any, bytes, Path, EngineConfig], None] | None = None
+
+    def arithmetic(self, precision: str) -> str:
+        """The key of ``verify.LIMITS`` for a precision here."""
+        return f"{precision} {QDQ}" if self.quantised.get(precision) == QDQ else precision
 
     def choices(self, config: EngineConfig, *, ranges: bool = False) -> tuple[str, ...]:
         """Precisions that "auto" measures here.

@@ -23,7 +23,7 @@ import numpy as np
 from dvps_ros.config import EngineConfig
 from dvps_ros.errors import DeviceError, EngineError
 from dvps_ros.runtime import precision as graphs
-from dvps_ros.runtime.backends.protocol import CAMERA, BackendType, Feeds, LayerTime, Progress
+from dvps_ros.runtime.backends.protocol import CAMERA, QDQ, BackendType, Feeds, LayerTime, Progress
 from dvps_ros.runtime.device_memory import Device, open_device
 from dvps_ros.runtime.device_run import DeviceRun
 from dvps_ros.runtime.machine import keep
@@ -417,7 +417,7 @@ def _type(name: str) -> BackendType:
         facts=partial(_facts, name),
         build=partial(_build, name),
         load=partial(TensorRt, name),
-        quantised={"int8": "qdq", "fp8": "fp8"},
+        quantised={"int8": QDQ, "fp8": "fp8"},
         profile=partial(_profile, name),
         put_before=lambda engine, plan, path, config: engine.put_before(plan),
     )
