@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +13,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from dvps_ros.config import EngineConfig, PipelineConfig
+from dvps_ros.data.sources import open_source, spaced
 from dvps_ros.errors import EngineError
 from dvps_ros.runtime import ranges
+from dvps_ros.runtime.pipeline import DvpsPipeline
 
 openvino = pytest.importorskip("openvino")
 RNG = np.random.default_rng(5)
@@ -137,3 +143,32 @@ def test_ranges_of_another_network_and_graphs_without_weights_are_refused(
     (tmp_path / "broken.onnx").write_bytes(b"x")
     with pytest.raises(EngineError, match="openvino cannot read"):
         ranges.measure(tmp_path / "broken.onnx", FEEDS, lambda what: None)
+
+
+@pytest.mark.parametrize("model", ["lite", "lite_research"])
+@pytest.mark.parametrize("source", ["kitti_0005", "videos/udacity_challenge_1280x720.mp4"])
+def test_shipped_ranges_hold_on_photographs(model: str, source: str, tmp_path: Path) -> None:
+    """They were measured on rendered streets: int8 must lose as little where the camera is real."""
+    if "DVPS_DATA" not in os.environ:
+        pytest.skip("real driving data: set DVPS_DATA")
+    frames = list(spaced(open_source(f"{os.environ['DVPS_DATA']}/{source}", fov_deg=60), 8))
+    classes, depths = [], []
+    config = EngineConfig(backend="openvino", threads=2)
+    with contextlib.ExitStack() as stack:
+        pipelines = [
+            stack.enter_context(
+                DvpsPipeline.open(
+                    PipelineConfig(engine=replace(config, model=model, precision=p)),
+                    frames[0].camera,
+                    cache_dir=tmp_path,
+                )
+            )
+            for p in ("fp32", "int8")
+        ]
+        for frame in frames:
+            want, got = (p.process(frame).panoptic for p in pipelines)
+            assert want is not None and got is not None
+            classes.append((want.class_map == got.class_map).mean())
+            far = np.isfinite(want.depth_m) & np.isfinite(got.depth_m) & (want.depth_m > 20)
+            depths.append(np.abs(got.depth_m[far] / want.depth_m[far] - 1).mean())
+    assert np.mean(classes) > 0.97 and np.mean(depths) < 0.03, (classes, depths)
