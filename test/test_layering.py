@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dvps_ros"
 
 TIERS = [
-    {"types", "labels", "config", "errors", "files"},
+    {"types", "labels", "config", "errors", "files", "jit"},
     {"geometry", "panoptic", "losses", "metrics", "viz"},
     {"networks", "data"},
     {"training", "runtime", "export"},
@@ -35,6 +35,7 @@ NO_TORCH = {
     "config",
     "errors",
     "files",
+    "jit",
     "geometry",
     "panoptic",
     "metrics",

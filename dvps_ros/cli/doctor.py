@@ -92,6 +92,12 @@ def check_python() -> Iterator[Finding]:
     yield Finding(f"libraries: {', '.join(found)}")
     if missing:
         yield Finding(f"libraries missing: {', '.join(missing)}", f"pip install {' '.join(missing)}", True)
+    if "numba" not in missing:
+        from dvps_ros import jit
+
+        problem = jit.cache_problem()
+        if problem:
+            yield Finding(f"compiled code cannot be kept: {problem}", jit.ADVICE)
 
 
 def check_ros() -> Iterator[Finding]:

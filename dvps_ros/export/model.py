@@ -57,7 +57,7 @@ class GoldenFrames:
 
 
 def world_frames(height: int, width: int) -> GoldenFrames:
-    """Two frames of the synthetic world, always the same, with contrast and texture as strong as in photographs.
+    """Two frames of the synthetic world, always the same, with the contrast and texture of photographs.
 
     Plain renderings drive activations through a third of their range: arithmetic that goes wrong at its end,
     as sums of products in 16 bits do, would pass.
@@ -212,7 +212,9 @@ def _reference(path: Path, frames: GoldenFrames) -> list[dict[str, np.ndarray]]:
         results = []
         for image in frames.images:
             got = {n: np.empty(shape, dtype) for n, (dtype, shape) in runtime.outputs.items()}
-            runtime.run({"image": np.ascontiguousarray(image[None]), "intrinsics": frames.intrinsics[None]}, got)
+            runtime.run(
+                {"image": np.ascontiguousarray(image[None]), "intrinsics": frames.intrinsics[None]}, got
+            )
             results.append(got)
     return results
 

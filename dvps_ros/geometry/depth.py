@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from dvps_ros.geometry.camera import rays
+from dvps_ros.jit import njit
 from dvps_ros.types import CLOUD_DTYPE, CameraModel, check_array
 
 
@@ -67,7 +67,7 @@ def organised_cloud(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _unproject(depth_m, ray_x, ray_y, points):
     for v in range(depth_m.shape[0]):
         for u in range(depth_m.shape[1]):
@@ -79,7 +79,7 @@ def _unproject(depth_m, ray_x, ray_y, points):
             points[v, u, 2] = z
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _fill_cloud(depth_m, image, class_map, track_map, ray_x, ray_y, numbers, bits):
     for v in range(depth_m.shape[0]):
         for u in range(depth_m.shape[1]):

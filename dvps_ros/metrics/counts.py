@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numba
 import numpy as np
 
 from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.jit import njit
 from dvps_ros.labels import VOID, LabelSpace
 
 T = TypeVar("T", int, np.ndarray)
@@ -202,7 +202,7 @@ def _metres(depth: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(depth, np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _count(gt_sem, gt_ins, pr_sem, pr_ins, gt_depth, pr_depth, lambdas, capacity):
     """Histogram over pairs through a hash table of ``capacity`` (power of two) slots, half of them usable.
 

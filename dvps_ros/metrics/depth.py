@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numba
 import numpy as np
 
 from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.jit import njit
 
 Crop = Literal["none", "garg", "eigen", "cityscapes"]
 Scaling = Literal["none", "median"]
@@ -276,7 +276,7 @@ def _same_shape(gt: np.ndarray, pr: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return gt, pr
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _select(gt, pr, low, high):
     """Truth and prediction [N] where low < truth < high; a prediction that is no number becomes 0."""
     truth = np.empty(gt.size, np.float32)
@@ -291,7 +291,7 @@ def _select(gt, pr, low, high):
     return truth[:n], guess[:n]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _errors(gt, pr, scale, low, high):
     abs_rel = sq_rel = square = log_square = log_sum = 0.0
     delta1 = delta2 = delta3 = 0
@@ -326,7 +326,7 @@ def _errors(gt, pr, scale, low, high):
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _inliers(gt, pr, thresholds):
     counts = np.zeros(1 + thresholds.size, np.int64)
     for i in range(gt.size):
@@ -341,7 +341,7 @@ def _inliers(gt, pr, thresholds):
     return counts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _distance_sums(gt, pr, edges):
     sums = np.zeros((edges.size - 1, 3))
     for i in range(gt.size):

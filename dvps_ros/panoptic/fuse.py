@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from dvps_ros.config import option
+from dvps_ros.jit import njit
 from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
 
 HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
@@ -153,7 +153,7 @@ def _peaks(center_logits: np.ndarray, config: FusionConfig) -> tuple[np.ndarray,
     )
 
 
-@numba.njit(cache=True)
+@njit()
 def _nearest(
     offset_px: np.ndarray, center_x: np.ndarray, center_y: np.ndarray
 ) -> np.ndarray:  # pragma: no cover

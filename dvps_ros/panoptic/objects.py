@@ -11,11 +11,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.geometry.pose import check_pose, inverse, transform
+from dvps_ros.jit import njit
 from dvps_ros.panoptic.track import Track, Tracks
 from dvps_ros.types import Motion, TrackedInstance, check_array
 
@@ -292,7 +292,7 @@ def motion_log_odds(velocity_mps: np.ndarray, covariance: np.ndarray) -> np.ndar
     return log_odds
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _surfaces(points_m, segment_map):
     """Box, robust centre and size of the visible surface of each row of the segment table.
 
@@ -347,7 +347,7 @@ def _surfaces(points_m, segment_map):
     return box, center, extent
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _quantile(ordered, share):
     """Linear between the neighbours, as numpy's default."""
     place = share * (len(ordered) - 1)

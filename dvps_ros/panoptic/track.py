@@ -19,12 +19,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from dvps_ros.config import TrackerConfig
 from dvps_ros.errors import InputError
+from dvps_ros.jit import njit
 from dvps_ros.labels import CITYSCAPES, MAX_INSTANCE, NO_INSTANCE, LabelSpace
 from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, TrackState, check_array
 
@@ -391,7 +391,7 @@ def _same_kind(space: LabelSpace) -> np.ndarray:
     return table
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _moments(segment_map, count):
     """Area int64 [count] and mean x, y float64 [count,2] of each row's pixels."""
     area = np.zeros(count, np.int64)
@@ -409,7 +409,7 @@ def _moments(segment_map, count):
     return area, center
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _intersections(segment_map, slot, shift, index_map, count):
     """Common pixels, int64 [n,count], of the segments, moved by shift (dx, dy), and the indexed masks."""
     common = np.zeros((shift.shape[0], count), np.int64)

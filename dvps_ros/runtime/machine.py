@@ -30,7 +30,7 @@ def cpu_info() -> dict[str, str]:
 
 
 def isa_limit() -> str:
-    """The instruction set above which OpenVINO's kernels (oneDNN) may not go; empty: what the processor has."""
+    """The instruction set beyond which OpenVINO's kernels (oneDNN) may not go; empty: no limit."""
     return (os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or "").upper()
 
 

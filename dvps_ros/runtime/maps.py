@@ -23,10 +23,10 @@ import math
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 
 from dvps_ros.geometry.camera import Fit
+from dvps_ros.jit import njit
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.types import NO_SEGMENT, NetworkOutput, PanopticDepth
@@ -172,7 +172,7 @@ class MapMaker:
         cv2.LUT(class_map, name, dst=class_map)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _inverse_depth(depth_m, class_map, scale, sky):
     """1 / (scale * depth) of each cell; 0 for sky, so that it comes out as +inf; NaN where unknown."""
     inverse = np.empty(depth_m.shape, np.float32)
@@ -185,7 +185,7 @@ def _inverse_depth(depth_m, class_map, scale, sky):
     return inverse
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _fill(
     cell_class,
     cell_segment,
@@ -312,7 +312,7 @@ def _fill(
                 depth_m[v, u] = nan if doubtful else depth_m[v, u]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals):
     """The classes that can win somewhere between four cells, into ``rivals``; returns their number.
 
@@ -347,7 +347,7 @@ def _find_rivals(logits, cell_class, y0, y1, x0, x1, rivals):
     return count
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _heaviest(weight):
     best = 0
     for k in range(1, 4):
@@ -356,7 +356,7 @@ def _heaviest(weight):
     return best
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _vote(label, c, s, weight, default):
     """The segment (or none) with most weight among the neighbours of this class."""
     best, segment = np.float32(0), default
@@ -371,7 +371,7 @@ def _vote(label, c, s, weight, default):
     return segment
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _group(label, segment, c, s, inverse):
     """The neighbours on the same thing or stuff whose depth is known: 1 each, and their 1/z; 0 for others."""
     zero, one = np.float32(0), np.float32(1)
@@ -390,12 +390,12 @@ def _group(label, segment, c, s, inverse):
     )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2] + a[3] * b[3]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _closest_depth(inverse, weight):
     """Depth of the heaviest neighbour that has one; NaN if none has."""
     best, closest = np.float32(0), np.float32(np.nan)

@@ -3,12 +3,14 @@
 
 Only convolutions are lowered: their inputs to 256 levels between the least and the greatest value that was
 seen (the whole range, as centres of objects are rare peaks), their weights to 255 levels an output channel
-(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"). Processors without
-VNNI add the products of two neighbouring input channels in 16 bits, where 255 x (127 + 127) does not fit: the
-levels of such pairs are kept at 128 or less in all, so that every processor computes the same. The last ones of the
+(Krishnamoorthi 2018, "Quantizing deep convolutional networks for efficient inference"). The last ones of the
 heads are left: logits, depths and votes are too fine for 256 values; so are those of coordinates, which have
 few channels. Ranges go by the names of the weights, so those of one input size serve another, and a model
 can ship them.
+
+Processors without VNNI add the products of two neighbouring input channels in 16 bits, where
+255 x (127 + 127) does not fit. So the levels of such a pair add up to 128 at most, and every processor
+computes the same.
 """
 
 from __future__ import annotations

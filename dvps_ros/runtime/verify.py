@@ -52,8 +52,8 @@ KINDS = {
 }
 """Of the outputs; states are ``state``."""
 _ROWS = (
-    "class", "segment", "panoptic", "ids", "table", "motion", "depth", "far", "confidence", "features", "state",
-    "embedding",
+    "class", "segment", "panoptic", "ids", "table", "motion", "depth", "far", "confidence", "features",
+    "state", "embedding",
 )  # fmt: skip
 LIMITS = {
     precision: dict(zip(_ROWS, limits, strict=True))
@@ -201,12 +201,13 @@ def _motion(want: np.ndarray, got: np.ndarray, limit: float) -> Difference:
     columns = [SEGMENT_COLUMNS.index(n) for n in ("motion_dx", "motion_dy")]
     gap = np.abs(got[:, columns].astype(np.float64) - want[:, columns]) if len(want) else np.zeros((1, 2))
     size_px = np.abs(want[:, columns]).mean() if len(want) else 0.0
-    return Difference(MOTION, float(gap.mean() / max(size_px, 1.0)), limit, float(gap.mean()), float(gap.max()))
+    value = float(gap.mean() / max(size_px, 1.0))
+    return Difference(MOTION, value, limit, float(gap.mean()), float(gap.max()))
 
 
 def linked(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) -> np.ndarray:
-    """int64 [256]: for each row of the second frame's table that the tracker finds again in the first one, 0.1 s
-    before, its row there; -1 for the others."""
+    """int64 [256]: for each row of the second frame's table its row in the first one, 0.1 s before, by the
+    tracker; -1 for new objects and rows not in use."""
     height, width = first["segment_map"].shape[1:]
     tracker = Tracker(TrackerConfig(), (width * OUTPUT_STRIDE, height * OUTPUT_STRIDE))
     before, now = (
@@ -223,13 +224,12 @@ def linked(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) ->
 def compare_ids(
     golden: Golden, first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray], precision: str
 ) -> Difference:
-    """Of the sure objects that the golden tables of two frames link, the share that an engine's link otherwise."""
+    """Of the sure objects that the golden tables of both frames link, the share that an engine's do not."""
     want, got = linked(golden.first, golden.outputs), linked(first, second)
     before = _match_rows(golden.first["segments"][0], first["segments"][0])
     now = _match_rows(golden.outputs["segments"][0], second["segments"][0])
-    scores = np.zeros(256)
-    scores[: golden.outputs["segments"].shape[1]] = golden.outputs["segments"][0, :, SEGMENT_COLUMNS.index("score")]
-    rows = np.flatnonzero((want >= 0) & (scores >= SURE_SCORE))
+    scores = golden.outputs["segments"][0, :, SEGMENT_COLUMNS.index("score")]
+    rows = np.flatnonzero((want[: len(scores)] >= 0) & (scores >= SURE_SCORE))
     kept = [0 <= now[r] < 255 and 0 <= before[want[r]] == got[now[r]] for r in rows]
     lost = len(rows) - sum(kept)
     share = lost / len(rows) if len(rows) else 0.0
@@ -292,13 +292,14 @@ def table(differences: list[Difference]) -> str:
 
 
 def summary(differences: list[Difference]) -> str:
-    """One line, for logs and diagnostics: what users would see of the loss, and the output nearest to its limit."""
+    """One line for logs and diagnostics: what users would see, and the row that is nearest to its limit."""
     if not differences:
         return "not verified"
     of = {d.output: d.value for d in differences}
     worst = max(differences, key=lambda d: d.value / d.limit)
     return (
-        f"golden frames: {1 - of[PANOPTIC]:.2%} of pixels keep class and object, {1 - of[IDS]:.0%} of objects "
-        f"their identity, depth beyond {FAR_M[0]:.0f} m differs by {of[FAR]:.2%}; "
+        f"golden frames: {1 - of[PANOPTIC]:.2%} of pixels keep class and object, "
+        f"{1 - of[IDS]:.0%} of objects their identity, "
+        f"depth beyond {FAR_M[0]:.0f} m differs by {of[FAR]:.2%}; "
         f"nearest to its limit: {worst.output}, {worst.value:.5f} of {worst.limit}"
     )

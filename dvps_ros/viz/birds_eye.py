@@ -7,10 +7,10 @@ import math
 from collections.abc import Sequence
 
 import cv2
-import numba
 import numpy as np
 
 from dvps_ros.geometry.camera import rays
+from dvps_ros.jit import njit
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import CameraModel, Motion, PanopticDepth, TrackedInstance, TrackState
 from dvps_ros.viz.palette import panoptic_color, track_color
@@ -147,7 +147,7 @@ def _draw_object(
         draw_tag(image, text, left + 2, top, color, 0.36)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _splat(depth_m, colors, class_map, track_map, ray_x, ray_y, center, px_per_m, top_y, image):
     """Draw each pixel where it stands, the highest on top, as far as its surface reaches its neighbours."""
     height, width = depth_m.shape

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
+from dvps_ros.jit import njit
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import TrackedInstance, check_array
 from dvps_ros.viz.palette import panoptic_color, track_color
@@ -77,7 +77,7 @@ def _overlap(a: Rectangle, b: Rectangle) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _blend(image, class_map, track_map, alpha, colors):
     """Mix the image into the colours, in place; pixels on the rim of an object get its colour, brightened."""
     height, width = class_map.shape

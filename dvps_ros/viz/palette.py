@@ -6,9 +6,9 @@ from __future__ import annotations
 import colorsys
 
 import cv2
-import numba
 import numpy as np
 
+from dvps_ros.jit import njit
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import check_array
 
@@ -86,7 +86,7 @@ def _depth_table() -> np.ndarray:
     return np.concatenate([turbo, [SKY_COLOR, UNKNOWN_COLOR]]).astype(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _paint(class_map, track_map, class_table, track_table, out):
     for v in range(class_map.shape[0]):
         for u in range(class_map.shape[1]):
@@ -99,7 +99,7 @@ def _paint(class_map, track_map, class_table, track_table, out):
                 out[v, u, k] = np.uint8(color)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _paint_depth(depth_m, table, out):
     # The square root spreads the colours over the distances that matter on a road.
     low, high = np.sqrt(1 / FAR_M), np.sqrt(1 / NEAR_M)

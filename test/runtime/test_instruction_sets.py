@@ -36,9 +36,8 @@ def limited(isa: str, tmp_path: Path, script: str, *arguments: str) -> dict:
     if not NEEDS[isa] <= FLAGS:
         pytest.skip(f"this processor has no {isa}")
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": isa, "XDG_CACHE_HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", script, *arguments], env=environment, capture_output=True, text=True, timeout=240
-    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -63,13 +62,15 @@ graph = helper.make_graph(
     nodes, "sums",
     [helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, 32, 8, 8))],
     [helper.make_tensor_value_info("out", TensorProto.FLOAT, (1, 16, 8, 8))],
-    [numpy_helper.from_array(weights, "network.body.weight"), numpy_helper.from_array(head, "network.head.weight")],
+    [numpy_helper.from_array(w, f"network.{n}.weight") for n, w in (("body", weights), ("head", head))],
 )
-onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), folder / "s.onnx")
+opsets = [helper.make_opsetid("", 20)]
+onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), folder / "s.onnx")
 ranges.write(folder / "s.onnx", {"network.body.weight": [0.0, 2.0]}, folder / "s.xml")
 compiled = openvino.Core().compile_model(folder / "s.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-kinds = [str(op.get_rt_info()["runtimePrecision"].astype(str)) for op in compiled.get_runtime_model().get_ops()
-         if op.get_friendly_name() == "body"]
+ops = compiled.get_runtime_model().get_ops()
+facts = [op.get_rt_info() for op in ops if op.get_friendly_name() == "body"]
+kinds = [str(info["runtimePrecision"].astype(str)) for info in facts]
 out = compiled({"image": np.full((1, 32, 8, 8), 2, np.float32)})["out"]
 print(json.dumps({"values": out[0, :3, 4, 4].tolist(), "kinds": kinds}))
 """
@@ -77,7 +78,7 @@ print(json.dumps({"values": out[0, :3, 4, 4].tolist(), "kinds": kinds}))
 
 @pytest.mark.parametrize("isa", NEEDS)
 def test_int8_sums_do_not_saturate(isa: str, tmp_path: Path) -> None:
-    """Every input and weight at its highest level: 288 products of 2 are 576, and as many of either sign 0."""
+    """Inputs and weights at their highest levels: 288 products of 2 are 576, as many of either sign 0."""
     got = limited(isa, tmp_path, SUMS, str(tmp_path), "paired")
     assert got["kinds"] == ["u8"]
     assert got["values"] == pytest.approx([576, -576, 0], rel=0.01, abs=1)

@@ -7,7 +7,6 @@ Every seventh convolution by default; ``DVPS_ALL_LAYERS=1`` takes all of them, i
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,13 +46,13 @@ def verified(model: str, size: str, layer: str = "", factor: float = 1.0) -> lis
     ranges._round(convolutions, manifest.ranges)
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
     compiled = openvino.Core().compile_model(graph, "CPU", options)
-    states = {f"next_{s.name}": np.zeros(s.sizes(*golden.images[0].shape[:2]), np.float32) for s in manifest.state}
+    shape = golden.images[0].shape[:2]
+    states = {s.name: np.zeros(s.sizes(*shape), np.float32) for s in manifest.state}
     frames = []
     for image in golden.images:
-        states = {n.removeprefix("next_"): states[n] for n in states}
         results = compiled({"image": image[None], "intrinsics": golden.intrinsics[None], **states})
         frames.append({o.any_name: np.array(results[o]) for o in compiled.outputs})
-        states = {f"next_{s.name}": frames[-1][f"next_{s.name}"] for s in manifest.state}
+        states = {name: frames[-1][f"next_{name}"] for name in states}
     rows = verify.compare(golden.outputs, frames[1], "int8")
     return [*rows, verify.compare_ids(golden, frames[0], frames[1], "int8")]
 

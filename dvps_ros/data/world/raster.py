@@ -12,7 +12,8 @@ needs no clipping: pixels nearer than it are refused one by one.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from dvps_ros.jit import njit
 
 NEAR_M = 0.1
 """Nothing nearer than this is drawn."""
@@ -21,7 +22,7 @@ SLACK_PX = 1e-7
 """Pixel centres this close to an edge count as inside, so that neighbours leave no crack."""
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _span(e, y, x_low, x_high):
     """First and last column of row y in which the three edge functions e [3,3] are not negative."""
     left = float(x_low)
@@ -40,7 +41,7 @@ def _span(e, y, x_low, x_high):
     return int(np.ceil(left)), int(np.floor(right))
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rasterise(
     order,
     part_pose,
@@ -172,7 +173,7 @@ def rasterise(
     return used
 
 
-@njit(cache=True, nogil=True)
+@njit(nogil=True)
 def rasterise_shadow(order, part_pose, part_range, vertices, triangles, texel_m, height_map):
     """Height of the first surface that parallel light meets, on a square grid across the light.
 

@@ -9,7 +9,8 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from dvps_ros.jit import njit
 
 OverRows = Callable[[int, Callable[[int, int], object]], None]
 """(number of rows, work on rows first..last-1): does the work on all rows."""
@@ -37,7 +38,7 @@ class Sensor(NamedTuple):
     seed: int
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _smear(rgb, flow_px, shutter, out, first, last):
     """Average along each pixel's own motion, five taps."""
     height, width = flow_px.shape[:2]
@@ -59,7 +60,7 @@ def _smear(rgb, flow_px, shutter, out, first, last):
                     out[y, x, c] += np.float32(0.2) * rgb[sy, sx, c]
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _weights(sigma):
     """Of a Gaussian of radius 2: middle, neighbour, next."""
     w1 = np.float32(math.exp(-0.5 / (sigma * sigma)))
@@ -68,7 +69,7 @@ def _weights(sigma):
     return np.float32(1.0) / total, w1 / total, w2 / total
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _blur_along(rgb, sigma, out, first, last):
     """Gaussian along the rows, radius 2."""
     width = rgb.shape[1]
@@ -84,7 +85,7 @@ def _blur_along(rgb, sigma, out, first, last):
                 )
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _blur_across(rgb, sigma, out, first, last):
     """Gaussian along the columns, radius 2."""
     height, width = rgb.shape[:2]
@@ -100,7 +101,7 @@ def _blur_across(rgb, sigma, out, first, last):
                 )
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _random(state):
     """One step of xorshift32 (Marsaglia, 2003)."""
     state ^= (state << 13) & 0xFFFFFFFF
@@ -109,7 +110,7 @@ def _random(state):
     return state
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
+@njit(nogil=True, fastmath={"contract", "reassoc", "arcp", "nsz"})
 def _develop(rgb, sensor, curve, seed, out, first, last):
     """Exposure, colour, noise and tone to bytes; ``curve`` is the tone curve over 0..1 in 4096 steps."""
     height, width = rgb.shape[:2]

@@ -12,7 +12,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from dvps_ros.jit import njit
 
 # A material is one row of MATERIAL_COLUMNS numbers: kind, class, seed, gloss, colour a (3), colour b (3),
 # then parameters from column P on, whose meaning depends on the kind.
@@ -60,7 +61,7 @@ _DISC = np.stack([np.cos(_ANGLE), np.sin(_ANGLE)], -1) * np.sqrt((np.arange(6) +
 _FAST = {"contract", "reassoc", "arcp", "nsz"}
 
 
-@njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _hash(x, y, seed):
     h = (x * 374761393 + y * 668265263 + seed * 1442695041) & 0xFFFFFFFF
     h = ((h ^ (h >> 13)) * 1274126177) & 0xFFFFFFFF
@@ -68,7 +69,7 @@ def _hash(x, y, seed):
     return (h ^ (h >> 16)) * 2.3283064365386963e-10
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _noise(x, y, seed):
     """Smooth value noise, 0..1, one feature a unit."""
     fx, fy = math.floor(x), math.floor(y)
@@ -81,7 +82,7 @@ def _noise(x, y, seed):
     return a + (b - a) * tx + (c - a + (a - b - c + d) * tx) * ty
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _detail(x, y, scale, footprint, seed):
     """Noise around 0 (-0.5..0.5) of ``scale`` features a metre that fades where a pixel spans a feature."""
     keep = 1.4 - 1.6 * footprint * scale
@@ -90,7 +91,7 @@ def _detail(x, y, scale, footprint, seed):
     return (_noise(x * scale, y * scale, seed) - 0.5) * min(keep, 1.0)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _detail3(x, y, z, scale, footprint, seed):
     """The same in space: two layers of noise mixed along z."""
     keep = 1.4 - 1.6 * footprint * scale
@@ -104,12 +105,12 @@ def _detail3(x, y, z, scale, footprint, seed):
     return (a + (b - a) * k - 0.5) * min(keep, 1.0)
 
 
-@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
+@njit(nogil=True, inline="always", fastmath=_FAST)
 def _clamp(x, low, high):
     return min(max(x, low), high)
 
 
-@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
+@njit(nogil=True, inline="always", fastmath=_FAST)
 def _cover(distance, half_width, footprint):
     """Share of a pixel that a line of this half width covers."""
     soft = max(footprint, 1e-4)
@@ -117,14 +118,14 @@ def _cover(distance, half_width, footprint):
     return edge * min(1.0, 2.0 * half_width / soft)
 
 
-@njit(cache=True, nogil=True, inline="always", fastmath=_FAST)
+@njit(nogil=True, inline="always", fastmath=_FAST)
 def _wave(x, period, line, footprint):
     """Coverage by lines of width ``line`` every ``period``."""
     d = abs(x - period * math.floor(x / period + 0.5))
     return _cover(d, 0.5 * line, footprint)
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _sky(light, x, y, z):
     """Colour of the sky in a direction."""
     up = max(z, 0.0)
@@ -153,7 +154,7 @@ def _sky(light, x, y, z):
     return r, g, b
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _mirror(light, x, y, z, seed):
     """What shiny surfaces reflect: sky over a rough skyline over ground."""
     line = 0.10 + 0.30 * _noise(2.5 * x + 7.0, 2.5 * y, seed)
@@ -170,7 +171,7 @@ def _mirror(light, x, y, z, seed):
     )
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
     """Share of the main light that reaches a world point, 0..1 (1 outside the shadow map)."""
     size = shadow.shape[0]
@@ -203,7 +204,7 @@ def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _road(m, u, v, across, along, seed):
     """Asphalt with its markings: u along the lane, v to the left; returns colour and gloss."""
     base = 1.0 + 0.22 * _detail(u, v, 0.08, along, seed) + 0.20 * _detail(u, v * 3, 0.35, along, seed + 1)
@@ -260,7 +261,7 @@ def _road(m, u, v, across, along, seed):
     return r, g, b
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _facade(m, u, v, foot, light, seed):
     """A house front, u metres along, v metres up; returns colour, gloss (window glass) and glow."""
     floor_h, bay, win_w, win_h = m[P], m[P + 1], m[P + 2], m[P + 3]
@@ -359,7 +360,7 @@ def _facade(m, u, v, foot, light, seed):
     )
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def _sign_face(m, u, v, pattern, seed):
     """A traffic sign's face over -1..1."""
     rad = math.sqrt(u * u + v * v)
@@ -409,7 +410,7 @@ def _sign_face(m, u, v, pattern, seed):
     return m[4], m[5], m[6]
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(nogil=True, fastmath=_FAST)
 def shade(
     visible,
     edges,

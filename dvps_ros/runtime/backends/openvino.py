@@ -121,7 +121,8 @@ def _has_bf16() -> bool:
     import openvino
 
     # The library asks the processor, its kernels heed the limit as well.
-    allowed = machine.isa_limit() in ("", "DEFAULT", "ALL") or any(i in machine.isa_limit() for i in _BF16_ISAS)
+    limit = machine.isa_limit()
+    allowed = limit in ("", "DEFAULT", "ALL") or any(name in limit for name in _BF16_ISAS)
     return allowed and "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
