@@ -41,6 +41,12 @@ class FrameBatch:
         fields["other"] = View(*(v.to(device) for v in self.targets.other))
         return FrameBatch(self.image.to(device), self.intrinsics.to(device), Targets(**fields))
 
+    @property
+    def nbytes(self) -> int:
+        """Of all its tensors."""
+        tensors = (self.image, self.intrinsics, *vars(self.targets).values(), *self.targets.other)
+        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
+
 
 Batch = list[FrameBatch]
 """Time steps 0 and 1; step 1 holds the clips of two frames, which come first in step 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -35,6 +36,11 @@ log = logging.getLogger(__name__)
 LAST = "last.ckpt"
 WARM_START_BATCHES = 8
 """Batches for the statistics of a network that starts from a published model."""
+PREFETCH = 4
+"""Batches that each process prepares ahead."""
+SHARED_MEMORY = Path("/dev/shm")
+PLENTY = 4 << 30
+"""Shared memory, bytes, that is not counted any further."""
 WORKER_GRACE_S = 30
 """After SIGTERM a process that prepares batches goes on so long: the training ends its step and saves."""
 
@@ -123,19 +129,52 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
             SaveAndStop(last),
         ],
     )
+    clips = MixedClips(build, recipe, labels, start, trainer.global_rank)
+    workers = workers_that_fit(clips, recipe.data.workers, recipe.devices)
     train = DataLoader(
-        MixedClips(build, recipe, labels, start, trainer.global_rank),
+        clips,
         batch_size=None,
-        num_workers=recipe.data.workers,
-        prefetch_factor=4 if recipe.data.workers else None,
+        num_workers=workers,
+        prefetch_factor=PREFETCH if workers else None,
         worker_init_fn=_single_thread,
         # A forked worker hangs when a library's threads were running in the parent.
-        multiprocessing_context="spawn" if recipe.data.workers else None,
+        multiprocessing_context="spawn" if workers else None,
     )
     trainer.fit(
         module, train, _loader(held_out) if held_out else None, ckpt_path=last if last.exists() else None
     )
     return last
+
+
+def workers_that_fit(clips: MixedClips, wanted: int, devices: int = 1) -> int:
+    """How many of the wanted processes have room for their batches in shared memory, by which they send them.
+
+    Where there is none left a process waits for ever, and the training with it. Containers have 64 MiB.
+
+    Args:
+        devices: trainings that share the memory, each with its own processes.
+    """
+    try:
+        free = shutil.disk_usage(SHARED_MEMORY).free
+    except OSError:
+        return wanted  # other systems share in other ways
+    if not wanted or free >= PLENTY:
+        return wanted
+    size = sum(frame.nbytes for frame in next(iter(clips)))
+    # One batch more is in use, and one is being written.
+    fit = max(0, int((free / devices / size - 2) // PREFETCH))
+    if fit < wanted:
+        log.warning(
+            "%s has only %d MiB free, where %d processes that prepare batches of %d MiB need %d: "
+            "going on with %s; give a container more (docker run --shm-size=2g or --ipc=host)",
+            SHARED_MEMORY,
+            free >> 20,
+            wanted,
+            size >> 20,
+            devices * size * (PREFETCH * wanted + 2) >> 20,
+            f"{fit} of them" if fit else "none, in the process of the training itself",
+        )
+    return min(wanted, fit)
 
 
 def _start(module: LitPerception, build: Build) -> None:

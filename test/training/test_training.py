@@ -14,6 +14,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ from dvps_ros.losses.total import total_loss  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
-from dvps_ros.training.fit import balance, fit, validate  # noqa: E402
+from dvps_ros.training.fit import balance, fit, validate, workers_that_fit  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
 from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
 from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
@@ -625,6 +626,25 @@ def end_of(process: subprocess.Popen[str], seconds: float) -> str:
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("free_batches", "devices", "fitting"),
+    [(64, 1, 3), (14, 1, 3), (13.9, 1, 2), (6, 1, 1), (5.9, 1, 0), (0, 1, 0), (13.9, 2, 1)],
+)
+def test_no_more_workers_than_shared_memory_holds(
+    cache, tmp_path, monkeypatch, caplog, free_batches, devices, fitting
+):
+    recipe = recipe_for(cache, tmp_path)
+    clips = MixedClips(partial(training_parts, recipe.data), recipe, CITYSCAPES)
+    size = sum(f.nbytes for f in next(iter(clips)))
+    assert size > 1e5
+    usage = SimpleNamespace(free=int(free_batches * size))
+    monkeypatch.setattr("dvps_ros.training.fit.shutil.disk_usage", lambda path: usage)
+    with caplog.at_level("WARNING"):
+        assert workers_that_fit(clips, 3, devices) == fitting
+    assert ("docker run --shm-size=2g" in caplog.text) == (fitting < 3)
+    assert workers_that_fit(clips, 0) == 0
 
 
 def test_two_ranks_learn_the_same_weights_from_different_clips(cache, tmp_path):
