@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
-
 from dvps_ros.errors import ConfigError
+from dvps_ros.files import read_data
 
 T = TypeVar("T")
 
@@ -152,8 +151,8 @@ def from_yaml(cls: type[T], path: str | Path) -> T:
         ConfigError: the file is missing, not a YAML mapping, or holds unknown keys or bad values.
     """
     try:
-        data = yaml.safe_load(Path(path).read_text())
-    except (OSError, yaml.YAMLError) as error:
+        data = read_data(path)
+    except ValueError as error:
         raise ConfigError(f"cannot read configuration {path}: {error}") from error
     if data is None:
         data = {}

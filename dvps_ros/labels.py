@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from dvps_ros.errors import ConfigError
+from dvps_ros.files import read_data
 
 VOID = 255
 NO_INSTANCE = 0
@@ -143,8 +143,8 @@ class LabelSpace:
             ConfigError: the file is missing, not YAML, or not a label space.
         """
         try:
-            data = yaml.safe_load(Path(path).read_text())
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            data = read_data(path)
+        except ValueError as error:
             raise ConfigError(f"cannot read label space {path}: {error}") from error
         if not isinstance(data, dict):
             raise ConfigError(f"label space {path}: expected a mapping, got {type(data).__name__}")

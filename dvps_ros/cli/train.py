@@ -75,11 +75,11 @@ def command(
 
 def _network(recipe: Path) -> str:
     """The network that a recipe says it is for; what else is wrong with the file its own reader tells."""
-    import yaml
+    from dvps_ros.files import read_data
 
     try:
-        data = yaml.safe_load(recipe.read_text())
-    except (OSError, yaml.YAMLError):
+        data = read_data(recipe)
+    except ValueError:
         return ""
     return str(data.get("network", "")) if isinstance(data, dict) else ""
 

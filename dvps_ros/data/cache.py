@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from dvps_ros.errors import InputError
-from dvps_ros.files import whole_file
+from dvps_ros.files import read_arrays, whole_file
 from dvps_ros.types import Sample
 
 JPEG_QUALITY = 95
@@ -60,13 +60,12 @@ def read_clip(path: Path) -> Sample:
         InputError: the file is missing, truncated or not a clip.
     """
     try:
-        with np.load(path) as file:
-            arrays = {k: file[k] for k in file.files}
+        arrays = read_arrays(path)
         meta = json.loads(arrays.pop("meta").tobytes())
         count = len(arrays["intrinsics"])
         codes = [arrays.pop(f"image_{t}") for t in range(count)]
         images = np.stack([_decoded(code) for code in codes])
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is not a readable clip ({error}); delete it and render it again") from error
     for k in _HALF:
         if k in arrays:

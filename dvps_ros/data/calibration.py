@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from dvps_ros.errors import InputError
-from dvps_ros.files import write_text
+from dvps_ros.files import read_data, write_text
 from dvps_ros.types import CameraModel
 
 log = logging.getLogger(__name__)
@@ -32,10 +30,8 @@ def load_camera(path: str | Path) -> CameraModel:
         InputError: the file is missing, is neither form, or holds values that are no camera.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        # YAML is a superset of JSON; json first, because YAML refuses the tabs that JSON allows.
-        data = json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        data = read_data(path)
+    except ValueError as error:
         raise InputError(f"cannot read camera file {path}: {error}") from error
     try:
         if "camera_matrix" in data:

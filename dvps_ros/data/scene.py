@@ -18,7 +18,7 @@ import numpy as np
 from dvps_ros.data.calibration import load_camera, save_camera
 from dvps_ros.data.images import ImageSequence, even_stamps, image_files, read_image
 from dvps_ros.errors import InputError
-from dvps_ros.files import write_text
+from dvps_ros.files import read_data, write_text
 from dvps_ros.types import CameraModel, Sample
 
 DEPTH_UNITS_PER_M = 256
@@ -63,9 +63,9 @@ def open_scene(folder: Path) -> ImageSequence:
         InputError: a part of the scene is missing or damaged.
     """
     try:
-        scene = json.loads((folder / "scene.json").read_text())
+        scene = read_data(folder / "scene.json")
         name, rate_hz = str(scene["name"]), float(scene["rate_hz"])
-    except (OSError, ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"cannot read scene {folder}: {error!r}") from error
     paths = image_files(folder / "image")
     camera = load_camera(folder / "camera.json")

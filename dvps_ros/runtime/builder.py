@@ -20,7 +20,7 @@ from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime import calibration, ranges
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress
 from dvps_ros.runtime.backends.protocol import RANGES
-from dvps_ros.runtime.manifest import GraphFile, Manifest, check_files
+from dvps_ros.runtime.manifest import GraphFile, Manifest, check_hashes, graph_files, private_copy
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.runtime.resize import check_resize, resize_graph
 from dvps_ros.runtime.verify import Difference
@@ -43,13 +43,13 @@ class Builder:
     """The engines of one graph of a model. ``config`` has backend, precision and threads resolved.
 
     Raises:
-        EngineError: fusion is not in the graph, or a file is missing, truncated or of another export.
+        EngineError: fusion is not in the graph, or the golden frames are missing or of another export.
     """
 
     def __init__(self, model_dir: Path, manifest: Manifest, graph: GraphFile, store: PlanStore) -> None:
         if manifest.fusion != "graph":
             raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
-        check_files(model_dir, manifest, graph)
+        check_hashes(model_dir, {graph.golden: graph.golden_sha256})
         self.path = model_dir / graph.file
         self.golden = model_dir / graph.golden
         self._model = str(model_dir.resolve())
@@ -96,8 +96,9 @@ class Builder:
         """
         label, made_of = self._quantised(config)
         start = time.perf_counter()
-        feeds = calibration.calibration_feeds(frames, self.path, limit=limit, progress=progress)
-        content = calibration.QUANTISERS[made_of["quantised"]](self.path, feeds, progress)
+        with self.files() as path:
+            feeds = calibration.calibration_feeds(frames, path, limit=limit, progress=progress)
+            content = calibration.QUANTISERS[made_of["quantised"]](path, feeds, progress)
         self.store.write(label, made_of, content, time.perf_counter() - start)
         self.store.note(label, made_of, frames=len(feeds), source=source, model=self._model)
 
@@ -127,6 +128,16 @@ class Builder:
         )
 
     @contextlib.contextmanager
+    def files(self) -> Iterator[Path]:
+        """The graph, weights beside it, in a folder of this process, proved; there within the context.
+
+        Raises:
+            EngineError: a file is missing, truncated or of another export.
+        """
+        with private_copy(self.path.parent, graph_files(self._manifest, self._graph)) as folder:
+            yield folder / self.path.name
+
+    @contextlib.contextmanager
     def source(self, config: EngineConfig) -> Iterator[Path]:
         """The graph that is compiled for this precision: a file that is there within the context.
 
@@ -134,16 +145,17 @@ class Builder:
             EngineError: it was not calibrated, or its calibration is damaged or of another network.
         """
         if config.precision not in CALIBRATED:
-            yield self.path
+            with self.files() as path:
+                yield path
             return
         label, made_of = self._quantised(config)
         if made_of["quantised"] != RANGES:
             yield self.store.plan_path(label, made_of)
             return
         values = self._ranges(label, made_of)
-        with tempfile.TemporaryDirectory(prefix="dvps-") as folder:
-            path = Path(folder) / "int8.xml"
-            ranges.write(self.path, values, path)
+        with self.files() as graph:
+            path = graph.with_name("int8.xml")
+            ranges.write(graph, values, path)
             yield path
 
     def _ranges(self, label: str, made_of: dict[str, str]) -> ranges.Ranges:
@@ -166,12 +178,13 @@ class Builder:
         kind = BACKENDS[config.backend]
         progress(f"loading {self.label(config)}")
         plan = self.kept(config)
-        if plan is not None:
-            try:
-                return kind.load(plan, self.path, config)
-            except EngineError as error:
-                log.warning("%s; building it again", error)
-        return kind.load(self.build(config, progress), self.path, config)
+        with self.files() as path:
+            if plan is not None:
+                try:
+                    return kind.load(plan, path, config)
+                except EngineError as error:
+                    log.warning("%s; building it again", error)
+            return kind.load(self.build(config, progress), path, config)
 
     def kept(self, config: EngineConfig) -> bytes | None:
         """The plan that an earlier start built, if it is there and whole."""

@@ -3,20 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import os
 import re
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dvps_ros.errors import ConfigError, EngineError
-from dvps_ros.files import write_text
+from dvps_ros.files import open_regular, read_data, write_text
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import SEGMENT_COLUMNS
 
@@ -141,8 +144,8 @@ class Manifest:
             fits = g.height > 0 and g.width > 0 and g.height % self.stride == 0 and g.width % self.stride == 0
             expect_value(f"size of {g.file}", g.size, fits, f"positive multiples of {self.stride}")
         for file in (self.weights.file, *(f for g in self.graphs for f in (g.file, g.golden))):
-            plain = bool(file) and Path(file).name == file
-            expect_value("file name", file, plain, "a plain name inside the model folder")
+            expect_value("file name", file, is_plain_name(file), "a plain name inside the model folder")
+        expect_value("name", self.name, is_plain_name(self.name), "a name that a folder can have")
 
     def graph_of(self, size: str) -> GraphFile:
         """The graph of an input size ``HxW``.
@@ -155,6 +158,11 @@ class Manifest:
                 return graph
         shipped = ", ".join(g.size for g in self.graphs)
         raise EngineError(f"model {self.name}: no graph of size {size}; it ships {shipped}, or use auto")
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a file or folder can have this name, and it leads to no other folder."""
+    return Path(name).name == name and name != ".." and name.isprintable() and 0 < len(name.encode()) < 200
 
 
 def _is_range(pair: Any) -> bool:
@@ -196,11 +204,10 @@ def read_json(path: Path) -> Any:
         EngineError: it is missing or not JSON.
     """
     try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}; is this a model folder?") from error
+        return read_data(path)
     except ValueError as error:
-        raise EngineError(f"{path} is not JSON ({error}); export or download the model again") from error
+        advice = "export or download the model again" if path.is_file() else "is this a model folder?"
+        raise EngineError(f"cannot read {path}: {error}; {advice}") from error
 
 
 def _manifest_from(data: Any) -> Manifest:
@@ -264,10 +271,14 @@ def write_json(data: dict[str, Any], path: Path) -> Path:
 
 def hash_file(path: str | Path) -> str:
     """SHA-256 of a file's bytes, as the manifest writes it."""
+    with open_regular(path) as file:
+        return _digest(file)
+
+
+def _digest(file: IO[bytes]) -> str:
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    while block := file.read(1 << 20):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -277,33 +288,72 @@ def check_files(model_dir: str | Path, manifest: Manifest, graph: GraphFile) -> 
     Raises:
         EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
     """
-    check_hashes(
-        Path(model_dir),
-        {
-            graph.file: graph.sha256,
-            manifest.weights.file: manifest.weights.sha256,
-            graph.golden: graph.golden_sha256,
-        },
-    )
+    check_hashes(Path(model_dir), graph_files(manifest, graph) | {graph.golden: graph.golden_sha256})
 
 
-def check_hashes(model_dir: Path, hashes: Mapping[str, str]) -> None:
+def graph_files(manifest: Manifest, graph: GraphFile) -> dict[str, str]:
+    """Files that an engine is made of -> their SHA-256."""
+    return {graph.file: graph.sha256, manifest.weights.file: manifest.weights.sha256}
+
+
+@contextlib.contextmanager
+def private_copy(model_dir: Path, hashes: Mapping[str, str]) -> Iterator[Path]:
+    """A folder with copies of these files, proved to be those of the manifest; removed afterwards.
+
+    What is loaded is then what was proved, and stays it: libraries map files, and one that is overwritten or
+    cut off under a running engine changes its values or ends the process. And no library refuses a copy for
+    being a link out of its folder, as the files of a hub's cache are.
+
+    Raises:
+        EngineError: see :func:`check_hashes`; or there is no room for the copies.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dvps-")))
+        except OSError as error:
+            raise EngineError(
+                f"no temporary folder can be made ({error}); set TMPDIR to one that can be written"
+            ) from error
+        for file in hashes:
+            with _reading(model_dir / file) as source:
+                try:
+                    with (folder / file).open("wb") as copy:
+                        shutil.copyfileobj(source, copy, 1 << 20)
+                except OSError as error:
+                    raise EngineError(
+                        f"cannot copy {model_dir / file} to {folder}: {error.strerror}"
+                    ) from error
+        check_hashes(folder, hashes, of=model_dir)
+        yield folder
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        file = open_regular(path)
+    except OSError as error:
+        raise EngineError(
+            f"cannot read model file {path}: {error.strerror}; copy the whole model folder"
+        ) from error
+    with file:
+        yield file
+
+
+def check_hashes(model_dir: Path, hashes: Mapping[str, str], *, of: Path | None = None) -> None:
     """Prove that files are those of the manifest, by name and SHA-256.
+
+    Args:
+        of: the folder that they are copies of, for messages.
 
     Raises:
         EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
     """
     for file, sha256 in hashes.items():
-        path = model_dir / file
-        try:
-            found = hash_file(path)
-        except OSError as error:
-            raise EngineError(
-                f"cannot read model file {path}: {error.strerror}; copy the whole model folder"
-            ) from error
+        with _reading(model_dir / file) as opened:
+            found = _digest(opened)
         if found != sha256:
             raise EngineError(
-                f"model file {path} is truncated or of another export: "
+                f"model file {(of or model_dir) / file} is truncated or of another export: "
                 f"expected SHA-256 {sha256[:12]}..., got {found[:12]}...; copy or export the model again"
             )
 

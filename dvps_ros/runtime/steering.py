@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ import numpy as np
 
 from dvps_ros.config import EngineConfig, SteeringConfig
 from dvps_ros.errors import EngineError, InputError
+from dvps_ros.files import read_arrays
 from dvps_ros.runtime import machine
 from dvps_ros.runtime.backends import BACKENDS, Backend, installed
 from dvps_ros.runtime.builder import quiet
@@ -27,6 +27,8 @@ from dvps_ros.runtime.manifest import (
     checked_record,
     expect_value,
     find_model,
+    is_plain_name,
+    private_copy,
     read_json,
     write_json,
 )
@@ -90,7 +92,7 @@ class SteeringManifest:
         shape = self.latent_shape
         expect_value("latent_shape", shape, len(shape) == 2 and min(shape) > 0, "two positive sizes")
         for file in (self.graph, self.golden):
-            expect_value("file name", file, bool(file) and Path(file).name == file, "a plain name")
+            expect_value("file name", file, is_plain_name(file), "a plain name")
 
 
 def load_steering_manifest(model_dir: str | Path) -> SteeringManifest:
@@ -141,19 +143,19 @@ class SteeringEngine:
         """
         model_dir = find_model(config.model)
         manifest = load_steering_manifest(model_dir)
-        check_hashes(
-            model_dir, {manifest.graph: manifest.graph_sha256, manifest.golden: manifest.golden_sha256}
-        )
+        check_hashes(model_dir, {manifest.golden: manifest.golden_sha256})
         name = config.backend
         if name == "auto":
             name = next((n for n in ENGINES if n in installed()), "")
         if not name:
             raise EngineError(f"no inference engine is installed; pip install {' or '.join(ENGINES)}")
         engine_config = EngineConfig(backend=name, precision="fp32", threads=config.threads)
-        kind, path = BACKENDS[name], model_dir / manifest.graph
+        kind = BACKENDS[name]
         # Built anew at each start: that takes less time than looking for a kept one.
-        plan = kind.build(path, engine_config, quiet, machine.cache_dir())
-        backend = kind.load(plan, path, engine_config)
+        with private_copy(model_dir, {manifest.graph: manifest.graph_sha256}) as folder:
+            path = folder / manifest.graph
+            plan = kind.build(path, engine_config, quiet, machine.cache_dir())
+            backend = kind.load(plan, path, engine_config)
         try:
             engine = cls(manifest, backend)
             _check_golden(engine, model_dir / manifest.golden)
@@ -186,9 +188,9 @@ class SteeringEngine:
 def _check_golden(engine: SteeringEngine, path: Path) -> None:
     """Raises EngineError when the golden window gives another curvature."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            golden = {name: file[name].astype(np.float32) for name in (*FEED_NAMES, *RESULT_NAMES)}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        arrays = read_arrays(path)
+        golden = {name: arrays[name].astype(np.float32) for name in (*FEED_NAMES, *RESULT_NAMES)}
+    except (ValueError, KeyError) as error:
         raise EngineError(f"cannot read golden window {path}: {error}; export the model again") from error
     got = engine.run(golden["latent"], golden["age_s"])
     limit = GOLDEN_LIMIT * engine.manifest.tolerance_per_m

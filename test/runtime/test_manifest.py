@@ -88,10 +88,10 @@ def test_refuses_missing_and_broken_files(tmp_path):
     with pytest.raises(EngineError, match="cannot read .*manifest.json"):
         m.load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text('{"contract": 1')
-    with pytest.raises(EngineError, match="not JSON"):
+    with pytest.raises(EngineError, match="no JSON"):
         m.load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(EngineError, match="not JSON"):
+    with pytest.raises(EngineError, match="no JSON"):
         m.load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("[1]")
     with pytest.raises(EngineError, match="expected an object, got list"):
