@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dvps_ros.runtime.manifest import Manifest
 
 MIB = 1 << 20
-LIBRARIES = ("numpy", "scipy", "numba", "opencv-python-headless", "PyYAML", "click", "tqdm", "psutil")
+LIBRARIES = (
+    "numpy", "scipy", "numba", "opencv-python-headless", "PyYAML", "click", "tqdm", "psutil", "simplejpeg",
+)  # fmt: skip
 SHARED_MEMORY_MIB = 256
 """Four processes with the segment of config/fastdds/large_messages.xml."""
 NODE_MIB = 1200

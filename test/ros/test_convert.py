@@ -144,7 +144,7 @@ def test_what_is_no_image_is_refused(data: bytes) -> None:
 
 
 def test_an_image_that_says_an_impossible_size_is_refused() -> None:
-    with pytest.raises(InputError, match="cannot decode an image of 69 bytes"):
+    with pytest.raises(InputError, match="65536x65536 pixels are more than 64000000"):
         compressed_to_rgb(huge_png())
 
 
