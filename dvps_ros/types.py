@@ -44,7 +44,7 @@ class CameraModel:
     A pixel (u, v) sees the ray ((u-cx)/fx, (v-cy)/fy, 1); integer (u, v) is a pixel's centre.
 
     Args:
-        distortion: coefficients as ROS and OpenCV order them; empty when the image is rectified.
+        distortion: coefficients as ROS and OpenCV order them; empty when there is none.
         distortion_model: ``plumb_bob``, ``rational_polynomial`` or ``equidistant``.
 
     Raises:
@@ -99,8 +99,7 @@ class CameraModel:
     @property
     def is_distorted(self) -> bool:
         """Whether the image must be rectified; a fish-eye is no pinhole even with zero coefficients."""
-        fisheye = self.distortion_model == "equidistant" and len(self.distortion) > 0
-        return fisheye or any(abs(d) > 1e-9 for d in self.distortion)
+        return self.distortion_model == "equidistant" or any(abs(d) > 1e-9 for d in self.distortion)
 
     def rectified(self) -> CameraModel:
         """The same pinhole without distortion."""

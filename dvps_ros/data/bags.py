@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from dvps_ros.data.calibration import camera_for, camera_from_info
+from dvps_ros.data.calibration import camera_for, doubts
+from dvps_ros.data.camera_infos import CameraInfos
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
+from dvps_ros.data.stamps import Timeline, stamp_to_ns
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Frame, Sample
 
@@ -66,12 +68,16 @@ class BagSource:
             self.frames = reader.topics[self.topic].msgcount
             self._has_truth = all(f"{TRUTH}/{name}" in kinds for name, _, _ in _TRUTH_MAPS.values())
             seconds = reader.duration * 1e-9
-            image = self._first_image(reader)
-            if camera is None and fov_deg is None and info_topic is not None:
-                camera = self._camera(reader, info_topic)
+            width, height = self._first_size(reader)
+            given = camera is not None or fov_deg is not None
+            self._info_topic = None if given else info_topic
+            if self._info_topic is not None:
+                camera = self._first_camera(reader, self._info_topic, width, height)
         self.rate_hz = (self.frames - 1) / seconds if seconds > 0 and self.frames > 1 else 10.0
-        height, width = image.shape[:2]
         self.camera = camera_for(f"bag {self.name}", width, height, camera=camera, fov_deg=fov_deg)
+        unlikely = doubts(self.camera)
+        if unlikely:
+            log.warning("bag %s: %s", self.name, unlikely)
 
     def _open(self) -> closing[Any]:
         return closing(self._reader())
@@ -97,58 +103,120 @@ class BagSource:
         weakref.finalize(self, reader.close)
         return reader
 
-    def _first_image(self, reader: Any) -> np.ndarray:
-        for message, _ in self._messages(reader, self.topic):
+    def _first_size(self, reader: Any) -> tuple[int, int]:
+        for _, message, _ in self._messages(reader, self.topic):
             try:
-                return self._decode(message)
+                height, width = self._decode(message).shape[:2]
             except InputError as error:
                 log.debug("%s", error)
+            else:
+                return width, height
         raise InputError(f"bag {self._path}: no image on {self.topic} can be decoded")
 
-    def _camera(self, reader: Any, info_topic: str) -> CameraModel:
-        for message, _ in self._messages(reader, info_topic):
-            try:
-                return camera_from_info(message, rectified="image_rect" in self.topic)
-            except InputError as error:
-                raise InputError(
-                    f"bag {self._path}: {info_topic}: {error}; or pass --fov (FOV=) or --camera (CAMERA=)"
-                ) from error
-        raise InputError(f"bag {self._path}: {info_topic} is empty; pass --fov (FOV=) or --camera (CAMERA=)")
+    def _infos(self) -> CameraInfos:
+        return CameraInfos(rectified="image_rect" in self.topic)
 
-    def _messages(self, reader: Any, topic: str) -> Iterator[tuple[Any, int]]:
-        wanted = [c for c in reader.connections if c.topic == topic]
+    def _first_camera(self, reader: Any, topic: str, width: int, height: int) -> CameraModel:
+        """The first usable one of the images' size: others may be there, of before a driver changed it."""
+        problem = f"{topic} is empty"
+        for _, message, _ in self._messages(reader, topic):
+            try:
+                camera = self._infos().add(message)
+            except InputError as error:
+                problem = f"{topic}: {error}"
+            else:
+                if (camera.width, camera.height) == (width, height):
+                    return camera
+                size = f"{camera.width}x{camera.height}"
+                problem = f"{topic}: it is for {size} pixels, the images have {width}x{height}"
+        advice = "or pass --camera (CAMERA=), or --fov (FOV=) of a pinhole"
+        raise InputError(f"bag {self._path}: {problem}; {advice}")
+
+    def _messages(self, reader: Any, *topics: str) -> Iterator[tuple[str, Any, int]]:
+        wanted = [c for c in reader.connections if c.topic in topics]
         try:
             for connection, time_ns, raw in reader.messages(connections=wanted):
-                yield reader.deserialize(raw, connection.msgtype), time_ns
+                yield connection.topic, reader.deserialize(raw, connection.msgtype), time_ns
         except Exception as error:
             raise InputError(f"cannot read bag {self._path} further: {error}") from error
 
     def _decode(self, message: Any) -> np.ndarray:
         if self._kind == COMPRESSED:
-            return compressed_to_rgb(message.data)
+            return compressed_to_rgb(message.data, message.format)
         return raw_to_rgb(message.data, message.encoding, message.height, message.width, message.step)
 
     def __iter__(self) -> Iterator[Frame]:
+        """As the node takes the messages: each image with the CameraInfo of its stamp, else the newest."""
         self.unreadable = read = 0
         self.problems = []
+        timeline, infos = Timeline(), self._infos()
         with self._open() as reader:
             try:
-                for message, time_ns in self._messages(reader, self.topic):
+                for message, time_ns in self._images(reader, infos):
                     read += 1
-                    stamp = message.header.stamp
-                    # A driver that sets no stamp leaves zeros; then the recording time is the best there is.
-                    stamp_ns = (stamp.sec * 10**9 + stamp.nanosec) or time_ns
-                    frame_id = message.header.frame_id or "camera_optical"
                     try:
-                        frame = Frame(self._decode(message), stamp_ns, self.camera, frame_id)
+                        frame = self._frame(message, time_ns, timeline, infos)
                     except InputError as error:
                         self.unreadable += 1
-                        self._tell(f"{self.name}: left out the image at {stamp_ns * 1e-9:.3f} s: {error}")
+                        self._tell(f"{self.name}: left out the image at {time_ns * 1e-9:.3f} s: {error}")
                     else:
                         yield frame
             except InputError as error:
                 self._tell(f"{self.name} ends early, after {read} of {self.frames} images: {error}")
+        if timeline.unstamped:
+            self._tell(f"{self.name}: the images have no stamps; the times of recording are taken")
         self.unreadable += self.frames - read
+
+    def _images(self, reader: Any, infos: CameraInfos) -> Iterator[tuple[Any, int]]:
+        """Each image when the next one comes: the CameraInfo of its stamp may be recorded after it."""
+        topics = [t for t in (self.topic, self._info_topic) if t is not None]
+        waiting: tuple[Any, int] | None = None
+        damage: InputError | None = None
+        messages = self._messages(reader, *topics)
+        while True:
+            try:
+                topic, message, time_ns = next(messages)
+            except StopIteration:
+                break
+            except InputError as error:
+                damage = error
+                break
+            if topic == self._info_topic:
+                self._take_info(infos, message)
+                continue
+            if waiting is not None:
+                yield waiting
+            waiting = message, time_ns
+        if waiting is not None:
+            yield waiting
+        if damage is not None:
+            raise damage
+
+    def _take_info(self, infos: CameraInfos, message: Any) -> None:
+        before = infos.newest
+        try:
+            camera = infos.add(message)
+        except InputError as error:
+            if not isinstance(before, InputError):
+                self._tell(f"{self.name}: {self._info_topic}: {error}")
+            return
+        if isinstance(before, CameraModel) and camera != before:
+            follows = doubts(camera) or "the images that follow are taken with it"
+            self._tell(
+                f"{self.name}: {self._info_topic} changes to fx = {camera.fx:.1f}, fy = {camera.fy:.1f}, "
+                f"{camera.width}x{camera.height}; {follows}"
+            )
+
+    def _frame(self, message: Any, time_ns: int, timeline: Timeline, infos: CameraInfos) -> Frame:
+        """Raises: InputError, see the parts."""
+        stamp_ns = stamp_to_ns(message.header.stamp)
+        placed_ns = timeline.place(stamp_ns, time_ns)
+        image = self._decode(message)
+        height, width = image.shape[:2]
+        camera = self.camera
+        if self._info_topic is not None and not infos.missing:
+            camera = infos.camera_of(stamp_ns, width, height)
+        return Frame(image, placed_ns, camera, message.header.frame_id or "camera_optical")
 
     def _tell(self, problem: str) -> None:
         self.problems.append(problem)

@@ -212,8 +212,11 @@ def _turbo() -> Any:
 
 
 def _jpeg(flat: np.ndarray) -> np.ndarray:
-    """uint8 [H,W] or RGB [H,W,3]. The decoder says whether all of it is there: bytes behind the end do no harm,
-    and an end marker behind half a picture does not make it whole."""
+    """uint8 [H,W] or RGB [H,W,3].
+
+    The decoder says whether all of it is there: bytes behind the end do no harm, and an end marker behind
+    half a picture does not make it whole.
+    """
     turbo = _turbo()
     *_, colors = turbo.decode_jpeg_header(flat, strict=False)[:3]
     if colors in ("CMYK", "YCCK"):

@@ -11,7 +11,8 @@ import numpy as np
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel
 
-_COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+COEFFICIENTS = {"plumb_bob": (4, 5), "rational_polynomial": (8, 12, 14), "equidistant": (4,)}
+"""Distortion model -> numbers of coefficients that it can have."""
 
 
 @dataclass(frozen=True)
@@ -104,10 +105,10 @@ def rectify_maps(camera: CameraModel) -> tuple[np.ndarray, np.ndarray]:
         InputError: the distortion model is unknown or has another number of coefficients.
     """
     model, count = camera.distortion_model, len(camera.distortion)
-    if model not in _COEFFICIENTS:
-        raise InputError(f"distortion model: expected one of {', '.join(_COEFFICIENTS)}, got {model!r}")
-    if count and count not in _COEFFICIENTS[model]:
-        wanted = " or ".join(map(str, _COEFFICIENTS[model]))
+    if model not in COEFFICIENTS:
+        raise InputError(f"distortion model: expected one of {', '.join(COEFFICIENTS)}, got {model!r}")
+    if count and count not in COEFFICIENTS[model]:
+        wanted = " or ".join(map(str, COEFFICIENTS[model]))
         raise InputError(f"distortion of a {model} camera: expected {wanted} coefficients, got {count}")
     distortion = np.array(camera.distortion if count else (0.0,) * 4, np.float64)
     size = (camera.width, camera.height)

@@ -23,6 +23,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.data.pixels import ENCODINGS, raw_to_rgb
+from dvps_ros.data.stamps import stamp_to_ns as stamp_to_ns
 from dvps_ros.errors import InputError
 from dvps_ros.labels import LabelSpace, PanopticOrder, encode_panoptic
 from dvps_ros.types import CLOUD_DTYPE, CameraModel, ScaleEstimate, TrackedInstance, TrackState
@@ -31,19 +32,6 @@ BIG_ENDIAN = sys.byteorder == "big"
 
 
 # Time
-
-
-def stamp_to_ns(stamp: Time) -> int:
-    """Nanoseconds of a stamp.
-
-    Raises:
-        InputError: its nanoseconds are a second or more.
-    """
-    if stamp.nanosec >= 1_000_000_000:
-        raise InputError(
-            f"stamp: expected less than 1000000000 nanoseconds, got {stamp.nanosec}; correct the sender"
-        )
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
 
 
 def ns_to_stamp(stamp_ns: int) -> Time:

@@ -243,3 +243,69 @@ def test_damaged_database_ends_early_or_is_refused(tmp_path: Path, caplog) -> No
     read = len(list(source))
     assert read == 4 and source.unreadable == 6
     assert "ends early, after 4 of 10 images" in caplog.text
+
+
+def test_each_image_has_the_camera_info_of_its_stamp(tmp_path: Path, caplog) -> None:
+    """A zoom: in which order image and CameraInfo of a stamp were recorded says nothing."""
+    bag = Bag(ros1=False)
+    focal = [30.0, 30.0, 45.0, 45.0, 60.0]
+    topics = {
+        "/front/image_raw": [bag.image(i, s) for i, s in enumerate(stamps(5))],
+        "/front/camera_info": [bag.info(s, fx) for s, fx in zip(stamps(5), focal, strict=True)],
+    }
+    for name, order in (("after", topics), ("before", dict(reversed(topics.items())))):
+        source = open_source(str(bag.write(tmp_path / name, order)))
+        assert [f.camera.fx for f in source] == focal
+        assert source.camera.fx == 30 and source.unreadable == 0
+    assert "camera_info changes to fx = 45.0" in caplog.text
+
+
+def test_images_without_their_own_camera_info_take_the_newest(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    times = stamps(4)
+    topics = {
+        "/front/camera_info": [bag.info(times[0], 30.0), bag.info(times[2], 45.0)],
+        "/front/image_raw": [bag.image(i, s) for i, s in enumerate(times)],
+    }
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    # The second CameraInfo was recorded with the second image, before that one's turn came.
+    assert [f.camera.fx for f in source] == [30.0, 45.0, 45.0, 45.0]
+
+
+def test_a_camera_info_that_becomes_unusable_costs_its_images(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = {
+        "/front/camera_info": [
+            bag.info(s, fx) for s, fx in zip(stamps(4), [30.0, 0.0, 0.0, 30.0], strict=True)
+        ],
+        "/front/image_raw": [bag.image(i, s) for i, s in enumerate(stamps(4))],
+    }
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    assert [f.stamp_ns for f in source] == [stamps(4)[0], stamps(4)[3]]
+    assert source.unreadable == 2
+    assert any("it is not calibrated" in p for p in source.problems)
+
+
+def test_an_image_out_of_order_costs_only_itself(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    times = stamps(6)
+    times[3] = times[2] - 50_000_000
+    topics = {
+        "/front/camera_info": [bag.info(s) for s in times],
+        "/front/image_raw": [bag.image(i, s) for i, s in enumerate(times)],
+    }
+    source = open_source(str(bag.write(tmp_path / "drive", topics)))
+    assert [f.stamp_ns for f in source] == [*times[:3], *times[4:]]
+    assert source.unreadable == 1 and "out of order" in source.problems[0]
+
+
+def test_a_mosaic_in_a_compressed_topic(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    topics = camera_topics(bag, "compressed")
+    seen = np.zeros((H, W), np.uint8)
+    seen[0::2, 0::2], seen[1::2, 1::2], seen[0::2, 1::2], seen[1::2, 0::2] = 200, 40, 120, 120
+    for message in topics["/front/image_raw/compressed"]:
+        message.format = "bayer_rggb8; png compressed "
+        message.data = cv2.imencode(".png", seen)[1].reshape(-1)
+    frames = list(open_source(str(bag.write(tmp_path / "drive", topics))))
+    assert (frames[0].image == (200, 120, 40)).all()

@@ -112,4 +112,4 @@ def test_a_fisheye_without_coefficients_is_still_distorted() -> None:
     flat = CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (0.0,) * 4)
     assert not flat.is_distorted
     assert CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (0.0,) * 4, "equidistant").is_distorted
-    assert not CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (), "equidistant").is_distorted
+    assert CameraModel(64, 48, 40.0, 40.0, 31.5, 23.5, (), "equidistant").is_distorted

@@ -195,7 +195,10 @@ def test_region_of_interest_and_binning() -> None:
         ({"k": [float("nan"), 0.0, 320.0, 0.0, 500.0, 240.0, 0.0, 0.0, 1.0]}, "finite"),
         ({"d": [float("inf"), 0.0, 0.0, 0.0, 0.0]}, "finite"),
         ({"width": 0}, "size of the image, got 0x480"),
-        ({"distortion_model": "kannala"}, "unknown distortion model 'kannala'.*plumb_bob"),
+        (
+            {"distortion_model": "kannala"},
+            "distortion model 'kannala' cannot be used: it is not known here; .*plumb_bob",
+        ),
     ],
 )
 def test_unusable_camera_info_is_refused(changes: dict[str, Any], sentence: str) -> None:

@@ -21,11 +21,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
 from dvps_ros.config import PipelineConfig, option
+from dvps_ros.data.camera_infos import CameraInfos
 from dvps_ros.data.pixels import compressed_to_rgb
 from dvps_ros.errors import DvpsError, EngineError, InputError, sentence
 from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.camera import CameraInfos
 from dvps_ros.ros.health import believable, scale_status, status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
