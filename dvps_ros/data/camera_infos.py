@@ -20,9 +20,9 @@ _KEPT = 30
 class CameraInfos:
     """Pairs images with CameraInfo: the one of exactly the same stamp, else the newest one.
 
-    A camera's intrinsics rarely change, so an image whose own CameraInfo was lost or comes late need not
-    be dropped. Images whose own CameraInfo is unusable are refused, and while the newest one is, those without
-    one of their own: depth from intrinsics that no longer hold would be wrong without a sign. Thread-safe.
+    A camera's intrinsics rarely change, so an image whose own CameraInfo was lost or comes late need not be
+    dropped. An image whose own CameraInfo is unusable is refused, and so is one without its own while the
+    newest is: depth from intrinsics that no longer hold would be wrong without a sign. Thread-safe.
 
     Args:
         rectified: images are rectified (take P, no distortion).

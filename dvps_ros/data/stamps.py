@@ -30,9 +30,9 @@ class Timeline:
 
     - An image that is as old as the last one, or up to ``jump_s`` older, is left out: it is repeated, or came
       out of order.
-    - A stamp further back, or further ahead than the time between the receipts explains by ``jump_s``, is
-      left out unless the next image continues it: one bad stamp costs one image, while a bag that begins
-      again or a clock that is set costs one image and then the tracks.
+    - A stamp further back, or further ahead than the step before it and the time between the receipts explain
+      by ``jump_s``, is left out unless the next image follows it. One bad stamp costs one image, while a bag
+      that begins again or a clock that is set costs one image and then the tracks.
     - A driver that never stamps (zeros) is taken at the times of receipt. A zero among stamps is left out.
 
     Args:
@@ -46,6 +46,8 @@ class Timeline:
         self._jump_ns = round(jump_s * 1e9)
         self._last: tuple[int, int] | None = None
         """Stamp and receipt of the last image that was taken, nanoseconds."""
+        self._step_ns = 0
+        """Between the last two images that were taken, forwards."""
         self._suspect_ns: int | None = None
         self.unstamped = False
 
@@ -75,16 +77,24 @@ class Timeline:
         if step_ns == 0:
             raise OutOfLine("its stamp is that of the last one", "stale")
         late_s = -step_ns * 1e-9
-        if -self._jump_ns <= step_ns < 0:
-            raise OutOfLine(f"it is {late_s:.3f} s older than the last one, out of order", "out of order")
-        ahead_ns = step_ns - max(received_ns - self._last[1], 0)
-        continues = suspect_ns is not None and 0 < stamp_ns - suspect_ns <= self._jump_ns
-        if not continues and (step_ns < 0 or ahead_ns > self._jump_ns):
-            self._suspect_ns = stamp_ns
-            where = f"{late_s:.3f} s before" if step_ns < 0 else f"{-late_s:.3f} s after"
-            raise OutOfLine(f"its stamp is {where} that of the last one", "time jump")
+        if not self._continues(suspect_ns, stamp_ns):
+            if -self._jump_ns <= step_ns < 0:
+                raise OutOfLine(f"it is {late_s:.3f} s older than the last one, out of order", "out of order")
+            ahead_ns = step_ns - max(received_ns - self._last[1], self._step_ns)
+            if step_ns < 0 or ahead_ns > self._jump_ns:
+                self._suspect_ns = stamp_ns
+                where = f"{late_s:.3f} s before" if step_ns < 0 else f"{-late_s:.3f} s after"
+                raise OutOfLine(f"its stamp is {where} that of the last one", "time jump")
         self._last = stamp_ns, received_ns
+        self._step_ns = step_ns if step_ns > 0 else self._step_ns
         return stamp_ns
+
+    def _continues(self, suspect_ns: int | None, stamp_ns: int) -> bool:
+        """Whether a stamp follows the one that was left out before it, by no more than a step or its jump."""
+        if suspect_ns is None or self._last is None:
+            return False
+        most_ns = max(self._jump_ns, 2 * self._step_ns, 2 * (suspect_ns - self._last[0]))
+        return 0 < stamp_ns - suspect_ns <= most_ns
 
 
 class OutOfLine(InputError):

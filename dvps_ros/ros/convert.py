@@ -22,7 +22,14 @@ from std_msgs.msg import ColorRGBA, Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from dvps_ros import msg as dvps_msg
-from dvps_ros.data.pixels import ENCODINGS, raw_to_rgb
+from dvps_ros.data.pixels import (
+    ENCODINGS,
+    MAX_PIXELS,
+    check_pixels,
+    compressed_to_rgb,
+    encoded_size,
+    raw_to_rgb,
+)
 from dvps_ros.data.stamps import stamp_to_ns as stamp_to_ns
 from dvps_ros.errors import InputError
 from dvps_ros.labels import LabelSpace, PanopticOrder, encode_panoptic
@@ -53,15 +60,33 @@ def _duration(seconds: float) -> Duration:
 # Images in
 
 
-def image_to_rgb(message: Image) -> np.ndarray:
-    """RGB pixels of a raw image: uint8 [H,W,3], a view of the message where it is dense rgb8.
+def image_size(message: Image | CompressedImage) -> tuple[int, int]:
+    """Width and height of an image in pixels, before anything is decoded.
+
+    Raises:
+        InputError: a compressed image whose header says none.
+    """
+    if isinstance(message, CompressedImage):
+        return encoded_size(message.data)
+    return message.width, message.height
+
+
+def image_to_rgb(message: Image | CompressedImage, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """RGB pixels of an image: uint8 [H,W,3], a view of the message where it is dense rgb8.
 
     Encodings other than :data:`dvps_ros.data.pixels.ENCODINGS` go through cv_bridge where it is installed.
     ``is_bigendian`` says nothing about 8-bit pixels.
 
+    Args:
+        max_pixels: larger images are refused before they are decoded.
+
     Raises:
-        InputError: unknown encoding, empty image, or a step or data size that does not fit.
+        InputError: unknown encoding, empty or too large an image, a step or data size that does not fit, or
+            as :func:`dvps_ros.data.pixels.compressed_to_rgb`.
     """
+    if isinstance(message, CompressedImage):
+        return compressed_to_rgb(message.data, message.format, max_pixels=max_pixels)
+    check_pixels(message.width, message.height, max_pixels)
     if message.encoding not in ENCODINGS:
         try:
             from cv_bridge import CvBridge

@@ -425,7 +425,7 @@ def test_a_first_image_of_an_impossible_size_is_refused(graph: Graph) -> None:
     scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
     rig.image.publish(compressed(rig, 1, huge_png()))
     graph.wait(lambda: rig.refused() == {"image": 1}, "the refusal")
-    assert "cannot decode an image of 69 bytes" in rig.input_status().message
+    assert "65536x65536 pixels are more than 64000000" in rig.input_status().message
     _, png = cv2.imencode(".png", picture(5)[..., ::-1])
     rig.image.publish(compressed(rig, 2, png.tobytes()))
     graph.wait(lambda: scale, "a result")
@@ -435,16 +435,16 @@ def test_a_first_image_of_an_impossible_size_is_refused(graph: Graph) -> None:
 def test_an_unexpected_error_in_the_first_image_does_not_end_the_node(graph: Graph) -> None:
     rig = Rig(graph, horizontal_fov_deg=90.0)
     scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale")
-    errors, decode = graph.log(40), rig.node._decode
+    errors, camera_of = graph.log(40), rig.node._cameras.camera_of
 
-    def fail(message: Any) -> Any:
-        raise ZeroDivisionError("of a decoder")
+    def fail(*_: Any) -> Any:
+        raise ZeroDivisionError("of a camera")
 
-    rig.node._decode = fail
+    rig.node._cameras.camera_of = fail
     rig.send(1)
     graph.wait(lambda: rig.refused() == {"image": 1} and errors, "the refusal, and the log")
     assert rig.counts["unexpected_errors"] == 1 and "in fail" in errors[0]
-    rig.node._decode = decode
+    rig.node._cameras.camera_of = camera_of
     rig.send(2)
     graph.wait(lambda: scale, "a result")
     assert [f.stamp_ns for f, _ in rig.pipeline.calls] == [START_NS + 2 * 10**8]
@@ -510,6 +510,65 @@ def test_a_stuck_publisher_repeats_a_stamp(graph: Graph) -> None:
     rig.send(1)
     graph.wait(lambda: rig.counts["stale"] == 1, "the repetition")
     assert len(rig.pipeline.calls) == 1
+
+
+def test_a_driver_that_never_stamps_is_taken_at_the_receipts(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    depth = rig.listen(Image, "output/depth", 10)
+    warnings = graph.log(30)
+    info = convert.camera_to_info(CAMERA, Header())
+    rig.info.publish(info)
+    graph.wait(lambda: rig.node._pipeline, "the engine")
+    for n in (1, 2, 3):
+        rig.image.publish(convert.rgb_to_image(picture(n), Header(frame_id="front_optical")))
+        graph.wait(lambda n=n: len(scale) == len(depth) == n, "a result")
+    stamps = [convert.stamp_to_ns(m.header.stamp) for m in scale]
+    assert stamps == sorted(set(stamps)) == [convert.stamp_to_ns(m.header.stamp) for m in depth]
+    assert abs(time.time_ns() - stamps[-1]) < 10**10
+    assert len([w for w in warnings if "no stamps" in w]) == 1
+
+
+def test_an_unlikely_calibration_is_told_with_its_numbers(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    unlikely = CameraModel(CAMERA.width, CAMERA.height, 100.0, 100.0, CAMERA.width - 1.0, CAMERA.height / 2)
+    rig.ready(unlikely)
+    rig.send(1)
+    graph.wait(lambda: scale, "a result all the same")
+    told = rig.input_status()
+    assert told.level == DiagnosticStatus.WARN
+    assert f"cx = {CAMERA.width - 1.0:.1f} lies far from the middle" in told.message
+    rig.info.publish(convert.camera_to_info(CAMERA, rig.header(2)))
+    rig.send(2)
+    graph.wait(lambda: len(scale) == 2, "the next result")
+    assert rig.input_status().level == DiagnosticStatus.OK
+
+
+def test_an_absurd_camera_info_does_not_end_the_node(graph: Graph) -> None:
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    graph.wait(lambda: rig.info.get_subscription_count() == 1, "the camera_info subscription")
+    for n, (width, height) in enumerate(((30_000, 15_000), (2**32 - 1, 2**31)), 1):
+        info = convert.camera_to_info(CAMERA, rig.header(0))
+        info.width, info.height = width, height
+        rig.info.publish(info)
+        graph.wait(lambda n=n: rig.counts["bad_camera_info"] == n, "the refusal")
+    assert not rig.opened and "are more than 64000000" in rig.input_status().message
+    rig.ready()
+    rig.send(1)
+    graph.wait(lambda: scale, "a result")
+
+
+def test_what_has_another_size_than_its_camera_is_not_decoded(graph: Graph) -> None:
+    rig = Rig(graph, kind=CompressedImage, image_transport="compressed")
+    rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    decoded: list[Any] = []
+    rig.node._decode = decoded.append
+    rig.image.publish(compressed(rig, 1, cv2.imencode(".png", picture(1)[1:])[1].tobytes()))
+    graph.wait(lambda: rig.refused() == {"camera": 1}, "the refusal")
+    assert not decoded
 
 
 def test_an_error_in_one_frame_does_not_end_the_node(graph: Graph) -> None:

@@ -87,6 +87,7 @@ class BaseNode(LifecycleNode, Generic[C]):
         self._publishers_out: list[Any] = []
         self._subscriptions_in: list[Any] = []
         self._throttle = Throttle(period_s=5.0)
+        self._said: set[str] = set()
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
         params.declare(self, config_type, locked=lambda: self._configured)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.output())
@@ -263,6 +264,11 @@ class BaseNode(LifecycleNode, Generic[C]):
 
     def _warn(self, key: str, words: str) -> None:
         if self._throttle.ready(key):
+            self.get_logger().warning(words)
+
+    def _say_once(self, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
             self.get_logger().warning(words)
 
     def _fault(self, where: str, error: BaseException, *, key: str | None = None) -> None:

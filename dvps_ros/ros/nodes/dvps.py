@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
+import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
 from dvps_ros.config import PipelineConfig, option
+from dvps_ros.data.calibration import doubts
 from dvps_ros.data.camera_infos import CameraInfos
-from dvps_ros.data.pixels import compressed_to_rgb
+from dvps_ros.data.pixels import MAX_PIXELS, check_pixels
+from dvps_ros.data.stamps import JUMP_S, OutOfLine, Timeline, stamp_to_ns
 from dvps_ros.errors import DvpsError, EngineError, InputError, sentence
 from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, qos
@@ -76,6 +79,19 @@ class NodeConfig(LifeConfig, PipelineConfig):
     no_image_after_s: float = option(
         2.0, "Silence of the camera that is reported, seconds.", low=0.1, high=3600.0
     )
+    time_jump_s: float = option(
+        JUMP_S,
+        "Step of the stamps against the stream, seconds, up to which an image is out of order and left out; "
+        "further back or ahead, time begins anew if the next image continues there (a bag that is looped).",
+        low=0.0,
+        high=3600.0,
+    )
+    max_pixels: int = option(
+        MAX_PIXELS,
+        "Images and cameras of more pixels are refused before they are decoded.",
+        low=1,
+        high=2**31,
+    )
 
 
 class Pipeline(Protocol):
@@ -108,10 +124,13 @@ def prepare_pipeline(config: PipelineConfig) -> OpenPipeline:
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image message and when it came, seconds of the monotonic clock."""
+    """An image message and when it came."""
 
     message: Image | CompressedImage
     at_s: float
+    """Seconds of the monotonic clock."""
+    at_ns: int
+    """Nanoseconds of the node's clock, which stamps are of."""
 
 
 class DvpsNode(BaseNode[NodeConfig]):
@@ -155,7 +174,8 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._slot: LatestSlot[Arrival] = LatestSlot()
         self._scale: ScaleEstimate | None = None
         self._resets: Counter[str] = Counter()
-        self._last_stamp_ns: int | None = None
+        self._timeline = Timeline(self.config.time_jump_s)
+        self._doubts = ""
         self._engine, self._doing, self._begin_s = "waiting for the camera", "", time.monotonic()
 
     def _begin(self) -> None:
@@ -196,7 +216,9 @@ class DvpsNode(BaseNode[NodeConfig]):
             self.config.rectified == "auto" and "image_rect" in self._image.topic_name
         )
         fov_deg = self.config.horizontal_fov_deg
-        self._cameras = CameraInfos(rectified=rectified, horizontal_fov_deg=fov_deg)
+        self._cameras = CameraInfos(
+            rectified=rectified, horizontal_fov_deg=fov_deg, max_pixels=self.config.max_pixels
+        )
         if fov_deg == 0:
             self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, qos.sensor())
 
@@ -209,20 +231,24 @@ class DvpsNode(BaseNode[NodeConfig]):
             self.health.count("bad_camera_info")
             self._trouble(str(error), "camera_info")
         else:
+            self._doubts = doubts(camera)
+            if self._doubts:
+                self._warn("doubts", self._doubts)
             self._start_engine(camera)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         if not self._active:
             return
         self.health.received()
-        if self._slot.put(Arrival(message, time.monotonic())):
+        if self._slot.put(Arrival(message, time.monotonic(), self.get_clock().now().nanoseconds)):
             self.health.count("dropped")
         if self._awaits_camera() and self.config.horizontal_fov_deg > 0:
             self._start_engine_from_image(message)
 
     def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
         try:
-            height, width = self._decode(message).shape[:2]
+            width, height = convert.image_size(message)
+            check_pixels(width, height, self.config.max_pixels)
             camera = self._cameras.camera_of(0, width, height)
         except Exception as error:  # one bad image must not end the perception
             self._slot.clear()
@@ -304,13 +330,12 @@ class DvpsNode(BaseNode[NodeConfig]):
     # One frame: worker thread, and with two frames in flight from _publish on the second one
 
     def _infer(self, pipeline: Pipeline, arrival: Arrival) -> Callable[[], None] | None:
-        message = arrival.message
         watched = {t for t, publisher in self._outputs.items() if publisher.get_subscription_count() > 0}
         if not watched and not any(p.get_subscription_count() > 0 for p in self._debug.values()):
             self.health.count("unwatched")
             return None
-        frame = self._frame(message)
-        if frame is None or not self._is_news(frame, message.header.stamp):
+        frame = self._frame(arrival)
+        if frame is None:
             return None
         wanted = frozenset(n for t in watched if (n := self._table[t].needs) is not None)
         return partial(self._publish, pipeline, arrival, watched, pipeline.infer(frame, wanted))
@@ -329,35 +354,54 @@ class DvpsNode(BaseNode[NodeConfig]):
                     self._outputs[topic].publish(output)
         self._account(arrival, result)
 
-    def _decode(self, message: Image | CompressedImage) -> Any:
-        if isinstance(message, CompressedImage):
-            return compressed_to_rgb(message.data)
-        return convert.image_to_rgb(message)
-
-    def _frame(self, message: Image | CompressedImage) -> Frame | None:
-        """The library's record of an image; None when it was refused."""
+    def _frame(self, arrival: Arrival) -> Frame | None:
+        """The library's record of an image; None when it was refused or does not continue the stream."""
+        message = arrival.message
         stamp = message.header.stamp
         try:
-            stamp_ns, image = convert.stamp_to_ns(stamp), self._decode(message)
+            stamp_ns = stamp_to_ns(stamp)
+            placed_ns = self._timeline.place(stamp_ns, arrival.at_ns)
+        except OutOfLine as error:
+            self._left_out(error, stamp)
+            return None
+        except InputError as error:
+            self._refuse("image", error, stamp)
+            return None
+        if placed_ns != stamp_ns:
+            self._say_once(
+                "the images have no stamps: the times of receipt are taken, in all outputs as well"
+            )
+            message.header.stamp = convert.ns_to_stamp(placed_ns)
+        compressed = isinstance(message, CompressedImage)
+        try:
+            image = None if compressed else self._decode(message)
+            size = convert.image_size(message)
         except InputError as error:
             self._refuse("image", error, stamp)
             return None
         try:
-            camera = self._cameras.camera_of(stamp_ns, image.shape[1], image.shape[0])
+            # By the header alone: what has another size than its camera_info is not decoded.
+            camera = self._cameras.camera_of(stamp_ns, *size)
         except InputError as error:
             self._refuse("camera", error, stamp)
             return None
-        return Frame(image, stamp_ns, camera, message.header.frame_id)
+        try:
+            image = self._decode(message) if image is None else image
+        except InputError as error:
+            self._refuse("image", error, stamp)
+            return None
+        return Frame(image, placed_ns, camera, message.header.frame_id)
 
-    def _is_news(self, frame: Frame, stamp: Time) -> bool:
-        """Whether the stamp is not that of the last frame, which a stuck driver repeats."""
-        if frame.stamp_ns != self._last_stamp_ns:
-            self._last_stamp_ns = frame.stamp_ns
-            return True
-        self.health.count("stale")
-        at = convert.stamp_text(stamp)
-        self._trouble(f"image at {at}: left out, its stamp is that of the last one", "stale")
-        return False
+    def _decode(self, message: Image | CompressedImage) -> np.ndarray:
+        return convert.image_to_rgb(message, max_pixels=self.config.max_pixels)
+
+    def _left_out(self, error: OutOfLine, stamp: Time) -> None:
+        """Count an image that does not continue the stream: a stuck driver, one out of order, a slip."""
+        if error.kind == "stale":
+            self.health.count("stale")
+        else:
+            self.health.refused(error.kind, str(error))
+        self._trouble(f"image at {convert.stamp_text(stamp)} left out: {error}", error.kind)
 
     def _tell_resets(self, resets: Counter[str], stamp: Time) -> None:
         for reason in resets - self._resets:  # the pipeline has logged them
@@ -412,7 +456,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         silence = self._silence()
         if silence and self._silence_throttle.ready("silence"):
             self.get_logger().warning(silence)
-        trouble = silence or self.health.recent_trouble()
+        trouble = silence or self.health.recent_trouble() or self._doubts
         if trouble:
             return status(name, DiagnosticStatus.WARN, trouble, values)
         return status(name, DiagnosticStatus.OK, "images come in", values)
