@@ -18,6 +18,8 @@ _WINDOW = 300
 """Frames over which latency is summed up."""
 _RATE_WINDOW_S = 5.0
 """Time over which rates are measured and a trouble is called recent, seconds."""
+_FEW = 10
+"""Fewer images say nothing about their share."""
 OTHER_CLOCK_S = 10.0
 """An age beyond this, or below zero, is no age: the stamp is of another clock, as of a bag without /clock."""
 _COUNTERS = (
@@ -54,6 +56,8 @@ class Health:
         self._last_trouble: tuple[float, str] | None = None
         self._received: deque[float] = deque(maxlen=1000)
         self._processed: deque[float] = deque(maxlen=1000)
+        self._informed: deque[float] = deque(maxlen=1000)
+        self._dropped: deque[float] = deque(maxlen=1000)
         self._latency_ms: deque[float] = deque(maxlen=_WINDOW)
         self._work_ms: deque[float] = deque(maxlen=_WINDOW)
 
@@ -62,6 +66,13 @@ class Health:
         node's own."""
         with self._lock:
             self.counts[event] += n
+            if event == "dropped":
+                self._dropped.extend([self._clock()] * n)
+
+    def informed(self) -> None:
+        """A camera_info message came in."""
+        with self._lock:
+            self._informed.append(self._clock())
 
     def received(self) -> None:
         """An image message came in."""
@@ -120,6 +131,18 @@ class Health:
                     p50, p99 = np.percentile(samples, (50, 99))
                     figures[f"{name}_p50_ms"], figures[f"{name}_p99_ms"] = f"{p50:.1f}", f"{p99:.1f}"
         return {k: str(v) for k, v in figures.items()}
+
+    def rates_hz(self) -> tuple[float, float, float]:
+        """Of camera_info, of images that came in and of those that were processed; 0 while there are few."""
+        with self._lock:
+            return self._rate(self._informed), self._rate(self._received), self._rate(self._processed)
+
+    def recently_dropped(self) -> float:
+        """Share of the last seconds' images that gave way to newer ones; 0 while there are few."""
+        with self._lock:
+            since = self._clock() - _RATE_WINDOW_S
+            received, dropped = (sum(t >= since for t in times) for times in (self._received, self._dropped))
+            return dropped / received if received >= _FEW else 0.0
 
     def _rate(self, times: deque[float]) -> float:
         now = self._clock()

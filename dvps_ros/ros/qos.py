@@ -92,6 +92,11 @@ def subscription_events(topic: str, report: Callable[[str], None]) -> Subscripti
     return SubscriptionEventCallbacks(incompatible_qos=mismatch)
 
 
+def no_events() -> SubscriptionEventCallbacks:
+    """Says nothing of publishers that do not fit, not even in the log."""
+    return SubscriptionEventCallbacks(use_default_callbacks=False)
+
+
 def publisher_events(topic: str, report: Callable[[str], None]) -> PublisherEventCallbacks:
     """Calls ``report`` with a sentence when a subscriber does not fit."""
 

@@ -23,7 +23,7 @@ from dvps_ros.panoptic.track import LONGEST_GAP_S, Tracker, Tracks
 from dvps_ros.runtime.backends import Progress
 from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.builder import quiet
-from dvps_ros.runtime.engine import Engine
+from dvps_ros.runtime.engine import Engine, choose_graph
 from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_shown
 from dvps_ros.runtime.preprocess import Preprocess
@@ -235,6 +235,12 @@ class DvpsPipeline:
             cloud=cloud,
             stages_ms=inferred.stages_ms | lap.times_ms,
         )
+
+    def suits(self, camera: CameraModel) -> bool:
+        """Whether images of this camera fill no other graph of the model better than the one that is open."""
+        size = (camera.width, camera.height)
+        best = choose_graph(self.engine.manifest, self._config.engine.size, size)
+        return best.size == self.engine.graph.size
 
     def reset(self) -> None:
         """Forget the past, the scale included: the next frame is the first. Track ids go on counting."""

@@ -93,6 +93,9 @@ class TinyPipeline:
         self.before: Callable[[Frame], None] = lambda frame: None
         self.between: Callable[[Frame], None] = lambda frame: None
 
+    def suits(self, camera: CameraModel) -> bool:
+        return True
+
     def infer(self, frame: Frame, wanted: frozenset[str]) -> tuple[Frame, frozenset[str]]:
         self.calls.append((frame, wanted))
         self.before(frame)

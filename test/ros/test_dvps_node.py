@@ -12,11 +12,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import ParameterType
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import (
@@ -35,6 +37,7 @@ from dvps_ros import msg as dvps_msg
 from dvps_ros.errors import ConfigError, EngineError, InputError
 from dvps_ros.labels import CITYSCAPES, decode_panoptic
 from dvps_ros.ros import convert, qos
+from dvps_ros.ros.health import Health
 from dvps_ros.ros.nodes.dvps import DvpsNode
 from dvps_ros.ros.outputs import OUTPUTS
 from dvps_ros.runtime.backends import Progress
@@ -526,6 +529,8 @@ def test_a_driver_that_never_stamps_is_taken_at_the_receipts(graph: Graph) -> No
     stamps = [convert.stamp_to_ns(m.header.stamp) for m in scale]
     assert stamps == sorted(set(stamps)) == [convert.stamp_to_ns(m.header.stamp) for m in depth]
     assert abs(time.time_ns() - stamps[-1]) < 10**10
+    graph.wait(lambda: [w for w in warnings if "no stamps" in w], "the log")
+    graph.spin(0.2)
     assert len([w for w in warnings if "no stamps" in w]) == 1
 
 
@@ -617,6 +622,96 @@ def test_silence_is_told_with_its_cause(graph: Graph) -> None:
     assert "Fast DDS profile" in silent.message
     graph.node.destroy_publisher(rig.image)
     graph.wait(lambda: told("which has 0 publisher(s); remap ~/input/image"), "the other cause")
+
+
+def test_a_publisher_of_another_type_is_named_with_the_remedy(graph: Graph) -> None:
+    rig = Rig(graph, no_image_after_s=0.2)
+    graph.node.destroy_publisher(rig.image)
+    another = rclpy.Context()  # of another process, so to say: in one a topic has one type
+    rclpy.init(context=another)
+    camera = Node("camera", context=another)
+    try:
+        camera.create_publisher(CompressedImage, rig.topic("input/image"), 10)
+        words = (
+            "whose publisher sends sensor_msgs/msg/CompressedImage where sensor_msgs/msg/Image is expected"
+        )
+        graph.wait(lambda: words in rig.input_status().message, "the cause")
+        told = rig.input_status()
+        assert told.level == DiagnosticStatus.WARN and "image_transport:=compressed" in told.message
+    finally:
+        camera.destroy_node()
+        rclpy.shutdown(context=another)
+
+
+def test_a_mismatch_of_quality_stays_what_it_is(graph: Graph) -> None:
+    """Silence follows from it, and must not be blamed on the transport."""
+    topic = f"{graph.namespace}/dvps/input/image"
+    override = {f"qos_overrides.{topic}.subscription.reliability": "reliable"}
+    rig = Rig(graph, start=False, no_image_after_s=0.2, **override)
+    graph.node.destroy_publisher(rig.image)
+    graph.node.create_publisher(Image, topic, qos_profile_sensor_data)
+    rig.node.start()
+    graph.wait(lambda: "no image for" in rig.input_status().message, "the silence")
+    for _ in range(3):
+        graph.spin(0.3)
+        message = rig.input_status().message
+        assert f"a publisher of {topic} offers a lower reliability" in message
+        assert f"qos_overrides.{topic}.subscription.reliability" in message and "Fast DDS" not in message
+
+
+def test_camera_info_that_was_sent_once_before_the_node_was_there(graph: Graph) -> None:
+    topic = f"{graph.namespace}/dvps/input/camera_info"
+    latched = graph.node.create_publisher(CameraInfo, topic, LATCHED)
+    latched.publish(convert.camera_to_info(CAMERA, Header()))
+    rig = Rig(graph)
+    scale = rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    graph.wait(lambda: rig.node._pipeline, "the engine")
+    rig.send(1)
+    graph.wait(lambda: scale, "a result")
+    assert rig.counts["bad_camera_info"] == 0 and rig.node.health.recent_trouble() is None
+
+
+def test_images_that_get_lost_on_the_way_are_told(graph: Graph) -> None:
+    rig = Rig(graph)
+    rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    for n in range(20):  # of ten, four arrive
+        rig.info.publish(convert.camera_to_info(CAMERA, rig.header(n)))
+        if n % 10 in (1, 3, 6, 8):
+            rig.send(n)
+        graph.spin(0.05)
+    told = rig.input_status()
+    assert told.level == DiagnosticStatus.WARN
+    assert re.search(r"camera_info comes at [\d.]+ Hz, images at [\d.]+ Hz.*get lost.*Fast DDS", told.message)
+
+
+def test_much_dropped_is_told_and_little_is_not(graph: Graph) -> None:
+    rig = Rig(graph)
+    rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    rig.pipeline.before = lambda frame: time.sleep(0.15)
+    for n in range(1, 31):
+        rig.info.publish(convert.camera_to_info(CAMERA, rig.header(n)))
+        rig.send(n)
+        graph.spin(0.03)
+    told = rig.input_status()
+    assert told.level == DiagnosticStatus.WARN
+    assert re.search(r"sends [\d.]+ images a second, [\d.]+ are processed", told.message)
+    clock = iter(np.arange(0, 100, 0.05))
+    health = Health(clock=lambda: next(clock))
+    for _ in range(20):
+        health.received()
+    health.count("dropped", 9)
+    assert health.recently_dropped() < 0.5
+
+
+def test_two_nodes_of_one_name_are_told(graph: Graph) -> None:
+    rig = Rig(graph)
+    graph.spin(0.1)
+    assert rig.node.health.recent_trouble() is None
+    graph.add(Node("dvps", namespace=graph.namespace))
+    graph.wait(lambda: rig.node.health.recent_trouble(), "the warning")
+    assert f"another node is called {graph.namespace}/dvps too" in str(rig.node.health.recent_trouble())
 
 
 def test_images_without_camera_info_are_told(graph: Graph) -> None:

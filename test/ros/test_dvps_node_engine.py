@@ -21,7 +21,7 @@ from tiny_model import paint
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import EngineConfig, PipelineConfig
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.nodes.dvps import DvpsNode
+from dvps_ros.ros.nodes.dvps import SHAPE_MESSAGES, DvpsNode
 from dvps_ros.runtime.pipeline import DvpsPipeline
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import CameraModel, Frame, FrameResult
@@ -224,6 +224,27 @@ def test_another_size_in_mid_stream(graph: Graph, tiny_model: Path) -> None:
         rig.show(shown)
     assert [(m.width, m.height) for m in rig.received["depth"]] == [(256, 128)] * 2 + [(384, 192)] * 2
     assert rig.node._pipeline.resets == {"image size changed": 1}
+
+
+def test_a_camera_of_another_shape_gets_its_own_network_size(graph: Graph, tiny_model: Path) -> None:
+    """The first camera_info may be of before the driver was set up."""
+    rig = Rig(graph, tiny_model)
+    rig.show(frame(0))
+    assert rig.node._pipeline.engine.graph.size == "64x128"
+    square = CameraModel(96, 96, 100.0, 100.0, 47.5, 47.5)
+    for index in range(1, SHAPE_MESSAGES):
+        rig.info.publish(convert.camera_to_info(square, Header(stamp=convert.ns_to_stamp(index))))
+    graph.spin(0.5)
+    assert rig.node._pipeline.engine.graph.size == "64x128"  # not yet
+    rig.show(frame(1))
+    for index in range(SHAPE_MESSAGES):
+        rig.info.publish(convert.camera_to_info(square, Header(stamp=convert.ns_to_stamp(index))))
+        graph.spin(0.02)
+    graph.wait(
+        lambda: rig.node._pipeline and rig.node._pipeline.engine.graph.size == "96x96", "the other engine"
+    )
+    rig.show(frame(2, square))
+    assert rig.received["depth"][-1].width == 96
 
 
 def test_a_camera_too_thin_for_the_network_is_told_and_another_one_works(

@@ -23,6 +23,7 @@ from rclpy.task import Future
 from dvps_ros.config import option
 from dvps_ros.errors import DvpsError, EngineError, sentence
 from dvps_ros.ros import params, qos
+from dvps_ros.ros.connections import twins
 from dvps_ros.ros.health import Health, status
 from dvps_ros.ros.process import run
 from dvps_ros.ros.worker import Throttle
@@ -241,16 +242,30 @@ class BaseNode(LifecycleNode, Generic[C]):
         return publisher
 
     def _subscription(
-        self, kind: type, topic: str, callback: Callable[[Any], None], profile: QoSProfile
+        self,
+        kind: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        profile: QoSProfile,
+        *,
+        quiet: bool = False,
     ) -> Any:
-        """A subscription that lives until the node is cleaned up."""
+        """A subscription that lives until the node is cleaned up.
+
+        Args:
+            profile: changed in place by ``qos_overrides`` parameters.
+            quiet: a second one to a topic, for publishers that may be there: others are no trouble, and
+                nothing overrides it.
+        """
         subscription = self.create_subscription(
             kind,
             topic,
             callback,
             profile,
-            qos_overriding_options=qos.overridable(),
-            event_callbacks=qos.subscription_events(self.resolve_topic_name(topic), self._trouble),
+            qos_overriding_options=None if quiet else qos.overridable(),
+            event_callbacks=qos.no_events()
+            if quiet
+            else qos.subscription_events(self.resolve_topic_name(topic), self._trouble),
         )
         self._subscriptions_in.append(subscription)
         return subscription
@@ -293,6 +308,11 @@ class BaseNode(LifecycleNode, Generic[C]):
         ]
 
     def _report(self) -> None:
+        name = self.get_fully_qualified_name()
+        if twins(self.get_node_names_and_namespaces(), name) > 1:
+            self._trouble(
+                f"another node is called {name} too: both answer; start one under another name (name:=)"
+            )
         array = DiagnosticArray(status=self.diagnostics())
         array.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(array)

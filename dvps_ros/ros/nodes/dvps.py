@@ -7,6 +7,7 @@ and only hand the newest image over; one worker thread does the rest.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,7 @@ from dvps_ros.data.stamps import JUMP_S, OutOfLine, Timeline, stamp_to_ns
 from dvps_ros.errors import DvpsError, EngineError, InputError, sentence
 from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros import convert, qos
+from dvps_ros.ros.connections import PROFILE, why_silent
 from dvps_ros.ros.health import believable, scale_status, status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
 from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
@@ -40,6 +42,12 @@ from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.runtime.pipeline import STAGES, DvpsPipeline
 from dvps_ros.types import CameraModel, Frame, FrameResult, ScaleEstimate
 
+REMAP_IMAGE = "remap ~/input/image to the camera's topic"
+LEAST_ARRIVING, MOST_DROPPED = 0.8, 0.5
+"""Shares of the images: of those that the camera sends fewer that arrive, or of these more that are dropped,
+are told as a warning."""
+SHAPE_MESSAGES = 10
+"""So many camera messages in a row must fit another size of the network before that is opened."""
 DRAIN_S = 5.0
 """Longest wait for the frames in work when the node is deactivated."""
 
@@ -101,6 +109,8 @@ class Pipeline(Protocol):
     label_space: LabelSpace
     resets: Counter[str]
     """How often the past was forgotten, by reason."""
+
+    def suits(self, camera: CameraModel) -> bool: ...
 
     def infer(self, frame: Frame, wanted: frozenset[str]) -> Any: ...
 
@@ -176,6 +186,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._resets: Counter[str] = Counter()
         self._timeline = Timeline(self.config.time_jump_s)
         self._doubts = ""
+        self._unsuited = 0
         self._engine, self._doing, self._begin_s = "waiting for the camera", "", time.monotonic()
 
     def _begin(self) -> None:
@@ -211,7 +222,8 @@ class DvpsNode(BaseNode[NodeConfig]):
         compressed = self.config.image_transport == "compressed"
         topic = "~/input/image/compressed" if compressed else "~/input/image"
         kind: Any = CompressedImage if compressed else Image
-        self._image = self._subscription(kind, topic, self._on_image, qos.sensor())
+        self._image_kind, self._image_qos = kind, qos.sensor()
+        self._image = self._subscription(kind, topic, self._on_image, self._image_qos)
         rectified = self.config.rectified == "yes" or (
             self.config.rectified == "auto" and "image_rect" in self._image.topic_name
         )
@@ -220,11 +232,25 @@ class DvpsNode(BaseNode[NodeConfig]):
             rectified=rectified, horizontal_fov_deg=fov_deg, max_pixels=self.config.max_pixels
         )
         if fov_deg == 0:
-            self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, qos.sensor())
+            self._info_qos = qos.sensor()
+            self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, self._info_qos)
+            # A driver may send it once, for all who come later; those who do not keep it are served above.
+            self._subscription(
+                CameraInfo, "~/input/camera_info", self._on_latched_info, qos.latched(), quiet=True
+            )
 
     # Callbacks
 
     def _on_camera_info(self, info: CameraInfo) -> None:
+        self.health.informed()
+        self._take_info(info)
+
+    def _on_latched_info(self, info: CameraInfo) -> None:
+        """What was sent before this node was there; later ones come by the other subscription, too."""
+        if self._cameras.missing:
+            self._take_info(info)
+
+    def _take_info(self, info: CameraInfo) -> None:
         try:
             camera = self._cameras.add(info)
         except InputError as error:
@@ -235,6 +261,7 @@ class DvpsNode(BaseNode[NodeConfig]):
             if self._doubts:
                 self._warn("doubts", self._doubts)
             self._start_engine(camera)
+            self._follow_shape(camera)
 
     def _on_image(self, message: Image | CompressedImage) -> None:
         if not self._active:
@@ -244,6 +271,10 @@ class DvpsNode(BaseNode[NodeConfig]):
             self.health.count("dropped")
         if self._awaits_camera() and self.config.horizontal_fov_deg > 0:
             self._start_engine_from_image(message)
+        elif self.config.horizontal_fov_deg > 0 and isinstance(message, Image):
+            with contextlib.suppress(InputError):  # the worker refuses it, with the reason
+                check_pixels(message.width, message.height, self.config.max_pixels)
+                self._follow_shape(self._cameras.camera_of(0, message.width, message.height))
 
     def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
         try:
@@ -277,6 +308,23 @@ class DvpsNode(BaseNode[NodeConfig]):
             on_error=self._on_error,
             overlap=self.config.frames_in_flight > 1,
         )
+
+    def _follow_shape(self, camera: CameraModel) -> None:
+        """Open the engine anew when images of another shape have come to stay, to which another size of the
+        network fits; a single message of another camera changes nothing."""
+        if self._pipeline is None or self._pipeline.suits(camera):
+            self._unsuited = 0
+            return
+        self._unsuited += 1
+        if self._unsuited < SHAPE_MESSAGES:
+            return
+        self._unsuited = 0
+        self.get_logger().warning(
+            f"images of {camera.width}x{camera.height} fit another size of the network better: opening it"
+        )
+        self._slot.close()  # the worker closes its engine after the frame in work
+        self._slot, self._worker, self._pipeline = LatestSlot(), None, None
+        self._start_engine(camera)
 
     def _build_all(self) -> None:
         """Build the engines of all sizes in the worker, and end the process."""
@@ -456,33 +504,43 @@ class DvpsNode(BaseNode[NodeConfig]):
         silence = self._silence()
         if silence and self._silence_throttle.ready("silence"):
             self.get_logger().warning(silence)
-        trouble = silence or self.health.recent_trouble() or self._doubts
+        trouble = silence or self.health.recent_trouble() or self._doubts or self._losses()
         if trouble:
             return status(name, DiagnosticStatus.WARN, trouble, values)
         return status(name, DiagnosticStatus.OK, "images come in", values)
 
     def _silence(self) -> str | None:
         """What is missing at the input, if anything."""
-        topic, quiet_s = self._image.topic_name, self.health.silence_s()
+        quiet_s = self.health.silence_s()
         if quiet_s > self.config.no_image_after_s:
-            publishers = self.count_publishers(topic)
-            advice = (
-                "if it sends, its large images get lost on the way: set the Fast DDS profile of "
-                "config/fastdds where the camera driver starts"
-                if publishers
-                else "remap ~/input/image to the camera's topic"
-            )
-            return f"no image for {quiet_s:.0f} s on {topic}, which has {publishers} publisher(s); {advice}"
+            topic = self._image.topic_name
+            why = why_silent(self, topic, self._image_kind, self._image_qos, remap=REMAP_IMAGE, lost=PROFILE)
+            return f"no image for {quiet_s:.0f} s {why}"
         if self._cameras.missing and self.health.counts["received"]:
-            info = self.resolve_topic_name("~/input/camera_info")
-            return (
-                f"images come in, but no camera_info on {info}, which has {self.count_publishers(info)} "
-                "publisher(s); remap it, or set horizontal_fov_deg"
-            )
+            topic = self.resolve_topic_name("~/input/camera_info")
+            advice = "remap it, or set horizontal_fov_deg"
+            why = why_silent(self, topic, CameraInfo, self._info_qos, remap=advice, lost=advice)
+            return f"images come in, but no camera_info {why}"
         if self._cameras.exact == 0 and self._cameras.inexact >= 30:
             return (
                 "the stamps of camera_info never equal those of the images; the newest camera_info is taken "
                 "for each image, which is right only if the intrinsics do not change"
+            )
+        return None
+
+    def _losses(self) -> str | None:
+        """What gets lost of the images, on the way or in the node, if it is much."""
+        sent_hz, received_hz, processed_hz = self.health.rates_hz()
+        if received_hz < LEAST_ARRIVING * sent_hz:
+            return (
+                f"camera_info comes at {sent_hz:.1f} Hz, images at {received_hz:.1f} Hz on "
+                f"{self._image.topic_name}: the others get lost on the way; {PROFILE}"
+            )
+        if self._engine == "ready" and self.health.recently_dropped() > MOST_DROPPED:
+            return (
+                f"the camera sends {received_hz:.1f} images a second, {processed_hz:.1f} are processed, the "
+                "newest each time; lower its rate, or take a smaller engine.size, a faster precision or "
+                "fewer outputs"
             )
         return None
 
