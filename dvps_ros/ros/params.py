@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -17,25 +18,43 @@ from dvps_ros.errors import ConfigError
 T = TypeVar("T")
 
 _OF_ROS = ("use_sim_time", "start_type_description_service")
+_QOS = "qos_overrides."
+_POLICIES: dict[str, tuple[str, ...]] = {
+    "history": ("keep_last", "keep_all", "system_default"),
+    "reliability": ("reliable", "best_effort", "system_default"),
+    "durability": ("transient_local", "volatile", "system_default"),
+    "depth": (),
+}
+"""Policy of a ``qos_overrides`` parameter -> its values; a depth is a number."""
+_DEEPEST = 10_000
+_NEAR, _NEAR_IN_GROUP = 0.8, 0.6
+"""Likeness to a known name from which an unknown one is taken for a slip; in a group of the node, of its
+last part."""
 
 
 def declare(node: Node, cls: type, *, locked: Callable[[], bool] = lambda: True) -> None:
     """Declare every option of ``cls`` as a parameter of ``node``.
 
     The node must have been made with ``automatically_declare_parameters_from_overrides=True``, so that
-    a misspelled name is seen. A whole number is accepted where a float is expected.
+    a misspelled name is seen. A whole number is accepted where a float is expected. Parameters of other
+    nodes, as a file for the whole robot gives them (``/**``), are named in the log.
 
     Args:
         locked: whether changes are refused at the moment; values are read when a node is configured.
 
     Raises:
-        ConfigError: a parameter was given that does not exist, or one of an unsuitable value.
+        ConfigError: a parameter whose name is nearly one of the node's, or one of an unsuitable value.
     """
     known = {o.key: o for o in options(cls)}
     given = {name: parameter.value for name, parameter in node.get_parameters_by_prefix("").items()}
-    unknown = sorted(k for k in given if k not in (*known, *_OF_ROS) and not k.startswith("qos_overrides."))
+    _check_of_ros(given)
+    unknown = sorted(k for k in given if k not in (*known, *_OF_ROS) and not k.startswith(_QOS))
+    slips = {k: meant for k in unknown if (meant := _meant(k, known))}
+    if slips:
+        told = ", ".join(f"{k} (is {meant} meant?)" for k, meant in slips.items())
+        raise ConfigError(f"unknown parameters {told}; known are {', '.join(known)}")
     if unknown:
-        raise ConfigError(f"unknown parameters {', '.join(unknown)}; known are {', '.join(known)}")
+        node.get_logger().warning(f"parameters that are not of this node are ignored: {', '.join(unknown)}")
     for key, opt in known.items():
         value = opt.default
         if key in given:
@@ -60,6 +79,47 @@ def declare(node: Node, cls: type, *, locked: Callable[[], bool] = lambda: True)
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    """The parameter that a misspelled name is nearest to; empty for a name of something else."""
+    groups = {k.rpartition(".")[0] for k in known} - {""}
+    if name in groups or name in ("qos_overrides",):
+        return f"{name}.…"
+    below = next((k for k in known if name.startswith(f"{k}.")), "")
+    if below:
+        return below
+    group, _, leaf = name.rpartition(".")
+    leaves = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
+    if group and (near := difflib.get_close_matches(leaf, leaves, 1, _NEAR_IN_GROUP)):
+        return f"{group}.{near[0]}"
+    near = difflib.get_close_matches(name, [*known, *_OF_ROS], 1, _NEAR)
+    return near[0] if near else ""
+
+
+def _check_of_ros(given: Mapping[str, Any]) -> None:
+    """Refuse what ROS itself would take without a word, or end the process with.
+
+    Raises:
+        ConfigError: naming parameter and value.
+    """
+    for name in _OF_ROS:
+        if name in given and not isinstance(given[name], bool):
+            raise ConfigError(f"{name}: expected true or false, got {given[name]!r}")
+    for name, value in given.items():
+        if not name.startswith(_QOS):
+            continue
+        topic, _, rest = name.removeprefix(_QOS).rpartition(".")
+        side = topic.rpartition(".")[2].partition("_")[0]
+        if rest not in _POLICIES or side not in ("publisher", "subscription"):
+            raise ConfigError(
+                f"{name}: expected {_QOS}<topic>.<publisher or subscription>.<{' or '.join(_POLICIES)}>"
+            )
+        choices = _POLICIES[rest]
+        if choices and value not in choices:
+            raise ConfigError(f"{name}: expected one of {', '.join(choices)}, got {value!r}")
+        if not choices and not (type(value) is int and 0 < value <= _DEEPEST):
+            raise ConfigError(f"{name}: expected a number of messages, 1 to {_DEEPEST}, got {value!r}")
 
 
 def read(node: Node, cls: type[T]) -> T:

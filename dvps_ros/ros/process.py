@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,12 @@ from dvps_ros.ros.memory import keep_freed_memory
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 WAKE_PERIOD_S = 0.2
 """How often a node that waits looks for a signal: in the wait itself Python handles none."""
+
+
+def _arguments(error: Exception) -> str:
+    """ROS's complaint about arguments, without the places in its sources."""
+    text = re.sub(r", at \S+:\d+", "", " ".join(str(error).split()))
+    return f"ROS cannot start with these arguments: {text.removeprefix('failed to initialize rcl: ')}"
 
 
 class Finishing(Protocol):
@@ -61,7 +68,11 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
         Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
     """
     keep_freed_memory()
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # RCLError and others: a parameter file or argument that ROS cannot parse
+        print(f"error: {_arguments(error)}", file=sys.stderr)
+        return 1
     node: Node | None = None
     handler: logging.Handler | None = None
     failure: str | None = None

@@ -12,6 +12,7 @@ from rclpy.node import Node
 from ros_graph import Graph
 
 from dvps_ros.config import flatten, from_yaml, options
+from dvps_ros.errors import ConfigError
 from dvps_ros.ros import params
 from dvps_ros.ros.nodes.dvps import NodeConfig
 from dvps_ros.ros.nodes.player import PlayerConfig
@@ -50,3 +51,59 @@ def test_the_node_takes_the_file(graph: Graph, name: str) -> None:
     )
     params.declare(node, NODES[name])
     assert params.read(node, NODES[name]) == NODES[name]()
+
+
+def declared(graph: Graph, tmp_path: Path, content: str) -> Any:
+    file = tmp_path / "robot.yaml"
+    file.write_text(content)
+    arguments = ["--ros-args", "--params-file", str(file)]
+    node: Any = graph.add(
+        Node("dvps", cli_args=arguments, automatically_declare_parameters_from_overrides=True)
+    )
+    params.declare(node, NodeConfig)
+    return node
+
+
+def test_parameters_of_other_nodes_in_a_file_for_the_robot_are_named_in_the_log(
+    graph: Graph, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    others = "    robot_description: x\n    controller: {gain: 3.0}\n    engine: {rpm: 5}\n"
+    own = "    image_transport: compressed\n    use_sim_time: true\n"
+    node = declared(graph, tmp_path, f"/**:\n  ros__parameters:\n{others}{own}")
+    assert params.read(node, NodeConfig).image_transport == "compressed"
+    ignored = "not of this node are ignored: controller.gain, engine.rpm, robot_description"
+    assert ignored in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("engine: {modle: lite}", r"engine.modle \(is engine.model meant\?\)"),
+        ("image_transprot: raw", r"image_transprot \(is image_transport meant\?\)"),
+        ("use_sim_tme: true", r"use_sim_tme \(is use_sim_time meant\?\)"),
+        ("engine: fast", r"engine \(is engine.… meant\?\)"),
+        ("engine: {model: {name: lite}}", r"engine.model.name \(is engine.model meant\?\)"),
+        ("use_sim_time: 'yes'", "use_sim_time: expected true or false, got 'yes'"),
+        ("use_sim_time: 1", "use_sim_time: expected true or false, got 1"),
+        ("qos_overrides: 5", "qos_overrides"),
+        (
+            "qos_overrides: {/a: {subscription: {reliability: maybe}}}",
+            "expected one of reliable, .*got 'maybe'",
+        ),
+        ("qos_overrides: {/a: {subscription: {depth: -3}}}", "a number of messages, 1 to 10000, got -3"),
+        ("qos_overrides: {/a: {subscription: {depth: deep}}}", "a number of messages, .*got 'deep'"),
+        ("qos_overrides: {/a: {subscription: {reliabilty: reliable}}}", "reliabilty: expected qos_overrides"),
+        ("qos_overrides: {/a: {receiver: {depth: 3}}}", "<publisher or subscription>"),
+    ],
+)
+def test_slips_and_values_that_ros_would_take_are_refused(
+    graph: Graph, tmp_path: Path, line: str, words: str
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        declared(graph, tmp_path, f"/**:\n  ros__parameters:\n    {line}\n")
+
+
+def test_every_policy_that_can_be_overridden_is_known(graph: Graph, tmp_path: Path) -> None:
+    policies = "{history: keep_last, depth: 7, reliability: reliable, durability: volatile}"
+    line = f"qos_overrides: {{/a: {{subscription: {policies}, publisher_x: {policies}}}}}"
+    declared(graph, tmp_path, f"/**:\n  ros__parameters:\n    {line}\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -62,3 +63,29 @@ def test_a_signal_in_a_callback_is_a_quiet_end_and_an_error_is_not(interrupted: 
     finished = ["the callback is finished"] * (interrupted and not stuck)
     # The callback's timer may come once more before the node looks.
     assert list(dict.fromkeys(ended.stdout.splitlines())) == [*finished, "ROS still carries this"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a: [1, 2\n", "Couldn't parse params file"),
+        ("/**:\n  ros__parameters: 5\n", "Cannot have a value before ros__parameters at line 2"),
+        ("/**: &a\n  ros__parameters: *a\n", "Will not support aliasing"),
+        ("\0\1\2", "Couldn't parse params file"),
+        (None, "Error opening YAML file"),
+    ],
+)
+@pytest.mark.parametrize("node", ["dvps", "recorder"])
+def test_a_broken_parameter_file_is_one_sentence(
+    tmp_path: Path, node: str, content: str | None, words: str
+) -> None:
+    file = tmp_path / "robot.yaml"
+    if content is not None:
+        file.write_text(content)
+    command = [sys.executable, "-m", f"dvps_ros.ros.nodes.{node}", "--ros-args", "--params-file", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stderr
+    line = ended.stderr.splitlines()[-1]  # rcl's own complaint comes before
+    assert line.startswith("error: ROS cannot start with these arguments: ") and words in line
+    assert "/project/src" not in line
