@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 COMMANDS = {
     "demo": "Run the whole ROS 2 graph on a scene or a clip, and judge what comes out.",
     "run": "Process a video, image folder, bag or drive without ROS.",
+    "bag": "Recover bags whose recorder was killed.",
     "data": "List, check and look at data sets.",
     "world": "Render synthetic driving sequences with exact truth.",
     "train": "Train a network from a recipe.",

@@ -3,9 +3,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import importlib
+import logging
 import re
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,6 +21,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from dvps_ros.errors import ConfigError, DvpsError, InputError
+
+log = logging.getLogger(__name__)
 
 _PRIMITIVES = {"boolean": "bool", "octet": "byte", "float": "float32", "double": "float64"}
 _FIELD = re.compile(r"(?:sequence<)?(?P<base>[\w/]+(?:<\d+>)?)(?:, (?P<most>\d+))?>?(?:\[(?P<count>\d+)\])?")
@@ -92,8 +98,37 @@ class DiskFull(DvpsError):
     """Recording stopped before the disk was full."""
 
 
+PARTIAL = ".partial"
+"""Ends the names of unfinished bags."""
+
+
+def unfinished(path: Path) -> list[Path]:
+    """What earlier recordings to this place left when they were killed, oldest first."""
+    found = path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}")
+    return sorted((p for p in found if not _is_owned(p)), key=lambda p: p.stat().st_mtime)
+
+
+def _lock_of(partial: Path) -> Path:
+    return partial / "lock"
+
+
+def _is_owned(partial: Path) -> bool:
+    """Whether a process still writes there."""
+    try:
+        with _lock_of(partial).open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 class BagWriter:
-    """Writes a bag under a temporary name and moves it to its place when it is whole.
+    """Writes a bag under a temporary name of its own and moves it to its place when it is whole.
+
+    Nothing but what this object made is ever removed: what a killed process left is told in the log, and
+    ``dvps bag recover`` makes a bag of it. Where two write to one place, the one that ends first gets it.
 
     Args:
         path: the folder to make; must not exist.
@@ -111,12 +146,20 @@ class BagWriter:
         self.store = store
         if self.path.exists():
             raise ConfigError(f"{self.path} exists already: move it away, or choose another output")
-        # The bag's file carries the name of its folder, so the temporary part is a folder around it.
-        self._temporary = self.path.parent / f".{self.path.name}.partial"
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        # 8 has quality of service as text, which readers since Humble understand; 9 has it as a list.
-        self._writer = Writer(self._temporary / self.path.name, version=8, storage_plugin=StoragePlugin.MCAP)
+        for left in unfinished(self.path):
+            log.warning(
+                "%s is what a recording left that was killed: dvps bag recover %s, then remove it", left, left
+            )
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # The bag's file carries the name of its folder, so the temporary part is a folder around it.
+            folder = tempfile.mkdtemp(PARTIAL, f".{self.path.name}.", self.path.parent)
+            self._temporary = Path(folder)
+            self._lock = _lock_of(self._temporary).open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            # 8 has quality of service as text, which readers since Humble understand; 9 has it as a list.
+            bag = self._temporary / self.path.name
+            self._writer = Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP)
             self._writer.open()
         except OSError as error:
             raise ConfigError(f"cannot write a bag at {self.path}: {error}") from error
@@ -156,9 +199,25 @@ class BagWriter:
             raise DiskFull(f"{self.path}: cannot be written to any further: {error}") from error
         self.counts[topic] += 1
 
+    def flush(self) -> None:
+        """Hand over to the disk what waits in memory: what a kill then loses is younger than this.
+
+        Raises:
+            DiskFull: there is no room left; close the bag.
+        """
+        storage: Any = self._writer.storage
+        try:
+            if storage.chunk.msgs:
+                storage.close_chunk()
+            storage.bio.flush()
+        except OSError as error:
+            self._torn = True
+            raise DiskFull(f"{self.path}: cannot be written to any further: {error}") from error
+
     def discard(self) -> None:
         """End without a bag: what was written is removed."""
         self._writer.abort()
+        self._lock.close()
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def close(self) -> bool:
@@ -178,12 +237,16 @@ class BagWriter:
             if not self.counts:
                 shutil.rmtree(self._temporary)
                 return False
+            if self.path.exists():
+                raise OSError("it exists by now: somebody else wrote there")
             (self._temporary / self.path.name).rename(self.path)
-            self._temporary.rmdir()
+            shutil.rmtree(self._temporary)
         except OSError as error:
             raise DiskFull(
                 f"cannot finish {self.path}: {error}; what was written is in {self._temporary}"
             ) from error
+        finally:
+            self._lock.close()
         return True
 
 

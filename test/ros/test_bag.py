@@ -5,21 +5,34 @@ from __future__ import annotations
 
 import re
 import resource
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from click.testing import CliRunner
 from rclpy.serialization import serialize_message
 from ros_graph import SCALE, instance
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from std_msgs.msg import Header
 
+from dvps_ros.cli.bag import command
+from dvps_ros.data.bag_recovery import recover
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.bag import BagWriter, DiskFull, definition, message_class, read_bag, typestore
+from dvps_ros.ros.bag import (
+    BagWriter,
+    DiskFull,
+    definition,
+    message_class,
+    read_bag,
+    typestore,
+    unfinished,
+)
 
 HEADER = Header(frame_id="front_optical")
 MSG = Path(__file__).parents[2] / "msg"
@@ -177,3 +190,102 @@ def test_an_unreadable_bag_is_refused(tmp_path: Path) -> None:
         list(read_bag(tmp_path / "drive"))
     with pytest.raises(InputError, match="cannot read bag"):
         list(read_bag(tmp_path / "nowhere"))
+
+
+# Recordings that were killed
+
+
+def scale_of(stamp_ns: int) -> bytes:
+    _, message = records()["/scale"]
+    message.header.stamp = convert.ns_to_stamp(stamp_ns)
+    return serialize_message(message)
+
+
+def killed(path: Path, count: int, flushed: int) -> Path:
+    """What is left of a recorder that wrote ``count`` messages, flushed the first ones and was killed."""
+    script = f"""
+import os, sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import test_bag
+from dvps_ros.ros.bag import BagWriter
+writer = BagWriter({str(path)!r}, min_free_mib=0)
+writer.add_topic("/scale", "dvps_ros/msg/ScaleEstimate")
+for n in range({count}):
+    writer.write("/scale", 10 + n, test_bag.scale_of(n))
+    if n + 1 == {flushed}:
+        writer.flush()
+os.kill(os.getpid(), 9)
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == -9, ended.stderr
+    (left,) = unfinished(path)
+    return left
+
+
+def test_a_killed_recording_is_never_deleted_and_told_at_the_next(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = killed(tmp_path / "drive", 5, 3)
+    content = {p: p.read_bytes() for p in left.rglob("*") if p.is_file()}
+    write(tmp_path / "drive").close()
+    assert f"dvps bag recover {left}" in caplog.text
+    assert {p: p.read_bytes() for p in content} == content
+    BagWriter(tmp_path / "other").discard()
+    assert left.exists()
+
+
+def test_what_was_flushed_is_recovered(tmp_path: Path) -> None:
+    left = killed(tmp_path / "drive", 50, 40)
+    found = recover(left, tmp_path / "saved")
+    assert found.counts == {"/scale": 40} and "torn" in found.lost
+    messages = list(read_bag(tmp_path / "saved"))
+    assert [t for _, t, _ in messages] == list(range(10, 50))
+    assert [m.header.stamp.nanosec for _, _, m in messages] == list(range(40))
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [left.name]
+
+
+def test_a_cut_file_gives_what_is_whole(tmp_path: Path) -> None:
+    writer = BagWriter(tmp_path / "drive", min_free_mib=0)
+    writer.add_topic("/scale", "dvps_ros/msg/ScaleEstimate")
+    for n in range(30):
+        writer.write("/scale", 10 + n, scale_of(n))
+        if n % 10 == 9:
+            writer.flush()
+    writer.close()
+    whole = (tmp_path / "drive" / "drive.mcap").read_bytes()
+    seen = set()
+    for length in range(0, len(whole), 97):
+        (tmp_path / "cut.mcap").write_bytes(whole[:length])
+        try:
+            found = recover(tmp_path / "cut.mcap", tmp_path / f"saved{length}")
+        except InputError as error:
+            assert "no whole message is left" in str(error)
+            seen.add(0)
+        else:
+            seen.add(found.counts["/scale"])
+            assert len(list(read_bag(tmp_path / f"saved{length}"))) == found.counts["/scale"]
+    assert seen == {0, 10, 20, 30}
+    assert recover(tmp_path / "drive", tmp_path / "again").lost == ""
+
+
+def test_two_recordings_to_one_place_do_not_touch_each_other(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "drive"), write(tmp_path / "drive")
+    assert one._temporary != two._temporary and unfinished(tmp_path / "drive") == []
+    one.close()
+    with pytest.raises(DiskFull, match="somebody else wrote there; what was written is in"):
+        two.close()
+    assert len(list(read_bag(tmp_path / "drive"))) == len(list(read_bag(two._temporary / "drive")))
+
+
+def test_the_command_recovers_and_tells(tmp_path: Path) -> None:
+    left = killed(tmp_path / "drive", 5, 3)
+    result = CliRunner().invoke(command, ["recover", str(left)])
+    assert result.exit_code == 0, result.output
+    (saved,) = tmp_path.glob("drive.*_recovered")
+    assert f"{saved}: /scale 3" in result.output and "lost: what comes after" in result.output
+    for words, arguments in (
+        ("there is no", ["nowhere"]),
+        ("exists already", [str(left), "--out", str(saved)]),
+    ):
+        failed = CliRunner().invoke(command, ["recover", *arguments])
+        assert words in str(failed.exception)

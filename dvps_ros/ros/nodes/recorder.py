@@ -23,6 +23,8 @@ from dvps_ros.ros import params, qos
 from dvps_ros.ros.bag import BagWriter, message_class
 from dvps_ros.ros.process import run
 
+_FLUSH_S = 1.0
+"""What is recorded is on the disk after so long, and survives a kill."""
 _SETTLE_S = 0.5
 """After the last counted message, outputs of the same frame may still be under way."""
 
@@ -76,10 +78,18 @@ class Recorder(Node):
         self._frames = 0
         self._recorded = self.create_publisher(UInt64, "~/recorded", qos.output())
         self._last_s: float | None = None
+        self._flushed_s = time.monotonic()
         self._timer = self.create_timer(0.1, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _tick(self) -> None:
         self._discover()
+        if time.monotonic() - self._flushed_s >= _FLUSH_S and not self.done.done():
+            self._flushed_s = time.monotonic()
+            try:
+                assert self._writer is not None
+                self._writer.flush()
+            except DvpsError as error:
+                self._finish(str(error))
         self._recorded.publish(UInt64(data=self._frames))
         if self._last_s is None:
             return
