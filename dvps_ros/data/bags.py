@@ -13,8 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from dvps_ros.data.bag_recovery import WAL, pending_wal
 from dvps_ros.data.calibration import camera_for, doubts
 from dvps_ros.data.camera_infos import CameraInfos
+from dvps_ros.data.images import natural_order
+from dvps_ros.data.mcap_bags import McapBag
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
 from dvps_ros.data.stamps import Timeline, stamp_to_ns
 from dvps_ros.errors import InputError
@@ -80,26 +83,12 @@ class BagSource:
             log.warning("bag %s: %s", self.name, unlikely)
 
     def _open(self) -> closing[Any]:
-        return closing(self._reader())
-
-    def _reader(self) -> Any:
-        try:
-            from rosbags.highlevel import AnyReader
-            from rosbags.typesys import Stores, get_typestore
-        except ImportError as error:
-            raise InputError("reading a bag needs rosbags: pip install 'dvps_ros[tools]'") from error
-        # Bags of Humble and older carry no type definitions; the sensor messages have not changed since.
-        reader = AnyReader([self._path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-        try:
-            reader.open()
-        except Exception as error:
-            raise InputError(f"cannot read bag {self._path}: {error}") from error
-        return reader
+        return closing(open_bag(self._path))
 
     @cached_property
     def _truth_reader(self) -> Any:
         """Open as long as this source is: truth is asked for frame by frame, in any order."""
-        reader = self._reader()
+        reader = open_bag(self._path)
         weakref.finalize(self, reader.close)
         return reader
 
@@ -138,7 +127,10 @@ class BagSource:
             for connection, time_ns, raw in reader.messages(connections=wanted):
                 yield connection.topic, reader.deserialize(raw, connection.msgtype), time_ns
         except Exception as error:
-            raise InputError(f"cannot read bag {self._path} further: {error}") from error
+            more = ""
+            if "CDR encapsulation" in str(error) and self._path.is_file():
+                more = "; if its messages are compressed, give the folder that holds its metadata.yaml"
+            raise InputError(f"cannot read bag {self._path} further: {error}{more}") from error
 
     def _decode(self, message: Any) -> np.ndarray:
         if self._kind == COMPRESSED:
@@ -260,6 +252,42 @@ def _pixels(message: Any, dtype: Any, channels: int) -> np.ndarray:
         ) from error
 
 
+def open_bag(path: Path) -> Any:
+    """An open reader of a bag (rosbags' ``AnyReader`` or :class:`McapBag`), to be closed.
+
+    Raises:
+        InputError: it cannot be read, or lacks what its recorder had not finished.
+    """
+    try:
+        from rosbags.highlevel import AnyReader
+        from rosbags.typesys import Stores, get_typestore
+    except ImportError as error:
+        raise InputError("reading a bag needs rosbags: pip install 'dvps_ros[tools]'") from error
+    for file in [path] if path.is_file() else path.glob("*.db3"):
+        if file.suffix == ".db3" and pending_wal(file):
+            raise InputError(
+                f"bag {file} lacks what lies beside it in {file.name}{WAL}: its recorder did not end; "
+                f"dvps bag recover {file} makes a whole one"
+            )
+    try:
+        paths = bag_files(path)
+        # Bags of Humble and older carry no type definitions; the sensor messages have not changed since.
+        reader = AnyReader(paths, default_typestore=get_typestore(Stores.ROS2_HUMBLE))
+        reader.open()
+    except Exception as error:
+        if path.is_file() and path.suffix == ".mcap":
+            return McapBag(path)  # of ROS 1, or with topics of other kinds
+        raise InputError(f"cannot read bag {path}: {error}") from error
+    return reader
+
+
+def bag_files(path: Path) -> list[Path]:
+    """What a reader of bags opens: a folder with its metadata, else the files in it, else the file itself."""
+    if path.is_file() or (path / "metadata.yaml").is_file():
+        return [path]
+    return sorted((p for p in path.iterdir() if p.suffix in (".mcap", ".db3")), key=natural_order)
+
+
 def _base(topic: str) -> str:
     """The image topic without the name of its transport."""
     return topic.removesuffix("/compressed")
@@ -285,7 +313,8 @@ def _choose_topic(path: Path, topics: dict[str, Any], wanted: str | None) -> str
             raise InputError(f"bag {path} has no image topic {wanted}; it has {listing}")
         return wanted
     if not images:
-        raise InputError(f"bag {path} holds no images; its topics are {', '.join(topics) or 'none'}")
+        others = ", ".join(f"{name} ({info.msgtype})" for name, info in topics.items()) or "none"
+        raise InputError(f"bag {path} holds no images of ROS; its topics are {others}")
     # The same camera may be there raw and compressed: raw is exact.
     cameras = sorted({_base(n) if _base(n) in images else n for n in images})
     # Results may have been recorded beside the camera: that has a CameraInfo, and is called image_...

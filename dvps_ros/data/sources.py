@@ -11,7 +11,7 @@ from typing import Protocol
 
 import cv2
 
-from dvps_ros.data.bags import BagSource
+from dvps_ros.data.bags import BagSource, bag_files
 from dvps_ros.data.calibration import camera_for, load_camera
 from dvps_ros.data.images import (
     DEFAULT_RATE_HZ,
@@ -82,7 +82,12 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
     suffix = place.suffix.lower()
     if not place.exists():
         raise InputError(f"there is no input {path}: expected a video, folder of images, bag or world:SEED")
-    if suffix in BAG_SUFFIXES or (place / "metadata.yaml").is_file():
+    if suffix in (".zstd", ".zst") and Path(place.stem).suffix in BAG_SUFFIXES:
+        raise InputError(
+            f"{path} is one compressed file of a bag: give the folder that holds its metadata.yaml, "
+            f"or unpack it (zstd -d {place.name})"
+        )
+    if suffix in BAG_SUFFIXES or _is_bag(place):
         return BagSource(place, f"/{topic}" if topic else None, camera=camera, fov_deg=fov_deg)
     if topic:
         raise InputError(f"{spec}: a topic can only be given for a bag, and {path} is none")
@@ -98,6 +103,13 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
         f"cannot tell what {path} is: expected a video ({', '.join(sorted(VIDEO_SUFFIXES))}), "
         f"a bag ({', '.join(sorted(BAG_SUFFIXES))}, or a rosbag2 folder) or a folder of images"
     )
+
+
+def _is_bag(place: Path) -> bool:
+    if (place / "metadata.yaml").is_file():
+        return True
+    # One that was copied without its metadata, or whose recorder did not end.
+    return place.is_dir() and bool(bag_files(place))
 
 
 def spaced(source: FrameSource, count: int) -> Iterator[Frame]:

@@ -12,14 +12,15 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
+from dvps_ros.data.bags import open_bag
 from dvps_ros.errors import ConfigError, DvpsError, InputError
 
 log = logging.getLogger(__name__)
@@ -277,12 +278,11 @@ def read_bag(path: str | Path, topics: Collection[str] = ()) -> Iterator[tuple[s
         InputError: the bag cannot be read.
     """
     try:
-        # Bags of Humble and older hold no type definitions.
-        with AnyReader([Path(path)], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+        with closing(open_bag(Path(path))) as reader:
             chosen = [c for c in reader.connections if not topics or c.topic in topics]
             for connection, time_ns, raw in reader.messages(connections=chosen) if chosen else ():
                 yield connection.topic, time_ns, reader.deserialize(raw, connection.msgtype)
-    except GeneratorExit:
+    except (GeneratorExit, InputError):
         raise
     except Exception as error:
         raise InputError(f"cannot read bag {path}: {error}") from error
@@ -295,7 +295,9 @@ def bag_topics(path: str | Path) -> dict[str, str]:
         InputError: the bag cannot be read.
     """
     try:
-        with AnyReader([Path(path)], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
+        with closing(open_bag(Path(path))) as reader:
             return {c.topic: c.msgtype for c in reader.connections}
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"cannot read bag {path}: {error}") from error

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags: written here with rosbags in each format, read back by value."""
 
+import shutil
 import sqlite3
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Writer1
-from rosbags.rosbag2 import StoragePlugin
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from dvps_ros.data.bag_recovery import recover
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel
@@ -189,7 +192,7 @@ def test_recorded_results_are_not_taken_for_the_camera(tmp_path: Path) -> None:
 def test_bag_without_images(tmp_path: Path) -> None:
     bag = Bag(ros1=False)
     folder = bag.write(tmp_path / "drive", {"/front/camera_info": [bag.info(START_NS)]})
-    with pytest.raises(InputError, match="holds no images; its topics are /front/camera_info"):
+    with pytest.raises(InputError, match="holds no images of ROS; its topics are /front/camera_info"):
         open_source(str(folder))
 
 
@@ -309,3 +312,100 @@ def test_a_mosaic_in_a_compressed_topic(tmp_path: Path) -> None:
         message.data = cv2.imencode(".png", seen)[1].reshape(-1)
     frames = list(open_source(str(bag.write(tmp_path / "drive", topics))))
     assert (frames[0].image == (200, 120, 40)).all()
+
+
+# Bags as people have them
+
+
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+def test_a_folder_without_its_metadata(tmp_path: Path, plugin: StoragePlugin) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, "image"), plugin)
+    (folder / "metadata.yaml").unlink()
+    check(folder)
+
+
+def test_a_database_whose_recorder_did_not_end_is_refused_and_recovered(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    folder = bag.write(tmp_path / "drive", camera_topics(bag, "image", 6), StoragePlugin.SQLITE3)
+    (file,) = folder.glob("*.db3")
+    with sqlite3.connect(file) as database:  # half of the messages are taken out and come back by the log
+        late = database.execute("select * from messages where timestamp >= ?", (START_NS + 3 * 10**8,))
+        rows = late.fetchall()
+        database.execute("delete from messages where timestamp >= ?", (START_NS + 3 * 10**8,))
+    database.close()
+    database = sqlite3.connect(file)
+    database.execute("pragma journal_mode=WAL")
+    database.executemany(f"insert into messages values ({','.join('?' * len(rows[0]))})", rows)
+    database.commit()
+    torn = tmp_path / "torn"
+    shutil.copytree(folder, torn)
+    database.close()
+    with pytest.raises(InputError, match=r"db3-wal: its recorder did not end; dvps bag recover"):
+        open_source(str(torn))
+    found = recover(torn, tmp_path / "whole")
+    assert found.counts == {"/front/image_raw": 6, "/front/camera_info": 6} and not found.lost
+    check(tmp_path / "whole", 6)
+
+
+def write_mcap(path: Path, bag: Bag, *, others: bool) -> Path:
+    """With the mcap library: ROS 1 or 2, and with topics that are none of ROS."""
+    with path.open("wb") as stream:
+        writer = McapWriter(stream, chunk_size=5000)
+        writer.start(profile="ros1" if bag.ros1 else "ros2")
+        channels = {}
+        for topic, messages in camera_topics(bag, "image").items():
+            kind = messages[0].__msgtype__
+            text, _ = bag.store.generate_msgdef(kind, ros_version=1 if bag.ros1 else 2)
+            name, encoding = (kind.replace("/msg/", "/"), "ros1") if bag.ros1 else (kind, "ros2")
+            schema = writer.register_schema(name, f"{encoding}msg", str(getattr(text, "data", text)).encode())
+            channels[topic] = writer.register_channel(topic, "ros1" if bag.ros1 else "cdr", schema)
+        if others:
+            schema = writer.register_schema("foxglove.Thing", "protobuf", b"\1\2")
+            channels["/thing"] = writer.register_channel("/thing", "protobuf", schema)
+            channels["/status"] = writer.register_channel("/status", "json", 0)
+        for i, stamp in enumerate(stamps(3)):
+            time_ns = START_NS + i * 10**8
+            for topic, messages in camera_topics(bag, "image").items():
+                writer.add_message(channels[topic], time_ns, bytes(bag.serialize(messages[i])), stamp)
+            for topic in ("/thing", "/status") if others else ():
+                writer.add_message(channels[topic], time_ns, b"{}", stamp)
+        writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(("ros1", "others"), [(False, False), (False, True), (True, False), (True, True)])
+def test_mcap_of_either_ros_and_with_other_topics(tmp_path: Path, ros1: bool, others: bool) -> None:
+    check(write_mcap(tmp_path / "drive.mcap", Bag(ros1), others=others))
+
+
+def test_topics_that_are_none_of_ros_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "drive.mcap"
+    with path.open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start(profile="")
+        schema = writer.register_schema("foxglove.CompressedVideo", "protobuf", b"\1")
+        channel = writer.register_channel("/cam", "protobuf", schema)
+        writer.add_message(channel, 5, b"x", 5)
+        writer.finish()
+    with pytest.raises(InputError, match=r"no images of ROS; .* /cam \(protobuf foxglove.CompressedVideo\)"):
+        open_source(str(path))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(InputError, match="cannot read bag"):
+        open_source(str(path))
+
+
+def test_one_compressed_file_of_a_bag_says_what_to_give(tmp_path: Path) -> None:
+    bag = Bag(ros1=False)
+    for mode in (CompressionMode.FILE, CompressionMode.MESSAGE):
+        writer = Writer2(tmp_path / mode.name, version=8, storage_plugin=StoragePlugin.MCAP)
+        writer.set_compression(mode, CompressionFormat.ZSTD)
+        with writer:
+            for topic, messages in camera_topics(bag, "image").items():
+                connection = writer.add_connection(topic, messages[0].__msgtype__, typestore=bag.store)
+                for index, message in enumerate(messages):
+                    writer.write(connection, START_NS + index * 10**8, bag.serialize(message))
+        check(tmp_path / mode.name)
+        (file,) = (p for p in (tmp_path / mode.name).iterdir() if p.suffix != ".yaml")
+        with pytest.raises(InputError, match=r"give the folder that holds its metadata.yaml"):
+            open_source(str(file))
