@@ -121,7 +121,13 @@ def command(
             assert maps is not None, "all outputs are wanted"
             if save_maps:
                 write_maps(out / "maps" / f"{frame.stamp_ns}.npz", maps)
-            truth = source.truth(frame.stamp_ns)
+            try:
+                truth = source.truth(frame.stamp_ns)
+            except InputError as error:  # a damaged file costs its frame's truth
+                truth = None
+                log.warning(
+                    "%s: no truth of the frame at %.3f s: %s", source.name, frame.stamp_ns * 1e-9, error
+                )
             if truth is not None and not source.camera.is_distorted:
                 quality.update(truth, maps, frame.stamp_ns)
             bar.update()

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dvps_ros.data.coarse import CoarseLabels, read_coarse
+from dvps_ros.data.images import visible
 from dvps_ros.errors import InputError
 from dvps_ros.labels import VOID
 from dvps_ros.types import Sample
@@ -46,10 +47,10 @@ def camvid_files(root: Path, split: str) -> list[tuple[Path, Path]]:
     Raises:
         InputError: the folder is missing or holds no image.
     """
-    images = {p.stem: p for p in sorted((root / split).glob("*")) if p.suffix in {".jpg", ".png"}}
+    images = {p.stem: p for p in sorted(visible(root / split)) if p.suffix in {".jpg", ".png"}}
     if not images:
         raise InputError(f"CamVid: expected images in {root / split}, found none")
-    labels = {p.stem: p for p in (root / f"{split}annot").glob("*.png")}
+    labels = {p.stem: p for p in visible(root / f"{split}annot", "*.png")}
     return [
         (images.get(name, root / split / f"{name}.png"), root / f"{split}annot" / f"{name}.png")
         for name in sorted(images | labels)

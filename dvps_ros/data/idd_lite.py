@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from dvps_ros.data.coarse import CoarseLabels, read_coarse
+from dvps_ros.data.images import visible
 from dvps_ros.errors import InputError
 from dvps_ros.types import Sample
 
@@ -43,13 +44,13 @@ def idd_lite_files(root: Path, split: str) -> list[tuple[Path, Path]]:
     images, labels = root / "leftImg8bit" / "train", root / "gtFine" / "train"
     chosen = [
         name
-        for i, name in enumerate(sorted(p.name for p in images.glob("*") if p.is_dir()))
+        for i, name in enumerate(sorted(p.name for p in visible(images) if p.is_dir()))
         if (i % HELD_OUT_EVERY == 0) == (split == "val")
     ]
     files = []
     for name in chosen:
-        numbers = {p.name.removesuffix("_image.jpg") for p in (images / name).glob("*_image.jpg")}
-        numbers |= {p.name.removesuffix("_label.png") for p in (labels / name).glob("*_label.png")}
+        numbers = {p.name.removesuffix("_image.jpg") for p in visible(images / name, "*_image.jpg")}
+        numbers |= {p.name.removesuffix("_label.png") for p in visible(labels / name, "*_label.png")}
         files += [
             (images / name / f"{number}_image.jpg", labels / name / f"{number}_label.png")
             for number in sorted(numbers)

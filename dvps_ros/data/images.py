@@ -12,10 +12,13 @@ import numpy as np
 
 from dvps_ros.data.pixels import compressed_to_rgb
 from dvps_ros.errors import InputError
+from dvps_ros.files import read_bytes
 from dvps_ros.types import CameraModel, Frame, Sample
 
 log = logging.getLogger(__name__)
 
+FILE_LIMIT = 1 << 28
+"""Bytes of an image file; larger ones are refused."""
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 DEFAULT_RATE_HZ = 10.0
 """Of inputs that carry no time."""
@@ -43,7 +46,7 @@ class ImageSequence:
         camera: CameraModel,
         *,
         frame_id: str = "camera_optical",
-        truth: Callable[[Path], Sample] | None = None,
+        truth: Callable[[Path], Sample | None] | None = None,
     ) -> None:
         self.name = name
         self.frames = len(paths)
@@ -51,7 +54,7 @@ class ImageSequence:
         self.unreadable = 0
         self.problems: list[str] = []
         self.stamps_ns = tuple(stamps_ns)
-        self._path_of = dict(zip(stamps_ns, paths, strict=True))
+        self.path_of = dict(zip(stamps_ns, paths, strict=True))
         self._frame_id = frame_id
         self._truth = truth
         seconds = (stamps_ns[-1] - stamps_ns[0]) * 1e-9
@@ -59,7 +62,7 @@ class ImageSequence:
 
     def __iter__(self) -> Iterator[Frame]:
         self.unreadable, self.problems = 0, []
-        for stamp_ns, path in self._path_of.items():
+        for stamp_ns, path in self.path_of.items():
             try:
                 yield Frame(read_sized(path, self.camera), stamp_ns, self.camera, self._frame_id)
             except InputError as error:
@@ -68,18 +71,18 @@ class ImageSequence:
                 log.warning("%s: left out %s", self.name, error)
 
     def truth(self, stamp_ns: int) -> Sample | None:
-        path = self._path_of.get(stamp_ns)
+        path = self.path_of.get(stamp_ns)
         return self._truth(path) if self._truth is not None and path is not None else None
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 [H,W,3] RGB.
+    """An image file as uint8 [H,W,3] RGB, turned as its EXIF data say.
 
     Raises:
         InputError: naming the file: it cannot be opened, is cut off or is not an image.
     """
     try:
-        return compressed_to_rgb(path.read_bytes())
+        return compressed_to_rgb(read_bytes(path, limit=FILE_LIMIT), upright=True)
     except OSError as error:
         raise InputError(f"cannot read image {path}: {error.strerror}") from error
     except InputError as error:
@@ -117,7 +120,7 @@ def image_files(folder: Path) -> list[Path]:
     inside = _images_in(folder)
     if inside:
         return inside
-    below = {d.name: files for d in sorted(folder.iterdir()) if d.is_dir() and (files := _images_in(d))}
+    below = {d.name: files for d in sorted(visible(folder)) if d.is_dir() and (files := _images_in(d))}
     if len(below) > 1:
         raise InputError(
             f"folder {folder} holds several folders of images: {', '.join(below)}; give one of them"
@@ -128,7 +131,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+    return sorted((p for p in visible(folder) if p.suffix.lower() in IMAGE_SUFFIXES), key=natural_order)
+
+
+def visible(folder: Path, pattern: str = "*") -> Iterator[Path]:
+    """What lies in a folder (or below it, by the pattern), without hidden files: systems leave ``._`` files
+    beside pictures that are none."""
+    return (p for p in folder.glob(pattern) if not p.name.startswith("."))
 
 
 def first_readable(paths: Sequence[Path]) -> np.ndarray:

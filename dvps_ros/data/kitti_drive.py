@@ -64,13 +64,17 @@ class DriveLidar:
         self.tracklets = read_tracklets(labels) if labels.is_file() else None
         """None where the drive was not annotated."""
 
+    def scan(self, frame: int) -> Path:
+        """The file of a frame number; it may not be there."""
+        return self.folder / "velodyne_points" / "data" / f"{frame:010d}.bin"
+
     def truth(self, frame: int) -> tuple[np.ndarray, np.ndarray | None]:
         """Depth float32 [H,W] (m, 0 unknown) and id int32 [H,W] (-1 outside the boxes) of a frame number.
 
         Raises:
             InputError: the scan of this frame is missing or damaged.
         """
-        points = read_scan(self.folder / "velodyne_points" / "data" / f"{frame:010d}.bin")
+        points = read_scan(self.scan(frame))
         ids = np.full(len(points), -1, np.int32)
         for i, tracklet in enumerate(self.tracklets or ()):
             ids[tracklet.holds(points, frame)] = i + 1
@@ -138,9 +142,12 @@ def read_kitti_stamps(path: Path) -> list[int]:
     return stamps
 
 
-def _lidar_images(folder: Path, camera: CameraModel, image: Path) -> Sample:
-    """Truth that was projected before: 16-bit images of depth (metres x 256) and of ids (0 none)."""
+def _lidar_images(folder: Path, camera: CameraModel, image: Path) -> Sample | None:
+    """Truth that was projected before: 16-bit images of depth (metres x 256) and of ids (0 none); None of a
+    frame that has none."""
     name = f"{image.stem}.png"
+    if not (folder / "lidar_depth_02" / name).exists():
+        return None
     depth_m = read_depth(folder / "lidar_depth_02" / name)
     instance = None
     if (folder / "lidar_inst_02").is_dir():
@@ -149,7 +156,10 @@ def _lidar_images(folder: Path, camera: CameraModel, image: Path) -> Sample:
     return _sparse_sample(folder.name, image, camera, depth_m, instance)
 
 
-def _projected_scans(lidar: DriveLidar, image: Path) -> Sample:
+def _projected_scans(lidar: DriveLidar, image: Path) -> Sample | None:
+    """None of a frame without a scan: of the drives as published some lack a few."""
+    if not lidar.scan(int(image.stem)).exists():
+        return None
     return _sparse_sample(lidar.folder.name, image, lidar.camera, *lidar.truth(int(image.stem)))
 
 

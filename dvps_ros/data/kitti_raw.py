@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dvps_ros.data.images import read_sized
 from dvps_ros.data.kitti_drive import DriveLidar, kitti_drive
 from dvps_ros.data.kitti_velodyne import poses_from_oxts, read_oxts, steering_from_oxts
 from dvps_ros.errors import InputError
@@ -38,6 +39,10 @@ class KittiRaw:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sequence = kitti_drive(folder, camera=None)
+        if not any((folder / name).is_dir() for name in ("velodyne_points", "lidar_depth_02")):
+            raise InputError(
+                f"KITTI drive {folder}: expected LiDAR in velodyne_points/data or lidar_depth_02"
+            )
         self.camera: CameraModel = self.sequence.camera
         read = _read_prepared if (folder / "poses_cam2.txt").is_file() else _read_published
         self.world_from_camera, self.steering_rad, self.speed_mps, kinds = read(folder, self.camera)
@@ -96,18 +101,21 @@ class KittiRaw:
         """After each frame None, or a sentence naming the file that is missing or damaged."""
         for stamp_ns in self.sequence.stamps_ns:
             try:
-                self._frame(stamp_ns)
+                if self.sequence.truth(stamp_ns) is None:
+                    yield f"{self.sequence.path_of[stamp_ns]}: no LiDAR of this frame"
             except InputError as error:
                 yield str(error)
             yield None
 
     def _frame(self, stamp_ns: int) -> Sample:
-        """Image, depth and ids (all -1 in a drive without annotation)."""
+        """Image, depth (all 0 where there is no scan) and ids (all -1 in a drive without annotation)."""
         sample = self.sequence.truth(stamp_ns)
         if sample is None:
-            raise InputError(
-                f"KITTI drive {self.folder}: expected LiDAR in velodyne_points/data or lidar_depth_02"
-            )
+            path = self.sequence.path_of[stamp_ns]
+            image = read_sized(path, self.camera)
+            depth_m = np.zeros((1, *image.shape[:2]), np.float32)
+            name = f"{self.folder.name}/{path.stem}"
+            sample = Sample(image[None], self.camera.vector[None], name, depth_m=depth_m)
         if sample.instance_map is None:
             return replace(sample, instance_map=np.full(sample.truth("depth_m").shape, -1, np.int32))
         return sample

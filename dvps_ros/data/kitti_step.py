@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dvps_ros.data.images import visible
 from dvps_ros.data.layout import FrameFiles, Layout, check_classes, read_png, split_folder, write_png
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
@@ -83,7 +84,7 @@ class KittiStep(Layout):
 def _numbered(folder: Path) -> dict[tuple[str, int], Path]:
     """(sequence, frame) -> file of ``{seq}/{frame}.png`` below a folder."""
     found: dict[tuple[str, int], Path] = {}
-    for path in sorted(folder.glob("*/*.png")):
+    for path in sorted(visible(folder, "*/*.png")):
         if path.stem.isdecimal():
             first = found.setdefault((path.parent.name, int(path.stem)), path)
             if first != path:

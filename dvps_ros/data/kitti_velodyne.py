@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dvps_ros.data.images import visible
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel
 
@@ -153,7 +154,7 @@ def read_oxts(folder: Path) -> np.ndarray:
         InputError: none there, or naming every file that does not hold thirty numbers.
     """
     rows, problems = [], []
-    for path in sorted((folder / "oxts" / "data").glob("*.txt")):
+    for path in sorted(visible(folder / "oxts" / "data", "*.txt")):
         try:
             row = np.array(path.read_text().split(), np.float64)
             if len(row) != 30:

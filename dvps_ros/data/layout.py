@@ -17,16 +17,18 @@ from pathlib import Path
 
 import numpy as np
 
+from dvps_ros.data.images import FILE_LIMIT, visible
+from dvps_ros.data.pixels import png_is_whole
 from dvps_ros.errors import InputError
-from dvps_ros.files import write_bytes
-from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.files import read_bytes, write_bytes
+from dvps_ros.labels import CITYSCAPES, VOID, LabelSpace
 from dvps_ros.metrics.counts import Classes
 from dvps_ros.metrics.evaluation import FramePair
 from dvps_ros.types import Sample
 
 DEPTH_SCALE = 256.0
 """A depth PNG holds uint16 metres times this; 0 is "no truth"."""
-_PNG_END = b"IEND\xaeB`\x82"
+PROJECT_THINGS = Classes.of(CITYSCAPES).is_thing
 _PNG_COLORS = {3: "a palette", 4: "grey with transparency"}
 """Kinds of PNG (byte 25) that the decoder turns into colours."""
 
@@ -158,7 +160,9 @@ class Layout(ABC):
                 check_size(path, array.shape[:2], images[0].shape[:2] if images else image.shape[:2])
             images.append(image)
             classes.append(self.to_project(class_map))
-            instances.append(np.where(is_thing[class_map] & (instance_map == 0), -1, instance_map))
+            # Also of things that this data set does not count, such as KITTI-STEP's trucks.
+            thing = is_thing[class_map] | PROJECT_THINGS[classes[-1]]
+            instances.append(np.where(thing & (instance_map == 0), -1, instance_map))
             intrinsics.append(self.intrinsics(files, *image.shape[:2]))
         return Sample(
             images=np.stack(images),
@@ -326,12 +330,13 @@ def read_png(path: Path) -> np.ndarray:
     import cv2
 
     try:
-        data = path.read_bytes()
+        data = read_bytes(path, limit=FILE_LIMIT)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
     # A truncated file would decode to an image with an empty lower part.
-    whole = data[:4] == b"\x89PNG" and _PNG_END in data[-64:]
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if whole else None
+    flat = np.frombuffer(data, np.uint8)
+    whole = data[:4] == b"\x89PNG" and png_is_whole(flat)
+    array = cv2.imdecode(flat, cv2.IMREAD_UNCHANGED) if whole else None
     if array is None:
         raise InputError(f"{path}: expected a whole PNG, got {len(data)} bytes that cannot be decoded")
     if data[25] in _PNG_COLORS:
@@ -339,6 +344,9 @@ def read_png(path: Path) -> np.ndarray:
             f"{path}: expected a PNG of grey values or of RGB, got one with {_PNG_COLORS[data[25]]}; "
             "save its values as they are"
         )
+    bits, gray = data[24], data[25] == 0
+    if gray and bits < 8:
+        array = array // np.uint8(255 // (2**bits - 1))  # the decoder spreads 1, 2 and 4 bits over 0 to 255
     return array if array.ndim == 2 else np.ascontiguousarray(array[..., 2::-1])
 
 
@@ -427,7 +435,7 @@ def files_by_frame(
         InputError: a frame has two files of one kind.
     """
     frames: dict[tuple[str, int], dict[str, Path]] = {}
-    for path in sorted(folder.iterdir()):
+    for path in sorted(visible(folder)):
         match = pattern.fullmatch(path.name)
         if match:
             sequence, frame, written = match.groups()[:3]

@@ -20,6 +20,7 @@ from dvps_ros.data.images import (
     even_stamps,
     first_readable,
     image_files,
+    visible,
 )
 from dvps_ros.data.kitti_drive import kitti_drive
 from dvps_ros.data.scene import open_scene
@@ -173,7 +174,7 @@ def image_folder(folder: Path, *, camera: CameraModel | None, fov_deg: float | N
     """Images in natural order at 10 Hz; the only ``camera*.json`` or ``.yaml`` there calibrates them."""
     paths = image_files(folder)
     if camera is None and fov_deg is None:
-        own = [p for p in folder.glob("camera*") if p.suffix in (".json", ".yaml", ".yml")]
+        own = [p for p in visible(folder, "camera*") if p.suffix in (".json", ".yaml", ".yml")]
         camera = load_camera(own[0]) if len(own) == 1 else None
     height, width = first_readable(paths).shape[:2]
     name = folder.resolve().name

@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 
 from dvps_ros.data.calibration import camera_for, load_camera
-from dvps_ros.data.images import FIRST_STAMP_NS, first_readable, image_files, read_sized
+from dvps_ros.data.images import FIRST_STAMP_NS, first_readable, image_files, read_sized, visible
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Sample
 
@@ -282,7 +282,7 @@ def _open(
         speeds.append(speed)
         if image is not None:
             images.append(image)
-    own = [p for p in folder.glob("camera*") if p.suffix in (".json", ".yaml", ".yml")]
+    own = [p for p in visible(folder, "camera*") if p.suffix in (".json", ".yaml", ".yml")]
     if camera is None and len(own) == 1:
         camera = load_camera(own[0])
     name = folder.resolve().name
@@ -347,7 +347,7 @@ def _image_names(folder: Path, rows: Sequence[dict[str, str]]) -> Callable[[dict
         return lambda row: base / row["image"]
     if "frame" not in rows[0]:
         return lambda row: None
-    folders = [p for p in sorted(folder.glob("image*")) if p.is_dir()]
+    folders = [p for p in sorted(visible(folder, "image*")) if p.is_dir()]
     if len(folders) != 1:
         raise InputError(
             f"{folder}: expected one folder image* for a log of frame numbers, got {len(folders)}"

@@ -43,7 +43,7 @@ class Builder:
     """The engines of one graph of a model. ``config`` has backend, precision and threads resolved.
 
     Raises:
-        EngineError: fusion is not in the graph, or the golden frames are missing or of another export.
+        EngineError: fusion is not in the graph, or golden frames are missing or of another export.
     """
 
     def __init__(self, model_dir: Path, manifest: Manifest, graph: GraphFile, store: PlanStore) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -341,3 +343,43 @@ def test_every_problem_of_two_trees_is_named(tmp_path):
     assert len(found) == len(wanted)
     for sentence, part in zip(found, wanted, strict=True):
         assert part in sentence
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_a_png_of_few_bits_has_its_values(bits, tmp_path):
+    """Decoders spread them over 0 to 255, for the eye."""
+    values = np.arange(2**bits, dtype=np.uint8).reshape(1, -1).repeat(4, 0)
+    rows = b"".join(
+        b"\0" + np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - bits :]).tobytes() for row in values
+    )
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = struct.pack(">IIBBBBB", values.shape[1], 4, bits, 0, 0, 0, 0)
+    path = tmp_path / "labels.png"
+    end = chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + end)
+    assert np.asarray(Image.open(path)).max() > 2**bits - 1 or bits == 1  # so does another decoder
+    np.testing.assert_array_equal(read_png(path), values)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_files_that_systems_leave_beside_pictures_are_none(layout, tmp_path):
+    written = write_tree(layout, tmp_path)
+    for file in {p for f in written for p in (*f.labels, f.image, f.depth) if p is not None}:
+        (file.parent / f"._{file.name}").write_bytes(b"\0\5\x16\7Mac OS X")
+    assert layout.index(tmp_path, "val") == written
+    assert not [p for p in find_problems(layout, tmp_path, None, "val") if p]
+
+
+def test_things_that_the_data_set_does_not_count_are_of_unknown_number(tmp_path):
+    truck = CITYSCAPES.id_of("truck")
+    classes = np.where(CLASSES == POLE, truck, CLASSES).astype(np.uint8)
+    ids = np.where(CLASSES == CAR, 0, INSTANCES).astype(np.int32)  # cars of a group
+    STEP.write(tmp_path, "val", "0000", 0, class_map=classes, instance_map=ids, image=IMAGE)
+    (sample,) = STEP.samples(tmp_path, "val", 1)
+    want = np.where((classes == truck) | (classes == CAR), -1, np.where(classes == PERSON, 3, 0))
+    np.testing.assert_array_equal(sample.instance_map[0], want)

@@ -17,6 +17,7 @@ from dvps_ros.data.idd_lite import read_idd_lite
 from dvps_ros.data.kitti_drive import DriveLidar
 from dvps_ros.data.kitti_raw import KittiRaw, static_flow
 from dvps_ros.data.kitti_velodyne import poses_from_oxts, project_scan, read_scan, steering_from_oxts
+from dvps_ros.data.sources import open_source
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.types import CameraModel, Sample
@@ -218,6 +219,21 @@ def test_kitti_without_annotation_knows_no_static_points(tmp_path):
     (folder / "tracklet_labels.xml").unlink()
     clip = KittiRaw(folder).clip(0, 2)
     assert (clip.instance_map == -1).all() and np.isnan(clip.flow_px).all() and clip.depth_m.max() == 10
+
+
+def test_a_missing_scan_costs_only_its_truth(tmp_path):
+    """As of four frames of the published drive 0009."""
+    folder = published_drive(tmp_path)
+    (folder / "velodyne_points/data/0000000000.bin").unlink()
+    source = open_source(str(folder))
+    assert len(list(source)) == 2
+    assert source.truth(source.stamps_ns[0]) is None and source.truth(source.stamps_ns[1]) is not None
+    drive = KittiRaw(folder)
+    clip = drive.clip(0, 2)
+    assert not clip.depth_m[0].any() and (clip.instance_map[0] == -1).all() and clip.depth_m[1].any()
+    assert np.isnan(clip.flow_px[1]).all() or np.isfinite(clip.flow_px[1]).any()
+    (problem,) = (p for p in drive.problems() if p)
+    assert "0000000000.png: no LiDAR of this frame" in problem
 
 
 def test_every_problem_of_a_drive_is_named(tmp_path):
