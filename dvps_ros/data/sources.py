@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-import cv2
-
 from dvps_ros.data.bags import BagSource, bag_files
 from dvps_ros.data.calibration import camera_for, load_camera
 from dvps_ros.data.images import (
@@ -24,6 +22,7 @@ from dvps_ros.data.images import (
 )
 from dvps_ros.data.kitti_drive import kitti_drive
 from dvps_ros.data.scene import open_scene
+from dvps_ros.data.videos import VideoSource
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Frame, Sample
 
@@ -117,57 +116,6 @@ def spaced(source: FrameSource, count: int) -> Iterator[Frame]:
     """So many frames of a source, from all of it; neighbours stay neighbours where it is short."""
     step = max(1, (source.frames or 0) // count)
     return itertools.islice((frame for i, frame in enumerate(source) if i % step == 0), count)
-
-
-class VideoSource:
-    """A video file; stamps count from one second at its frame rate."""
-
-    def __init__(self, path: Path, *, camera: CameraModel | None, fov_deg: float | None) -> None:
-        self._path = path
-        capture = self._open()
-        width = int(capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        height = int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        readable, _ = capture.read()
-        capture.release()
-        if not readable or width <= 0 or height <= 0:
-            raise InputError(f"cannot read video {path}: it holds no frame that can be decoded")
-        self.name = path.name
-        self.frames = count if count > 0 else None
-        self.rate_hz = rate if 0 < rate < 1000 else DEFAULT_RATE_HZ
-        self.camera = camera_for(self.name, width, height, camera=camera, fov_deg=fov_deg)
-        self.unreadable = 0
-        self.problems: list[str] = []
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self._path))
-        if not capture.isOpened():
-            raise InputError(f"cannot read video {self._path}: it is damaged, or of an unknown format")
-        return capture
-
-    def __iter__(self) -> Iterator[Frame]:
-        capture = self._open()
-        self.unreadable = index = 0
-        self.problems = []
-        try:
-            while True:
-                ok, bgr = capture.read()
-                if not ok:
-                    break
-                stamp_ns = FIRST_STAMP_NS + round(index * 1e9 / self.rate_hz)
-                yield Frame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), stamp_ns, self.camera)
-                index += 1
-        finally:
-            capture.release()
-        if self.frames is not None and index < self.frames:
-            self.unreadable = self.frames - index
-            problem = f"{self.name} ends early: {index} of {self.frames} frames could be read"
-            self.problems.append(problem)
-            log.warning(problem)
-
-    def truth(self, stamp_ns: int) -> None:
-        return None
 
 
 def image_folder(folder: Path, *, camera: CameraModel | None, fov_deg: float | None) -> ImageSequence:
