@@ -78,10 +78,17 @@ def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
 )
 @click.option(
     "--stq-void",
-    type=click.Choice(["masked", "kept"]),
-    default="masked",
+    type=click.Choice(["kept", "masked"]),
+    default="kept",
     show_default=True,
-    help="STQ: true void leaves the predicted tracks, or counts in their size.",
+    help="STQ: true void counts in the size of predicted tracks, or leaves them.",
+)
+@click.option(
+    "--sq-void",
+    type=click.Choice(["class", "miss"]),
+    default="class",
+    show_default=True,
+    help="STQ: predicted void is one more class of IoU 0, or only a miss of the true class.",
 )
 @click.option(
     "--pat-ids",
@@ -93,7 +100,7 @@ def _cap(_: click.Context, option: click.Parameter, text: str) -> Any:
 @click.option(
     "--pat-void",
     type=click.Choice(["masked", "kept"]),
-    default="kept",
+    default="masked",
     show_default=True,
     help="PAT: true void leaves the predicted masks, or counts in their size.",
 )
@@ -152,6 +159,7 @@ def command(
     crowd: str,
     depth_crowd: str,
     stq_void: str,
+    sq_void: str,
     pat_ids: str,
     pat_void: str,
     pat_pq: str,
@@ -227,6 +235,7 @@ def command(
         crowd=crowd,  # type: ignore[arg-type]
         depth_crowd=depth_crowd,  # type: ignore[arg-type]
         stq_void=stq_void,  # type: ignore[arg-type]
+        sq_void=sq_void,  # type: ignore[arg-type]
         pat_ids=pat_ids,  # type: ignore[arg-type]
         pat_void=pat_void,  # type: ignore[arg-type]
         pat_pq=pat_pq,  # type: ignore[arg-type]

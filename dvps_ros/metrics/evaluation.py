@@ -29,7 +29,7 @@ from dvps_ros.metrics.depth import (
     inliers,
 )
 from dvps_ros.metrics.pq import Crowd, PanopticQuality
-from dvps_ros.metrics.stq import SegmentationTrackingQuality, VoidInTracks
+from dvps_ros.metrics.stq import PredictedVoid, SegmentationTrackingQuality, VoidInTracks
 from dvps_ros.metrics.tracks import IdentityStability, PredictedIds, QualityRule, TrackingQuality, VoidInMasks
 from dvps_ros.metrics.vpq import VideoPanopticQuality
 
@@ -58,7 +58,7 @@ class FramePair:
 
 @dataclass(frozen=True)
 class Rules:
-    """Every choice that changes a number; the defaults are those of docs/metrics.md."""
+    """Every choice that changes a number; the defaults are the official evaluators' (docs/metrics.md)."""
 
     windows: tuple[int, ...] = (1, 2, 3, 4)
     """k of VPQ and DVPQ, frames."""
@@ -68,9 +68,10 @@ class Rules:
     """True things of instance 0 in PQ and VPQ."""
     depth_crowd: Crowd = "segment"
     """True things of instance 0 in DPQ and DVPQ, whose script knows no crowd."""
-    stq_void: VoidInTracks = "masked"
+    stq_void: VoidInTracks = "kept"
+    sq_void: PredictedVoid = "class"
     pat_ids: PredictedIds = "track"
-    pat_void: VoidInMasks = "kept"
+    pat_void: VoidInMasks = "masked"
     pat_pq: QualityRule = "standard"
     min_area_px: int = 0
     """Masks below it do not exist for PAT and ids."""
@@ -158,7 +159,11 @@ class Evaluation:
             else None
         )
         stq = {"STQ", "DSTQ"} & set(things)
-        self._stq = SegmentationTrackingQuality(classes, void=rules.stq_void) if stq else None
+        self._stq = (
+            SegmentationTrackingQuality(classes, void=rules.stq_void, predicted_void=rules.sq_void)
+            if stq
+            else None
+        )
         self._inliers = DepthInliers(rules.inlier_ratios) if "DSTQ" in things else None
         self._pat = (
             TrackingQuality(

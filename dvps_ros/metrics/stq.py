@@ -17,9 +17,12 @@ from dvps_ros.labels import NO_INSTANCE, VOID
 from dvps_ros.metrics.counts import VOID_SEGMENT, Classes, PairCounts, class_of, id_of, merge_pairs
 from dvps_ros.metrics.sequences import SequenceWalk
 
-VoidInTracks = Literal["masked", "kept"]
-"""Whether pixels of true void leave the predicted tracks (``masked``, as the depth-aware STQ script does) or
-count in their size (``kept``, as deeplab2's STQ does)."""
+VoidInTracks = Literal["kept", "masked"]
+"""Whether pixels of true void count in the size of predicted tracks (``kept``, as deeplab2's STQ does) or
+leave them (``masked``, as the depth-aware STQ script does)."""
+PredictedVoid = Literal["class", "miss"]
+"""What predicted void on pixels of a true class is in SQ: a miss of that class and one more class, of IoU 0,
+in the mean (``class``, as deeplab2's STQ does), or the miss alone."""
 
 _OTHER = np.int64(VOID_SEGMENT - 1)
 """Key that stands for every segment which is no track."""
@@ -43,10 +46,10 @@ def class_iou(matrix: np.ndarray) -> np.ndarray:
     return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
 
 
-def track_pairs(pairs: PairCounts, classes: Classes, void: VoidInTracks = "masked") -> PairCounts:
+def track_pairs(pairs: PairCounts, classes: Classes, void: VoidInTracks = "kept") -> PairCounts:
     """The pairs that association looks at: tracks are (class, id) of thing classes, the rest is one key.
 
-    Pixels of true crowd (a thing without id) are removed, and true void too unless ``void`` is ``"kept"``.
+    Pixels of true crowd (a thing without id) are removed, and true void too if ``void`` is ``"masked"``.
     A predicted thing of id 0 is a track like any other.
     """
     thing = classes.is_thing
@@ -80,9 +83,16 @@ def association(pairs: PairCounts) -> np.ndarray:
 class SegmentationTrackingQuality:
     """STQ, AQ and SQ. Holds one table of track pairs of the sequence that is open."""
 
-    def __init__(self, classes: Classes, *, void: VoidInTracks = "masked") -> None:
+    def __init__(
+        self,
+        classes: Classes,
+        *,
+        void: VoidInTracks = "kept",
+        predicted_void: PredictedVoid = "class",
+    ) -> None:
         self.classes = classes
         self.void: VoidInTracks = void
+        self.predicted_void: PredictedVoid = predicted_void
         self.confusion = np.zeros((classes.count, classes.count + 1), np.int64)
         self._walk = SequenceWalk()
         self._open: list[PairCounts] = []
@@ -116,6 +126,8 @@ class SegmentationTrackingQuality:
         """{STQ, AQ, SQ} as fractions; AQ is None without true tracks, SQ without labelled pixels."""
         quality, tracks = self._association()
         iou = class_iou(self.confusion)
+        if self.predicted_void == "class" and self.confusion[:, -1].any():
+            iou = np.append(iou, 0.0)
         aq = quality / tracks if tracks else None
         sq = float(np.nanmean(iou)) if not np.isnan(iou).all() else None
         stq = math.sqrt(aq * sq) if aq is not None and sq is not None else None

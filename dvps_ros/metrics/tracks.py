@@ -52,7 +52,7 @@ def match_objects(
     classes: Classes,
     *,
     ids: PredictedIds = "track",
-    void: VoidInMasks = "kept",
+    void: VoidInMasks = "masked",
     min_area_px: int = 0,
 ) -> FrameMatches:
     """Match the true and predicted objects of one frame; smaller ones than ``min_area_px`` do not exist."""
@@ -159,7 +159,7 @@ class TrackingQuality:
         classes: Classes,
         *,
         ids: PredictedIds = "track",
-        void: VoidInMasks = "kept",
+        void: VoidInMasks = "masked",
         min_area_px: int = 0,
         quality: QualityRule = "standard",
     ) -> None:

@@ -81,13 +81,15 @@ def vpq_counts(gt_sem, gt_ins, pr_sem, pr_ins, seq, k, count, things, crowd="ign
     return total
 
 
-def stq(gt_sem, gt_ins, pr_sem, pr_ins, seq, count, things, void="masked"):
+def stq(gt_sem, gt_ins, pr_sem, pr_ins, seq, count, things, void="kept", predicted_void="class"):
     known = gt_sem != VOID
     ious = []
     for c in range(count):
         union = (known & ((gt_sem == c) | (pr_sem == c))).sum()
         if union:
             ious.append(Fraction(int((known & (gt_sem == c) & (pr_sem == c)).sum()), int(union)))
+    if predicted_void == "class" and (known & (pr_sem == VOID)).any():
+        ious.append(Fraction(0))
     sq = float(sum(ious) / len(ious)) if ious else None
     scores = []
     is_thing = np.isin(gt_sem, things)
@@ -116,7 +118,7 @@ def segments_of(sem, ins, where):
     return dict(result)
 
 
-def tq(gt_sem, gt_ins, pr_sem, pr_ins, seq, things):
+def tq(gt_sem, gt_ins, pr_sem, pr_ins, seq, things, void="masked"):
     """Mean TQ over true thing tracks, predicted objects being ids."""
     scores = []
     for name in dict.fromkeys(seq.tolist()):
@@ -127,7 +129,9 @@ def tq(gt_sem, gt_ins, pr_sem, pr_ins, seq, things):
             gt = segments_of(gt_sem[t], gt_ins[t], np.isin(gt_sem[t], things) & (gt_ins[t] > 0))
             pr = defaultdict(set)
             for (_, i), area in segments_of(
-                pr_sem[t], pr_ins[t], (pr_sem[t] != VOID) & (pr_ins[t] > 0)
+                pr_sem[t],
+                pr_ins[t],
+                (pr_sem[t] != VOID) & (pr_ins[t] > 0) & ((gt_sem[t] != VOID) | (void == "kept")),
             ).items():
                 pr[i] |= area
             for p in pr:

@@ -56,8 +56,8 @@ def test_a_class_flip_splits_the_predicted_track():
 
 def test_predictions_on_void_leave_the_track_or_not():
     frames = [([A] * 4 + [VOID] * 4, [A] * 8)]
-    assert run(SegmentationTrackingQuality(CLASSES), *frames)["AQ"] == 1.0
-    assert run(SegmentationTrackingQuality(CLASSES, void="kept"), *frames)["AQ"] == 0.5
+    assert run(SegmentationTrackingQuality(CLASSES), *frames)["AQ"] == 0.5  # as deeplab2 counts
+    assert run(SegmentationTrackingQuality(CLASSES, void="masked"), *frames)["AQ"] == 1.0
 
 
 def test_crowd_leaves_truth_and_prediction_but_counts_for_sq():
@@ -65,12 +65,15 @@ def test_crowd_leaves_truth_and_prediction_but_counts_for_sq():
     assert run(SegmentationTrackingQuality(CLASSES), *frames) == close({"STQ": 1, "AQ": 1, "SQ": 1})
 
 
-def test_predicted_void_is_a_miss_for_sq():
-    assert run(SegmentationTrackingQuality(CLASSES), ([ROAD] * 4, [ROAD, ROAD, ROAD, VOID])) == {
-        "STQ": None,
-        "AQ": None,
-        "SQ": 0.75,
-    }
+def test_predicted_void_is_a_miss_and_one_more_class_for_sq():
+    frame = ([ROAD] * 4, [ROAD, ROAD, ROAD, VOID])
+    official, plain = (
+        run(SegmentationTrackingQuality(CLASSES, predicted_void=rule), frame) for rule in ("class", "miss")
+    )
+    assert official == {"STQ": None, "AQ": None, "SQ": (0.75 + 0) / 2}  # as deeplab2 counts
+    assert plain == {"STQ": None, "AQ": None, "SQ": 0.75}
+    # On true void it is nothing.
+    assert run(SegmentationTrackingQuality(CLASSES), ([ROAD, VOID], [ROAD, VOID]))["SQ"] == 1.0
 
 
 def test_stq_mean_is_over_tracks_of_all_sequences():
@@ -91,8 +94,10 @@ def test_equal_ids_in_two_sequences_are_two_tracks():
 @few
 def test_stq_equals_the_plain_reference(video: Video):
     for void in ("masked", "kept"):
-        found = video.feed(SegmentationTrackingQuality(CLASSES, void=void)).compute()
-        assert found == close(stq(*video.maps, video.seq, 4, CLASSES.things, void))
+        for predicted in ("class", "miss"):
+            metric = SegmentationTrackingQuality(CLASSES, void=void, predicted_void=predicted)
+            expected = stq(*video.maps, video.seq, 4, CLASSES.things, void, predicted)
+            assert video.feed(metric).compute() == close(expected)
 
 
 def test_a_long_sequence_is_compacted_without_loss(monkeypatch):
@@ -155,8 +160,8 @@ def test_stuff_matches_only_with_class_ids():
 
 def test_mask_iou_of_one_half_is_no_match_and_void_may_be_masked():
     frames = [([A, A, VOID, VOID], [A] * 4)]
-    assert run(TrackingQuality(CLASSES), *frames)["TQ"] == 0.0
-    assert run(TrackingQuality(CLASSES, void="masked"), *frames)["TQ"] == 1.0
+    assert run(TrackingQuality(CLASSES), *frames)["TQ"] == 1.0  # as the nuScenes evaluator counts
+    assert run(TrackingQuality(CLASSES, void="kept"), *frames)["TQ"] == 0.0
 
 
 def test_pq_of_pat_as_nuscenes_counts_it():
@@ -206,9 +211,10 @@ def test_pat_is_zero_or_none_where_it_should_be():
 @given(videos)
 @few
 def test_tq_equals_the_plain_reference(video: Video):
-    expected = tq(*video.maps, video.seq, CLASSES.things)
-    found = video.feed(TrackingQuality(CLASSES)).compute()["TQ"]
-    assert found == (None if expected is None else pytest.approx(expected))
+    for void in ("masked", "kept"):
+        expected = tq(*video.maps, video.seq, CLASSES.things, void)
+        found = video.feed(TrackingQuality(CLASSES, void=void)).compute()["TQ"]
+        assert found == (None if expected is None else pytest.approx(expected))
 
 
 def test_stability_by_hand():
