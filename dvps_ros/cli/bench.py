@@ -12,6 +12,7 @@ import click
 from dvps_ros.cli.designs_bench import designs_command
 from dvps_ros.cli.eval_bench import eval_command
 from dvps_ros.cli.graph_bench import graph_command
+from dvps_ros.cli.labels_bench import labels_command
 from dvps_ros.cli.options import ImageSize, SizeType, json_option, pipeline_config, pipeline_options
 from dvps_ros.cli.peers_bench import peers_command
 from dvps_ros.cli.quality_bench import quality_command
@@ -89,6 +90,7 @@ command.add_command(graph_command)
 command.add_command(topics_command)
 command.add_command(world_command)
 command.add_command(quality_command)
+command.add_command(labels_command)
 
 
 def _spread(times_ms: list[float]) -> dict[str, float]:

@@ -31,6 +31,16 @@ COMMANDS = {
 """Sub-command -> its one-line help; the code is ``dvps_ros.cli.<name>.command``."""
 
 
+EXTRAS = {
+    "train": {"lightning", "onnx", "onnxscript", "torch"},
+    "tools": {"av", "jinja2", "matplotlib", "mcap", "rosbags"},
+    "peers": {"transformers"},
+    "ros": {"rclpy", "sensor_msgs", "rosgraph_msgs", "diagnostic_msgs", "visualization_msgs", "nav_msgs"},
+    "cpu": {"onnxruntime", "openvino"},
+}
+"""Extra of the package -> what commands import of it."""
+
+
 class CommandTable(click.Group):
     """Looks sub-commands up in :data:`COMMANDS`, so that ``dvps --help`` imports none of them."""
 
@@ -77,6 +87,17 @@ def main() -> int:
         return error.exit_code
     except DvpsError as error:
         print(f"dvps: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        extra = next((e for e, packages in EXTRAS.items() if package in packages), "")
+        if not extra:
+            raise
+        print(
+            f"dvps: this command needs {package}, which is not installed: pip install 'dvps_ros[{extra}]' "
+            f"(in a checkout: pip install -e '.[{extra}]')",
+            file=sys.stderr,
+        )
         return 1
     except OSError as error:  # mostly a folder that cannot be written, or a full disk
         log.debug("where it happened", exc_info=True)

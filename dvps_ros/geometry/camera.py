@@ -60,6 +60,13 @@ class Fit:
             (height - inner_height) // 2,
         )
 
+    @property
+    def pads(self) -> tuple[int, int, int, int]:
+        """Pixels above, below, left and right of the image, which mirror it: networks have never seen black
+        bars, and what they take those for reaches into the image."""
+        below = self.height - self.pad_y - self.inner_height
+        return self.pad_y, below, self.pad_x, self.width - self.pad_x - self.inner_width
+
     def camera(self, camera: CameraModel, stride: int = 1) -> CameraModel:
         """Intrinsics of the network's input, or of its maps at ``stride``, for a rectified camera."""
         at_input = camera.resized(self.scale, self.width, self.height, self.pad_x, self.pad_y)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera image to network input: rectified once, scaled with kept aspect ratio, padded with zeros."""
+"""Camera image to network input: rectified once, scaled with kept aspect ratio, mirrored at its borders."""
 
 from __future__ import annotations
 
@@ -72,11 +72,11 @@ def halvings(fit: Fit) -> tuple[int, float]:
 
 
 def fitted(image: np.ndarray, fit: Fit, out: np.ndarray) -> None:
-    """Resize a rectified image uint8 [H,W,3] into the inner part of ``out`` uint8 [h,w,3]."""
+    """Resize a rectified image uint8 [H,W,3] into the inside of ``out`` uint8 [h,w,3]; mirror it around."""
     times, scale = halvings(fit)
     for _ in range(times):
         image = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
     # fx and fy, not a size: OpenCV would make scales of its own from the rounded size.
     image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_LINEAR)
-    inner = out[fit.pad_y : fit.pad_y + fit.inner_height, fit.pad_x : fit.pad_x + fit.inner_width]
-    inner[:] = image[: fit.inner_height, : fit.inner_width]
+    inner = image[: fit.inner_height, : fit.inner_width]
+    cv2.copyMakeBorder(inner, *fit.pads, cv2.BORDER_REFLECT_101, dst=out)

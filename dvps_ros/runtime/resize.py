@@ -60,14 +60,31 @@ def resize_graph(fit: Fit) -> bytes:
     scales = np.array([1, 1, scale, scale], np.float32)
     x = add("Resize", x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel")
     x = add("Slice", x, ints(0, 0), ints(fit.inner_height, fit.inner_width), ints(2, 3))
-    below, beside = fit.height - fit.pad_y - fit.inner_height, fit.width - fit.pad_x - fit.inner_width
-    x = add("Pad", rounded(x), ints(0, 0, fit.pad_y, fit.pad_x, 0, 0, below, beside), np.array(0, np.float32))
+    x = rounded(x)
+    for top, bottom, left, right in _mirrors(fit):
+        mode = "reflect" if min(fit.inner_height, fit.inner_width) > 1 else "edge"
+        x = add("Pad", x, ints(0, 0, top, left, 0, 0, bottom, right), mode=mode)
     add("Cast", add("Transpose", x, perm=[0, 2, 3, 1]), to=TensorProto.UINT8, out="image")
     shapes = {CAMERA: [1, fit.camera_height, fit.camera_width, 3], "image": [1, fit.height, fit.width, 3]}
     ends = [helper.make_tensor_value_info(n, TensorProto.UINT8, shape) for n, shape in shapes.items()]
     graph = helper.make_graph(nodes, "resize", ends[:1], ends[1:], constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     return model.SerializeToString(deterministic=True)
+
+
+def _mirrors(fit: Fit) -> list[tuple[int, int, int, int]]:
+    """The mirrored borders in steps of at most the image's own size less one, which the operator can do."""
+    todo, (height, width) = list(fit.pads), (fit.inner_height, fit.inner_width)
+    steps = []
+    while any(todo):
+        tall, wide = max(height - 1, 1), max(width - 1, 1)
+        top, bottom, left, right = step = (
+            min(todo[0], tall), min(todo[1], tall), min(todo[2], wide), min(todo[3], wide)
+        )  # fmt: skip
+        todo = [t - s for t, s in zip(todo, step, strict=True)]
+        height, width = height + top + bottom, width + left + right
+        steps.append(step)
+    return steps
 
 
 def check_resize(engine: Backend, fit: Fit) -> None:

@@ -2,13 +2,19 @@
 """Scores of a hand-made clip: perfect, worse in one known way each, and with sparse truth."""
 
 import dataclasses
+import json
+from pathlib import Path
 
 import made_clip as clip
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dvps_ros.cli.bench import command as bench
+from dvps_ros.cli.labels_bench import CoarseScores
 from dvps_ros.cli.quality import ClipQuality
-from dvps_ros.labels import CITYSCAPES
+from dvps_ros.data.layout import write_png
+from dvps_ros.labels import CITYSCAPES, VOID
 from dvps_ros.types import PanopticDepth, Sample
 
 
@@ -134,3 +140,38 @@ def test_pixels_without_an_answer_lower_the_coverage_only() -> None:
 
     depth = score(change)["depth"]
     assert depth["abs_rel"] == 0.0 and depth["coverage"] == 0.5
+
+
+def test_coarse_scores_by_hand() -> None:
+    """Two classes of the data set, a void prediction, and a void truth that counts for nothing."""
+    road, car, truck, sky = (CITYSCAPES.id_of(n) for n in ("road", "car", "truck", "sky"))
+    sample = Sample(
+        np.zeros((1, 1, 8, 3), np.uint8),
+        np.ones((1, 4), np.float32),
+        "hand",
+        coarse_map=np.array([[[0, 0, 0, 0, 1, 1, 255, 255]]], np.uint8),
+        coarse_groups=((road,), (car, truck), (sky,)),
+    )
+    scores = CoarseScores()
+    scores.update(sample, np.array([[road, road, road, VOID, truck, road, road, sky]], np.uint8))
+    # Road: 3 hits, 4 true, 4 predicted on known pixels; vehicles: 1 hit of 2 true.
+    assert scores.iou() == {"road": 3 / 5, "car/truck": 1 / 2, "sky": None}
+    scores.update(sample, np.array([[road, road, road, road, car, truck, sky, sky]], np.uint8))
+    assert scores.iou()["road"] == (3 + 4) / (5 + 4) and scores.images == 2
+
+
+def test_labels_are_scored_through_the_pipeline(tiny_model: Path, tmp_path: Path) -> None:
+    """A picture of the classes' own colours, which the tiny model reads."""
+    road, sky = CITYSCAPES.id_of("road"), CITYSCAPES.id_of("sky")
+    picture = np.zeros((64, 128, 3), np.uint8)
+    picture[:32], picture[32:] = CITYSCAPES.palette[sky], CITYSCAPES.palette[road]
+    label = np.repeat([0, 3], 32).astype(np.uint8)[:, None].repeat(128, 1)
+    for folder, array in (("test", picture), ("testannot", label)):
+        (tmp_path / folder).mkdir()
+        write_png(tmp_path / folder / "one.png", array)
+    arguments = ["labels", "camvid", str(tmp_path), "--split", "test", "--model", str(tiny_model)]
+    report = tmp_path / "scores.json"
+    done = CliRunner().invoke(bench, [*arguments, "--backend", "onnxruntime", "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    scores = json.loads(report.read_text())
+    assert scores["miou"] == 1.0 and scores["images"] == 1 and scores["iou"]["pole"] is None

@@ -218,7 +218,7 @@ def test_reset(make):
 
 
 def test_padding_is_no_part_of_the_world(make):
-    """A square camera in the wide input: the padding left and right is black, which is a class as well."""
+    """A square camera in the wide input: the padding left and right mirrors it, objects included."""
     square = CameraModel(64, 64, 64.0, 64.0, 31.5, 31.5)
     result = make().process(frame(1, camera=square, car_x=None))
     assert not result.instances
