@@ -270,6 +270,13 @@ class MapConfig:
     min_confidence: float = option(
         0.0, "Pixels with a lower class probability become void.", low=0.0, high=1.0
     )
+    steepest_deg: float = option(
+        80.0,
+        "Cloud: surfaces seen at a more grazing angle, degrees, have no points: between an object and what "
+        "lies behind it they would float in free space. The ground may be steeper. 90 keeps all.",
+        low=10.0,
+        high=90.0,
+    )
     min_region: float = option(
         0.003,
         "Share of the image below which ground, buildings, plants and sky become void (their depth stays): "

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 ALL_OUTPUTS = frozenset({"panoptic", "cloud", "latent"})
 """What a caller may want beside instances and scale, which are always given."""
+GROUND = ("road", "sidewalk", "terrain")
+"""Classes that are seen at any angle."""
 STAGES = ("fit", "engine", "scale", "track", "maps", "objects", "cloud")
 
 
@@ -94,6 +96,8 @@ class DvpsPipeline:
         self.label_space = engine.manifest.label_space
         self.resets: Counter[str] = Counter()
         self._config = config
+        self._is_ground = np.zeros(256, bool)
+        self._is_ground[[self.label_space.id_of(n) for n in GROUND if n in self.label_space.names]] = True
         self._road = self.label_space.id_of("road") if config.scale.camera_height_m > 0 else -1
         size = (engine.width, engine.height)
         self._tracker = Tracker(config.tracker, size, engine.stride, label_space=self.label_space)
@@ -220,7 +224,16 @@ class DvpsPipeline:
         camera, cloud = view.preprocess.camera, None
         if "cloud" in wanted and maps is not None:
             cloud = self._buffers.take("cloud", (camera.height, camera.width), CLOUD_DTYPE)
-            organised_cloud(maps.depth_m, inferred.image, maps.class_map, maps.track_map, camera, out=cloud)
+            organised_cloud(
+                maps.depth_m,
+                inferred.image,
+                maps.class_map,
+                maps.track_map,
+                camera,
+                out=cloud,
+                steepest_deg=self._config.maps.steepest_deg,
+                is_ground=self._is_ground,
+            )
             lap("cloud")
         latent = output.latent if "latent" in wanted else None
         return FrameResult(

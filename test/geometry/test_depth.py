@@ -66,3 +66,34 @@ def test_wrong_sizes_and_types_are_refused():
         organised_cloud(depth.T, image, classes, tracks, CAMERA)
     with pytest.raises(InputError, match="out: expected"):
         organised_cloud(depth, image, classes, tracks, CAMERA, np.empty((4, 3), CLOUD_DTYPE))
+
+
+def test_points_between_an_object_and_its_background_are_left_out():
+    """A car at 10 m before a wall at 30 m, whose depth blends over five columns; road below and sky above."""
+    height, width = 40, 60
+    camera = CameraModel(width, height, 50.0, 50.0, 29.5, 19.5)
+    depth = np.full((height, width), 30, np.float32)
+    depth[:, 20:40] = 10
+    depth[:, 15:20], depth[:, 40:45] = np.linspace(27, 13, 5), np.linspace(13, 27, 5)
+    rows = np.arange(30, height)
+    depth[30:] = (1.5 * 50 / (rows - 19.5))[:, None]  # a plane 1.5 m below: 82 degrees and more
+    depth[:5] = np.inf
+    classes = np.full((height, width), 13, np.uint8)
+    classes[30:] = 0
+    is_ground = np.zeros(256, bool)
+    is_ground[0] = True
+    image, tracks = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint16)
+    cloud = organised_cloud(depth, image, classes, tracks, camera, steepest_deg=75.0, is_ground=is_ground)
+    there = np.isfinite(cloud["z"])
+    inner = np.s_[8:27]
+    assert not there[inner, 15:20].any() and not there[inner, 40:45].any()
+    assert there[inner, 23:37].all() and there[inner, :12].all() and there[inner, 48:].all()
+    assert there[31:38].all()  # the road stays; as another class it would not
+    steep = organised_cloud(depth, image, classes, tracks, camera, steepest_deg=75.0)
+    assert not np.isfinite(steep["z"])[31:33].any()
+    every = organised_cloud(depth, image, classes, tracks, camera, steepest_deg=90.0)
+    np.testing.assert_array_equal(every["z"], np.where(np.isinf(depth), np.nan, depth))
+    one = CameraModel(1, 1, 5.0, 5.0, 0.0, 0.0)
+    maps = np.full((1, 1), 3, np.float32), image[:1, :1], classes[:1, :1], tracks[:1, :1]
+    pixel = organised_cloud(*maps, one, steepest_deg=80.0)
+    assert pixel["z"][0, 0] == 3
