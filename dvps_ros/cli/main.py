@@ -23,6 +23,7 @@ COMMANDS = {
     "train": "Train a network from a recipe.",
     "export": "Write a trained network as a model folder that the engines load.",
     "engine": "Build, list, verify, profile and remove the engines of this machine.",
+    "predict": "Write predictions of a data set in its official format.",
     "eval": "Score predictions against ground truth.",
     "drive": "Let the steering head drive the synthetic world, closed loop.",
     "bench": "Measure stages and engines on this machine.",

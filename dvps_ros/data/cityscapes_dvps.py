@@ -46,6 +46,7 @@ class CityscapesDvps(Layout):
     """Nineteen classes, eight of them things."""
 
     name = "cityscapes-dvps"
+    rate_hz = 17 / 5
     example = "000000_000000_frankfurt_000000_000294_gtFine_instanceTrainIds.png"
     space = CITYSCAPES
     things = CITYSCAPES.thing_ids
@@ -94,11 +95,13 @@ class CityscapesDvps(Layout):
         instance_map: np.ndarray,
         depth_m: np.ndarray | None = None,
         image: np.ndarray | None = None,
+        predicted: bool = False,
     ) -> FrameFiles:
         """Ids 1..1000 become numbers 0..999; things without an id become void, as there is no crowd."""
         stem = f"{sequence}_{frame:06d}_dvps_{sequence}_{frame:06d}"
         folder = Path(root) / "video_sequence" / split
-        labels = folder / f"{stem}_gtFine_instanceTrainIds.png"
+        kind = "panoptic" if predicted else "gtFine_instanceTrainIds"
+        labels = folder / f"{stem}_{kind}.png"
         check_classes(labels, class_map, len(self.space))
         thing = self.classes.is_thing[class_map]
         if thing.any() and int(instance_map[thing].max()) > DIVISOR:
@@ -116,6 +119,9 @@ class CityscapesDvps(Layout):
         if image is not None:
             write_png(picture := folder / f"{stem}_leftImg8bit.png", image)
         return FrameFiles(sequence, frame, (labels,), depth, picture)
+
+    def packed_ids(self, class_map: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return numbers  # the encoding holds the class beside them
 
     def intrinsics(self, files: FrameFiles, height: int, width: int) -> np.ndarray:
         """Cityscapes' usual calibration at 1024x2048, scaled; the data set ships none of its own."""

@@ -22,6 +22,7 @@ class KittiStep(Layout):
     """Nineteen classes, two of them things."""
 
     name = "kitti-step"
+    has_depth = False
     example = "0002/000000.png"
     space = CITYSCAPES
     things = (CITYSCAPES.id_of("person"), CITYSCAPES.id_of("car"))
@@ -60,6 +61,7 @@ class KittiStep(Layout):
         instance_map: np.ndarray,
         depth_m: np.ndarray | None = None,
         image: np.ndarray | None = None,
+        predicted: bool = False,
     ) -> FrameFiles:
         """Instance ids up to 65535, kept for person and car only."""
         labels = Path(root) / "panoptic_maps" / split / sequence / f"{frame:06d}.png"

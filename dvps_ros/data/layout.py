@@ -28,6 +28,8 @@ from dvps_ros.types import Sample
 
 DEPTH_SCALE = 256.0
 """A depth PNG holds uint16 metres times this; 0 is "no truth"."""
+NUMBERS_A_CLASS = 1000
+"""Of objects that are told apart in one sequence, where a data set does not say."""
 PROJECT_THINGS = Classes.of(CITYSCAPES).is_thing
 _PNG_COLORS = {3: "a palette", 4: "grey with transparency"}
 """Kinds of PNG (byte 25) that the decoder turns into colours."""
@@ -58,9 +60,13 @@ class Layout(ABC):
         example: name of a label file, for messages.
         space: names and colours of its classes.
         things: ids of its countable classes.
+        rate_hz: of its annotated frames.
+        has_depth: whether it holds depth.
     """
 
     name: str
+    rate_hz: float = 10.0
+    has_depth: bool = True
     example: str
     space: LabelSpace
     things: tuple[int, ...]
@@ -111,8 +117,12 @@ class Layout(ABC):
         instance_map: np.ndarray,
         depth_m: np.ndarray | None = None,
         image: np.ndarray | None = None,
+        predicted: bool = False,
     ) -> FrameFiles:
         """Write one frame as the data set would hold it; depth beyond 255.99 m is written as "no truth".
+
+        Args:
+            predicted: with the names that predictions have.
 
         Raises:
             InputError: an instance id does not fit the encoding, or the layout holds no depth.
@@ -126,6 +136,10 @@ class Layout(ABC):
     def to_project(self, class_map: np.ndarray) -> np.ndarray:
         """Class ids of this data set as ids of the project's label space."""
         return class_map
+
+    def packed_ids(self, class_map: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Ids that :meth:`write` takes, int32 [H,W], of numbers from 1 that each class counts for itself."""
+        return np.where(numbers > 0, class_map.astype(np.int32) * NUMBERS_A_CLASS + numbers, 0)
 
     def samples(self, root: Path, split: str, length: int, stride: int = 1) -> Iterator[Sample]:
         """Clips of ``length`` consecutive frames inside each sequence, starting every ``stride`` frames.

@@ -110,11 +110,13 @@ class SemkittiDvps(Layout):
         instance_map: np.ndarray,
         depth_m: np.ndarray | None = None,
         image: np.ndarray | None = None,
+        predicted: bool = False,
         focal_px: float = 718.856,
     ) -> FrameFiles:
         """Instance ids up to 65535; ``focal_px`` becomes part of the depth file's name."""
         stem = Path(root) / "video_sequence" / split / f"{sequence}_{frame:06d}"
-        labels = (Path(f"{stem}_gtFine_class.png"), Path(f"{stem}_gtFine_instance.png"))
+        of_class, of_instance = (names[predicted] for names in (_CLASS_NAMES, _INSTANCE_NAMES))
+        labels = (Path(f"{stem}_{of_class}.png"), Path(f"{stem}_{of_instance}.png"))
         check_classes(labels[0], class_map, len(self.space))
         if int(instance_map.max()) >= 2**16:
             raise InputError(f"{labels[1]}: expected instance ids up to 65535, got {int(instance_map.max())}")
@@ -122,7 +124,8 @@ class SemkittiDvps(Layout):
         write_png(labels[1], instance_map.astype(np.uint16))
         depth = picture = None
         if depth_m is not None:
-            write_depth(depth := Path(f"{stem}_depth_{focal_px}.png"), depth_m)
+            depth = Path(f"{stem}_depth.png" if predicted else f"{stem}_depth_{focal_px}.png")
+            write_depth(depth, depth_m)
         if image is not None:
             write_png(picture := Path(f"{stem}_leftImg8bit.png"), image)
         return FrameFiles(sequence, frame, labels, depth, picture)
