@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="Leave out so many frames at the start.",
+    help="Skip this many frames at the start.",
 )
-@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many frames.")
+@click.option("--max-frames", type=click.IntRange(min=1), help="Stop after this many frames.")
 @click.option(
     "--save-maps",
     is_flag=True,
@@ -55,6 +55,9 @@ log = logging.getLogger(__name__)
     default=True,
     show_default=True,
     help="Whether the network remembers the frame before; without, one sees what its memory is worth.",
+)
+@click.option(
+    "--independent", is_flag=True, help="The images have nothing to do with each other: nothing is tracked."
 )
 def command(
     input_spec: str,
@@ -70,8 +73,10 @@ def command(
     max_frames: int | None,
     save_maps: bool,
     memory: bool,
+    independent: bool,
 ) -> None:
-    """Process INPUT: a video file, a folder of images, a ROS 1 or ROS 2 bag, a KITTI raw drive or world:SEED.
+    """Process INPUT: a video file, a folder of images, a ROS 1 or ROS 2 bag, a KITTI raw drive, the root of a
+    data set (docs/data.md) or world:SEED.
 
     Writes video.mp4, tracks.csv, cloud.ply, report.json and report.html, and with truth says how good it is.
     """
@@ -104,7 +109,9 @@ def command(
         (out / "maps").mkdir(exist_ok=True)
     with clip, tqdm(total=total, desc=source.name, unit="frame") as bar:
         for frame in itertools.islice(source, skip_frames, end):
-            if not memory:
+            if independent:
+                pipeline.reset()
+            elif not memory:
                 pipeline.engine.reset()
             begin = time.perf_counter()
             try:

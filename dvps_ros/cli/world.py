@@ -164,9 +164,7 @@ def _work(sequence: Sequence) -> None:
     help="Names and encodings of the files; mcap: one ROS 2 bag a sequence, with the truth as topics.",
 )
 @out_option("out/world", "Folder for the sequences; those in it are kept, and not written over.")
-@click.option(
-    "--split", default="train", show_default=True, help="Split that the sequences become (not mcap)."
-)
+@click.option("--split", default="val", show_default=True, help="Split that the sequences become (not mcap).")
 @click.option(
     "--images",
     type=click.Choice(["raw", "jpeg", "png"]),

@@ -14,6 +14,7 @@ from dvps_ros.data.calibration import camera_for, load_camera
 from dvps_ros.data.images import (
     DEFAULT_RATE_HZ,
     FIRST_STAMP_NS,
+    IMAGE_SUFFIXES,
     ImageSequence,
     even_stamps,
     first_readable,
@@ -21,6 +22,7 @@ from dvps_ros.data.images import (
     visible,
 )
 from dvps_ros.data.kitti_drive import kitti_drive
+from dvps_ros.data.layout_source import LayoutSource, data_set_at
 from dvps_ros.data.scene import open_scene
 from dvps_ros.data.videos import VideoSource
 from dvps_ros.errors import InputError
@@ -66,9 +68,9 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
     Args:
         spec: a video file; a folder of images (calibrated by a ``camera*.json`` or ``.yaml`` in it, or
             not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
-            ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; ``world:SEED`` or
-            ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road; ``demo`` for
-            the one of the demo.
+            ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; the root of a data set in the
+            layout of Cityscapes-DVPS, SemKITTI-DVPS or KITTI-STEP; ``world:SEED`` or ``world:SEED:FRAMES`` for
+            the synthetic world, whose camera is 1.65 m over the road; ``demo`` for the one of the demo.
         camera: calibration that goes before the input's own.
         fov_deg: horizontal field of view of an input without calibration, degrees.
 
@@ -96,6 +98,10 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
             return kitti_drive(place, camera=camera)
         if (place / "scene.json").is_file():
             return open_scene(place)
+        if not any(p.suffix.lower() in IMAGE_SUFFIXES for p in visible(place)):
+            data_set = data_set_at(place)
+            if data_set is not None:
+                return LayoutSource(place, *data_set, camera=camera)
         return image_folder(place, camera=camera, fov_deg=fov_deg)
     if suffix in VIDEO_SUFFIXES:
         return VideoSource(place, camera=camera, fov_deg=fov_deg)

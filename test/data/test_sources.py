@@ -15,6 +15,7 @@ import pytest
 
 from dvps_ros.data.calibration import load_camera, save_camera
 from dvps_ros.data.images import image_files
+from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
 from dvps_ros.data.scene import write_scene
 from dvps_ros.data.sources import open_source
@@ -451,3 +452,28 @@ def test_real_ros1_bag(real: Path) -> None:
     (frame,) = source
     assert frame.image.shape == (960, 1280, 3) and frame.frame_id == "raspicam"
     assert source.camera.fx == pytest.approx(1014.3431) and source.camera.is_distorted
+
+
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.parametrize("split", ["val", "train"])
+def test_the_root_of_a_data_set_is_an_input_with_truth(tmp_path: Path, layout, split: str) -> None:
+    classes = np.full((4, 6), 13, np.uint8) if layout.name != "semkitti-dvps" else np.zeros((4, 6), np.uint8)
+    for sequence in ("000000", "000001"):
+        for frame in range(2):
+            layout.write(
+                tmp_path,
+                split,
+                sequence,
+                frame,
+                class_map=classes,
+                instance_map=np.full((4, 6), 1 + frame, np.int32),
+                image=np.full((4, 6, 3), 10 * frame, np.uint8),
+            )
+    source = open_source(str(tmp_path))
+    frames = list(source)
+    assert source.frames == len(frames) == 4 and source.rate_hz == layout.rate_hz
+    step, gap = (frames[i + 1].stamp_ns - frames[i].stamp_ns for i in (0, 1))
+    assert step == round(1e9 / layout.rate_hz) and gap >= 60 * 10**9
+    truth = source.truth(frames[3].stamp_ns)
+    assert truth is not None and (truth.truth("class_map") == 13).all()
+    assert (truth.images[0] == frames[3].image).all()

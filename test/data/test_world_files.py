@@ -30,7 +30,7 @@ def test_written_sequences_read_back(tmp_path, clip, name):
     assert result.exit_code == 0 and "3 frames" in result.output
 
     layout = LAYOUTS[name]
-    (sample,) = layout.samples(tmp_path, "train", 3)
+    (sample,) = layout.samples(tmp_path, "val", 3)
     np.testing.assert_array_equal(sample.images, clip.images)
     known = np.isin(clip.class_map, np.unique(layout.to_project(np.arange(19, dtype=np.uint8))))
     np.testing.assert_array_equal(sample.class_map[known], clip.class_map[known])
@@ -43,7 +43,7 @@ def test_written_sequences_read_back(tmp_path, clip, name):
     pairs = np.unique(np.stack([sample.instance_map[thing], clip.instance_map[thing]]), axis=1)
     assert len(np.unique(pairs[0])) == len(np.unique(pairs[1])) == pairs.shape[1]
 
-    truth = tmp_path / "truth" / "train"
+    truth = tmp_path / "truth" / "val"
     with np.load(truth / "000001" / "000002.npz") as maps:
         np.testing.assert_array_equal(maps["flow_px"], clip.flow_px[2])
         np.testing.assert_array_equal(maps["scene_flow_m"], clip.scene_flow_m[2])
@@ -75,7 +75,7 @@ def test_two_sequences_at_a_time_are_the_same_files(tmp_path):
         for jobs in ("1", "2")
     ]
     assert len(trees[0]) >= 6 and trees[0] == trees[1]
-    tables = [(tmp_path / jobs / "truth/train/000005.csv").read_bytes() for jobs in ("1", "2")]
+    tables = [(tmp_path / jobs / "truth/val/000005.csv").read_bytes() for jobs in ("1", "2")]
     assert tables[0] == tables[1]
 
 
@@ -91,7 +91,7 @@ def interrupt(frames):
 
 if __name__ == "__main__":
     camera = CameraModel.from_fov(64, 32, 80.0)
-    rest = (camera, 150, 10.0, "kitti-step", Path(sys.argv[1]), "train", "raw")
+    rest = (camera, 150, 10.0, "kitti-step", Path(sys.argv[1]), "val", "raw")
     write_all([Sequence(WorldConfig(seed=k), *rest) for k in range(3)], 2, interrupt)
 """
 
@@ -104,14 +104,14 @@ def test_ctrl_c_ends_all_workers(tmp_path):
         arguments, stderr=subprocess.PIPE, text=True, timeout=240
     )  # waits for its workers
     assert process.stderr.endswith("KeyboardInterrupt\n")
-    truth = tmp_path / "out" / "truth" / "train"
+    truth = tmp_path / "out" / "truth" / "val"
     begun = sorted(truth.iterdir())  # a whole one has its table beside it
     assert begun and {path.name for path in begun} <= {"000000", "000001"}
     assert max(len(list(folder.iterdir())) for folder in begun) < 150
 
 
 def test_an_existing_sequence_is_refused_before_anything_is_rendered(tmp_path):
-    (tmp_path / "truth/train/000008").mkdir(parents=True)
+    (tmp_path / "truth/val/000008").mkdir(parents=True)
     arguments = [
         "--seed",
         "7",
