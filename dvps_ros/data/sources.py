@@ -68,9 +68,10 @@ def open_source(spec: str, *, camera: CameraModel | None = None, fov_deg: float 
     Args:
         spec: a video file; a folder of images (calibrated by a ``camera*.json`` or ``.yaml`` in it, or
             not); a ROS 1 bag, rosbag2 folder, ``.mcap`` or ``.db3`` file, optionally followed by
-            ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; the root of a data set in the
-            layout of Cityscapes-DVPS, SemKITTI-DVPS or KITTI-STEP; ``world:SEED`` or ``world:SEED:FRAMES`` for
-            the synthetic world, whose camera is 1.65 m over the road; ``demo`` for the one of the demo.
+            ``:/image/topic``; a KITTI raw drive folder; a rendered scene folder; the root of a data set in
+            the layout of Cityscapes-DVPS, SemKITTI-DVPS or KITTI-STEP; ``world:SEED`` or
+            ``world:SEED:FRAMES`` for the synthetic world, whose camera is 1.65 m over the road; ``demo`` for
+            the one of the demo.
         camera: calibration that goes before the input's own.
         fov_deg: horizontal field of view of an input without calibration, degrees.
 
