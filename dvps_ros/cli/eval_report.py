@@ -72,9 +72,10 @@ class ReportCollector:
         if pq is not None and (self._worst_near is None or -pq > self._worst_near[0]):
             self._worst_near = -pq, -index, counts.name
         matches = match_objects(counts.pairs, self._classes, void="masked", min_area_px=MIN_OBJECT_PX)
-        for g, found_by in zip(matches.gt.tolist(), matches.found_by.tolist(), strict=True):
+        rows = zip(matches.gt.tolist(), matches.found_by.tolist(), matches.right_class.tolist(), strict=True)
+        for g, found_by, right_class in rows:
             record, line = self._lines.setdefault(g, (TrackRecord(), []))
-            record.add(found_by)
+            record.add(found_by, right_class)
             line.append((self._frame, found_by))
         self._frame += 1
 

@@ -139,8 +139,9 @@ class ClipQuality:
         under 80 m), coverage (share of such pixels with an answer), flicker (see
         :mod:`dvps_ros.metrics.flicker`; None without true motion), by_distance. ``pq`` {all, things, stuff},
         ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
-        there are, found (share of their sightings), ids_kept (share of the found sightings under the
-        object's most frequent track id), id_switches, min_area_px. ``objects_near``: the same of objects
+        there are, found (share of their sightings under a track of whatever class), found_in_class (share
+        under a track of the true class; None where the truth has no classes), ids_kept (share of the found
+        sightings under the object's most frequent track id), id_switches, min_area_px. ``objects_near``: the same of objects
         within ``within_m``, where depths are known. ``objects_by_size`` (dense truth): sightings
         and found of all objects, however small, by the side of a square of their visible area.
         """
@@ -166,9 +167,9 @@ class ClipQuality:
                 for name, sighted, found in counts
             }
         if self._objects is not None:
-            result["objects"] = _object_summary(self._objects)
+            result["objects"] = _object_summary(self._objects, self._dense)
         if self._near_objects is not None:
-            result["objects_near"] = {"within_m": NEAR_M, **_object_summary(self._near_objects)}
+            result["objects_near"] = {"within_m": NEAR_M, **_object_summary(self._near_objects, self._dense)}
         return result
 
     def _per_class(self) -> dict[str, dict[str, Any]]:
@@ -199,7 +200,7 @@ def _far_objects(instance: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
     return ids[~near].astype(np.int64)
 
 
-def _object_summary(objects: IdentityStability) -> dict[str, Any]:
+def _object_summary(objects: IdentityStability, classes_known: bool) -> dict[str, Any]:
     rows = objects.objects()
     sightings, found = sum(r.frames for r in rows), sum(r.found for r in rows)
     return {
@@ -207,6 +208,9 @@ def _object_summary(objects: IdentityStability) -> dict[str, Any]:
         "objects_found": sum(r.found > 0 for r in rows),
         "sightings": sightings,
         "found": found / sightings if sightings else None,
+        "found_in_class": sum(r.right_class for r in rows) / sightings
+        if sightings and classes_known
+        else None,
         "ids_kept": sum(r.kept for r in rows) / found if found else None,
         "id_switches": sum(r.switches for r in rows),
         "min_area_px": objects.min_area_px,

@@ -100,7 +100,8 @@ def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:
     lines.append(f"   mean {_percent(mean)}")
     lines.append("STQ     " + "  ".join(f"{key} {_percent(stq[key])}" for key in ("STQ", "AQ", "SQ")))
     lines.append(
-        f"objects {objects['objects']}, found {_percent(objects['found'])} of their sightings, "
+        f"objects {objects['objects']}, found {_percent(objects['found'])} of their sightings "
+        f"(under the right class {_percent(objects['found_in_class'])}), "
         f"ids kept {_percent(objects['ids_kept'])}, switches {objects['id_switches']}"
     )
     sizes = scores["objects_by_size"].items()

@@ -255,10 +255,12 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
         objects = quality.get(key, {})
         if objects.get("sightings"):
             which = f"within {objects['within_m']:.0f} m" if key == "objects_near" else "objects"
+            in_class = objects["found_in_class"]
             lines.append(
                 f"{which}: {objects['objects_found']} of {objects['objects']} found, "
-                f"{_share(objects['found'])} of all {objects['sightings']} sightings; "
-                f"ids kept {_share(objects['ids_kept'])}, {objects['id_switches']} switches"
+                f"{_share(objects['found'])} of all {objects['sightings']} sightings under any class"
+                + (f", {_share(in_class)} under the right one; " if in_class is not None else "; ")
+                + f"ids kept {_share(objects['ids_kept'])}, {objects['id_switches']} switches"
             )
     lines.append("look at:")
     width = max(len(name) for name in FILES)

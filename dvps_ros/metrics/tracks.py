@@ -43,6 +43,8 @@ class FrameMatches:
     """int64 [G]: pixels."""
     found_by: np.ndarray
     """int64 [G]: predicted id (or key) with IoU > 0.5, -1 none."""
+    right_class: np.ndarray
+    """bool [G]: found, and the prediction has the true class on most of its pixels (ties: the lower class)."""
     pr: np.ndarray
     """int64 [P]: predicted ids (or keys) that exist."""
 
@@ -79,7 +81,19 @@ def match_objects(
     g, p = np.divmod(shared, max(len(pr), 1))
     hit = 2 * inter > gt_area[g] + pr_area[p] - inter
     found_by[g[hit]] = pr[p[hit]]
-    return FrameMatches(gt, gt_area, found_by, pr)
+    names = _majority_class(pr_key[pr_object], class_of(pairs.pr[pr_object]), total[pr_object])
+    right_class = np.array(
+        [found >= 0 and names[found] == class_of(g) for g, found in zip(gt.tolist(), found_by.tolist())], bool
+    )
+    return FrameMatches(gt, gt_area, found_by, right_class, pr)
+
+
+def _majority_class(keys: np.ndarray, classes: np.ndarray, pixels: np.ndarray) -> dict[int, int]:
+    """The class with the most pixels of each predicted id (or key)."""
+    votes: dict[int, Counter[int]] = {}
+    for key, class_id, n in zip(keys.tolist(), classes.tolist(), pixels.tolist(), strict=True):
+        votes.setdefault(key, Counter())[class_id] += n
+    return {key: min(count, key=lambda c: (-count[c], c)) for key, count in votes.items()}
 
 
 def _without_void(pairs: PairCounts) -> PairCounts:
@@ -103,6 +117,8 @@ class TrackRecord:
     """In which it exists."""
     found: Counter[int] = field(default_factory=Counter)
     """Frames in which each predicted id matched it."""
+    right_class: int = 0
+    """Of these, frames in which the prediction had its class."""
     breaks: int = 0
     """Consecutive frame pairs with another match, or with none in the earlier frame (PAT's IDS)."""
     switches: int = 0
@@ -110,13 +126,14 @@ class TrackRecord:
     _last: int = -1
     _last_found: int = -1
 
-    def add(self, found_by: int) -> None:
+    def add(self, found_by: int, right_class: bool) -> None:
         if self.frames and (found_by != self._last or self._last < 0):
             self.breaks += 1
         self.frames += 1
         self._last = found_by
         if found_by >= 0:
             self.found[found_by] += 1
+            self.right_class += right_class
             if self._last_found >= 0 and found_by != self._last_found:
                 self.switches += 1
             self._last_found = found_by
@@ -136,8 +153,9 @@ class SequenceTracks:
 
     def add(self, matches: FrameMatches) -> None:
         self.lifetime.update(matches.pr.tolist())
-        for g, found_by in zip(matches.gt.tolist(), matches.found_by.tolist(), strict=True):
-            self.records.setdefault(g, TrackRecord()).add(found_by)
+        rows = zip(matches.gt.tolist(), matches.found_by.tolist(), matches.right_class.tolist(), strict=True)
+        for g, found_by, right_class in rows:
+            self.records.setdefault(g, TrackRecord()).add(found_by, right_class)
 
 
 def tracking_quality(record: TrackRecord, lifetime: Counter[int]) -> float:
@@ -230,7 +248,9 @@ class ObjectStability:
     frames: int
     """In which it exists with at least the minimum area."""
     found: int
-    """Of these, frames with a match."""
+    """Of these, frames with a match, whatever its class."""
+    right_class: int
+    """Of the found, frames in which the match had the true class."""
     kept: int
     """Of these, frames under the id that found it most often."""
     switches: int
@@ -277,6 +297,7 @@ class IdentityStability:
                 instance_id=id_of(g),
                 frames=record.frames,
                 found=record.found.total(),
+                right_class=record.right_class,
                 kept=record.kept,
                 switches=record.switches,
             )

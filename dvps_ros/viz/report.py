@@ -36,12 +36,13 @@ TEMPLATE = """<!DOCTYPE html>
 
 {% if verdict %}
 <section class="verdict{% if not passed %} bad{% endif %}">
-<h2>{% if passed %}The values hold{% else %}The values do not hold{% endif %}</h2>
+<h2>{% if passed %}Passed{% else %}Failed{% endif %}</h2>
+{% if note %}<p class="note">{{ note }}</p>{% endif %}
 <table><tr><th>value</th><th class="n">measured</th><th class="n">expected</th><th></th></tr>
 {% for row in verdict %}
 <tr><td>{{ row.name }}</td><td class="n">{{ row.measured | figure }}</td>
 <td class="n">{{ row.relation }} {{ row.limit | figure }}</td>
-<td class="{{ "ok" if row.holds else "no" }}">{{ "holds" if row.holds else "does not hold" }}</td></tr>
+<td class="{{ "ok" if row.holds else "no" }}">{{ "met" if row.holds else "missed" }}</td></tr>
 {% endfor %}
 </table></section>
 {% endif %}
@@ -78,13 +79,17 @@ TEMPLATE = """<!DOCTYPE html>
 <tr><td>found in at least one frame</td><td class="n">{{ objects.objects_found }}</td></tr>
 <tr><td>found, of all {{ objects.sightings }} sightings</td>
 <td class="n">{{ objects.found | percent }}</td></tr>
-<tr><td>of these under the object's own track id</td>
+{% if objects.found_in_class is not none %}
+<tr><td>found under the right class, of all sightings</td>
+<td class="n">{{ objects.found_in_class | percent }}</td></tr>
+{% endif %}
+<tr><td>of the found under the object's own track id</td>
 <td class="n">{{ objects.ids_kept | percent }}</td></tr>
 <tr><td>id switches</td><td class="n">{{ objects.id_switches }}</td></tr>
 </table>
 {% endfor %}
 <p class="note">Objects with at least {{ quality.objects.min_area_px }} known pixels in a frame;
-found: one track covers it with IoU above 0.5.</p>
+found: one track covers it with IoU above 0.5, whatever class it has.</p>
 {% endif %}
 {% if quality.objects_by_size %}
 <table><tr><th>visible area of an object, as a square</th>
@@ -165,6 +170,7 @@ def write_html(
     timelines: Mapping[int, Sequence[tuple[int, int]]],
     files: Sequence[tuple[str, str]],
     verdict: Sequence[Any] = (),
+    note: str = "",
 ) -> None:
     """Write the page.
 
@@ -176,6 +182,7 @@ def write_html(
         timelines: true object -> (stamp_ns, track id; 0 not found), as ClipQuality collects them.
         files: (name, meaning) of what lies beside the page.
         verdict: rows with name, measured, relation, limit, holds.
+        note: what the verdict was, and was not, checked against.
 
     Raises:
         InputError: the file cannot be written.
@@ -192,6 +199,7 @@ def write_html(
         report=report,
         cards=_cards(report),
         verdict=list(verdict),
+        note=note,
         passed=all(row.holds for row in verdict),
         depth_rows=_depth_rows(report),
         pictures=[

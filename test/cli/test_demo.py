@@ -60,7 +60,8 @@ def test_everything_road_fails_on_quality_and_objects() -> None:
             maps.confidence,
         )
 
-    assert failures(report_of(road)[0]) == {"panoptic quality", "sightings of objects found", "ids kept"}
+    expected = {"panoptic quality", "sightings of objects found (any class)", "ids kept"}
+    assert failures(report_of(road)[0]) == expected
 
 
 def test_wrong_depth_fails() -> None:
@@ -94,11 +95,21 @@ def test_unknown_or_no_number_never_holds() -> None:
 def test_without_truth_only_what_is_known_is_judged() -> None:
     report = report_of()[0] | {"quality": None}
     assert all(check.holds for check in verdict(report, demo.INPUT_LIMITS))
-    assert not all(check.holds for check in verdict(report | {"frames_processed": 0}, demo.INPUT_LIMITS))
+    for_each = report | {"frames_processed": 3}
+    assert not all(check.holds for check in verdict(for_each, demo.INPUT_LIMITS))
+    assert all(check.holds for check in verdict(for_each, demo.LIVE_LIMITS))
+    assert not all(check.holds for check in verdict(report | {"frames_processed": 0}, demo.LIVE_LIMITS))
+
+
+def test_the_verdict_says_what_it_was_checked_against() -> None:
+    report = report_of()[0]
+    assert "truth of the rendered scene" in demo.checked(report, demo.SCENE)
+    assert "thresholds exist for the built-in scene alone" in demo.checked(report, "drive_0005")
+    assert "has no truth" in demo.checked(report | {"quality": None}, "drive.mp4")
 
 
 def test_rates() -> None:
-    assert rate_parameters(None) == {"rate_hz": -1.0, "stamps": "now"}
+    assert rate_parameters(-1) == {"rate_hz": -1.0, "stamps": "now"}
     assert rate_parameters(0.0) == {"rate_hz": 0.0, "stamps": "source"}
     assert rate_parameters(5) == {"rate_hz": 5.0, "stamps": "now"}
 
@@ -134,7 +145,7 @@ def test_report_html_is_self_contained(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
     assert all(s.startswith("data:image/") or s == "report.json" for s in sources) and len(sources) == 5
-    assert "demo &lt;of&gt; a &amp; b" in page and "The values hold" in page and "&lt;made&gt;" in page
+    assert "demo &lt;of&gt; a &amp; b" in page and "Passed" in page and "under the right class" in page and "&lt;made&gt;" in page
     assert "100.0 %" in page and "car" in page
 
     class Checker(html.parser.HTMLParser):

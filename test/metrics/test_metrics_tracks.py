@@ -235,6 +235,15 @@ def test_stability_by_hand():
     assert run(IdentityStability(CLASSES, min_area_px=2), *frames)["objects"] == 1
 
 
+def test_a_match_of_another_class_is_found_but_not_under_the_right_class():
+    """A is seen as (3, 7), then as class 2 on 3 of its 4 pixels, then on 2 of 4: the lower class of a tie."""
+    seen = [[(3, 7)] * 4, [(2, 7)] * 3 + [(3, 7)], [(2, 7)] * 2 + [(3, 7)] * 2]
+    metric = IdentityStability(CLASSES)
+    run(metric, *(([A] * 4, pr) for pr in seen))
+    (only,) = metric.objects()
+    assert (only.found, only.right_class, only.kept) == (3, 2, 3)
+
+
 METRICS = (
     lambda: SegmentationTrackingQuality(CLASSES),
     lambda: TrackingQuality(CLASSES),

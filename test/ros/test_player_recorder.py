@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from ros_graph import Graph, TinyPipeline, maps_of, parameters
@@ -284,6 +285,37 @@ def test_a_full_disk_ends_the_recorder_with_a_whole_bag(graph: Graph, tmp_path: 
     assert "MiB are free" in recorder.done.result()
     graph.remove(recorder)
     assert [message.scale for *_, message in read_bag(tmp_path / "bag")] == [2.0]
+
+
+def test_the_recorder_waits_for_the_clock_that_it_is_told_to_use(graph: Graph, tmp_path: Path) -> None:
+    """No message is recorded at time 0; what is latched before the clock starts is kept."""
+    warnings = graph.log(30)
+    latched = graph.node.create_publisher(dvps_msg.ScaleEstimate, f"{graph.namespace}/firm", qos.latched())
+    latched.publish(dvps_msg.ScaleEstimate(scale=2.0))
+    recorder = graph.add(
+        Recorder(
+            namespace=graph.namespace,
+            parameter_overrides=parameters(
+                output=str(tmp_path / "bag"),
+                topics=f"{graph.namespace}/firm",
+                min_free_mib=0,
+                use_sim_time=True,
+            )
+        )
+    )
+    clock = graph.node.create_publisher(Clock, "/clock", qos.output())
+    graph.wait(lambda: any("nothing came on /clock" in text for text in warnings), "the warning")
+    assert latched.get_subscription_count() == 0
+
+    def recorded() -> bool:
+        clock.publish(Clock(clock=Time(sec=1700, nanosec=5)))
+        return recorder._last_s is not None
+
+    graph.wait(recorded, "the latched message")
+    graph.remove(recorder)
+    graph.node.destroy_publisher(clock)
+    ((_, time_ns, message),) = read_bag(tmp_path / "bag")
+    assert (time_ns, message.scale) == (1_700_000_000_005, 2.0)
 
 
 def test_what_has_come_when_the_recorder_ends_is_in_the_bag(graph: Graph, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_refuses_missing_and_broken_files(tmp_path):
     with pytest.raises(EngineError, match="no JSON"):
         m.load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(EngineError, match="no JSON"):
+    with pytest.raises(EngineError, match="no UTF-8 text"):
         m.load_manifest(tmp_path)
     (tmp_path / "manifest.json").write_text("[1]")
     with pytest.raises(EngineError, match="expected an object, got list"):

@@ -25,6 +25,8 @@ from dvps_ros.ros.process import run
 
 _FLUSH_S = 1.0
 """What is recorded is on the disk after so long, and survives a kill."""
+_REMIND_S = 10.0
+"""Between two warnings that there is no time."""
 _SETTLE_S = 0.5
 """After the last counted message, outputs of the same frame may still be under way."""
 
@@ -51,6 +53,9 @@ class RecorderConfig:
 
 class Recorder(Node):
     """Subscribes to every matching topic as it appears, reliably where all its publishers are reliable.
+
+    Under ``use_sim_time`` it waits for /clock: without it no message could be given a time. What is latched
+    by then is recorded, other messages are not.
 
     ``~/recorded`` says how many messages of ``count_topic`` came: who stops the recorder can wait for it.
 
@@ -82,7 +87,14 @@ class Recorder(Node):
         self._timer = self.create_timer(0.1, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _tick(self) -> None:
-        self._discover()
+        if self.get_clock().now().nanoseconds:
+            self._discover()
+        else:
+            self.get_logger().warning(
+                "use_sim_time is set and nothing came on /clock yet: not recording. Publish it (ros2 bag play "
+                "--clock) or unset use_sim_time",
+                throttle_duration_sec=_REMIND_S,
+            )
         if time.monotonic() - self._flushed_s >= _FLUSH_S and not self.done.done():
             self._flushed_s = time.monotonic()
             try:
