@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dvps_ros.errors import EngineError
+from dvps_ros.errors import EngineError, sentence
 
 if TYPE_CHECKING:
     from dvps_ros.runtime.backends import BackendType
@@ -46,8 +46,19 @@ class Finding:
 
 @click.command()
 @click.option("--model", help="Check only this model, a name under models/ or a folder; else all found.")
-def command(model: str | None) -> None:
-    """Check this machine and installation, and say what to do.
+@click.option(
+    "--listen",
+    "listen_s",
+    type=click.FloatRange(min=0.0, max=600.0),
+    default=6.0,
+    show_default=True,
+    help="How long to look at the running ROS graph, seconds; 0 does not.",
+)
+def command(model: str | None, listen_s: float) -> None:
+    """Check this machine, installation and the running ROS graph (ROS_DOMAIN_ID), and say what to do.
+
+    Of the graph it tells the cameras (types, quality of service, rates, stamps), the states of this package's
+    nodes, what they listen to, and what their /diagnostics say.
 
     Ends with status 1 only if something is broken that every use needs.
 
@@ -59,6 +70,7 @@ def command(model: str | None) -> None:
         check_python,
         check_ros,
         check_middleware,
+        lambda: check_graph(listen_s),
         check_machine,
         check_engines,
         lambda: check_models(model),
@@ -161,6 +173,22 @@ def check_middleware() -> Iterator[Finding]:
         return
     remedy = f"for images between machines: sudo sysctl -w net.core.rmem_max={RECEIVE_BUFFER}"
     yield Finding(f"net.core.rmem_max is {buffer}", remedy if buffer < RECEIVE_BUFFER else "")
+
+
+def check_graph(seconds: float) -> Iterator[Finding]:
+    """The nodes and cameras that run now."""
+    if not seconds or not _imports("rclpy"):
+        return
+    from dvps_ros.ros.survey import Survey
+
+    domain = os.environ.get("ROS_DOMAIN_ID") or "0"
+    try:
+        with Survey(domain=int(domain)) as survey:
+            for seen in survey.look(seconds):
+                yield Finding(f"graph: {seen.what}", seen.advice)
+    except (RuntimeError, ValueError) as error:
+        reason = sentence(error)
+        yield Finding(f"graph: cannot look at ROS domain {domain}: {reason}", "set ROS_DOMAIN_ID to 0 to 101")
 
 
 def check_machine() -> Iterator[Finding]:

@@ -141,9 +141,9 @@ class ClipQuality:
         ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
         there are, found (share of their sightings under a track of whatever class), found_in_class (share
         under a track of the true class; None where the truth has no classes), ids_kept (share of the found
-        sightings under the object's most frequent track id), id_switches, min_area_px. ``objects_near``: the same of objects
-        within ``within_m``, where depths are known. ``objects_by_size`` (dense truth): sightings
-        and found of all objects, however small, by the side of a square of their visible area.
+        sightings under the object's most frequent track id), id_switches, min_area_px. ``objects_near``: the
+        same of objects within ``within_m``, where depths are known. ``objects_by_size`` (dense truth):
+        sightings and found of all objects, however small, by the side of a square of their visible area.
         """
         result: dict[str, Any] = {"frames": self.frames}
         if self._known_px:

@@ -44,7 +44,7 @@ class FrameMatches:
     found_by: np.ndarray
     """int64 [G]: predicted id (or key) with IoU > 0.5, -1 none."""
     right_class: np.ndarray
-    """bool [G]: found, and the prediction has the true class on most of its pixels (ties: the lower class)."""
+    """bool [G]: found, and the prediction has the true class on most of its pixels (of a tie: the lower)."""
     pr: np.ndarray
     """int64 [P]: predicted ids (or keys) that exist."""
 
@@ -82,9 +82,8 @@ def match_objects(
     hit = 2 * inter > gt_area[g] + pr_area[p] - inter
     found_by[g[hit]] = pr[p[hit]]
     names = _majority_class(pr_key[pr_object], class_of(pairs.pr[pr_object]), total[pr_object])
-    right_class = np.array(
-        [found >= 0 and names[found] == class_of(g) for g, found in zip(gt.tolist(), found_by.tolist())], bool
-    )
+    both_ways = zip(gt.tolist(), found_by.tolist(), strict=True)
+    right_class = np.array([by >= 0 and names[by] == class_of(g) for g, by in both_ways], bool)
     return FrameMatches(gt, gt_area, found_by, right_class, pr)
 
 

@@ -91,8 +91,8 @@ class Recorder(Node):
             self._discover()
         else:
             self.get_logger().warning(
-                "use_sim_time is set and nothing came on /clock yet: not recording. Publish it (ros2 bag play "
-                "--clock) or unset use_sim_time",
+                "use_sim_time is set and nothing came on /clock yet: not recording. Publish it "
+                "(ros2 bag play --clock) or unset use_sim_time",
                 throttle_duration_sec=_REMIND_S,
             )
         if time.monotonic() - self._flushed_s >= _FLUSH_S and not self.done.done():
