@@ -300,7 +300,7 @@ def test_the_recorder_waits_for_the_clock_that_it_is_told_to_use(graph: Graph, t
                 topics=f"{graph.namespace}/firm",
                 min_free_mib=0,
                 use_sim_time=True,
-            )
+            ),
         )
     )
     clock = graph.node.create_publisher(Clock, "/clock", qos.output())
