@@ -9,6 +9,7 @@ import json
 import os
 import stat
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -74,11 +75,11 @@ def open_regular(path: str | Path) -> IO[bytes]:
         OSError: there is no such file, it cannot be read, or is none.
     """
     # Without O_NONBLOCK opening a pipe waits for somebody who writes to it.
-    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise OSError(errno.EINVAL, "it is no regular file", str(path))
-    return file
+    return open(descriptor, "rb")
 
 
 def read_bytes(path: str | Path, *, limit: int) -> bytes:
@@ -138,7 +139,7 @@ def read_arrays(path: str | Path, *, limit: int = 1 << 30) -> dict[str, np.ndarr
                 return {name: arrays[name] for name in arrays.files}
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    except (zipfile.BadZipFile, EOFError, KeyError, MemoryError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, MemoryError, RuntimeError) as error:
         raise ValueError(f"it is damaged: {error}") from error
 
 

@@ -36,5 +36,7 @@ def recover_command(torn: Path, out: Path | None) -> None:
     found = recover(torn, target)
     counts = ", ".join(f"{topic} {n}" for topic, n in sorted(found.counts.items()))
     click.echo(f"{target}: {counts}")
+    for topic, why in sorted(found.skipped.items()):
+        click.echo(f"left out: {topic}; {why}")
     if found.lost:
         click.echo(f"lost: what comes after; {found.lost}")

@@ -30,6 +30,8 @@ SHARED_MEMORY_MIB = 256
 """Four processes with the segment of config/fastdds/large_messages.xml."""
 NODE_MIB = 1200
 """Memory that the perception node takes at most (docs/benchmarks, 512x1024 in bf16)."""
+LARGEST_DOMAIN = 232
+"""The ports of DDS end there; above 101 they can collide with those that Linux gives to programs."""
 RECEIVE_BUFFER = 4 * MIB
 """Of the kernel, for images from other machines."""
 BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}
@@ -179,16 +181,19 @@ def check_graph(seconds: float) -> Iterator[Finding]:
     """The nodes and cameras that run now."""
     if not seconds or not _imports("rclpy"):
         return
-    from dvps_ros.ros.survey import Survey
-
     domain = os.environ.get("ROS_DOMAIN_ID") or "0"
+    if not (domain.isdigit() and int(domain) <= LARGEST_DOMAIN):
+        remedy = f"set ROS_DOMAIN_ID to a number from 0 to {LARGEST_DOMAIN}"
+        yield Finding(f"graph: there is no ROS domain {domain!r}", remedy)
+        return
     try:
+        from dvps_ros.ros.survey import Survey
+
         with Survey(domain=int(domain)) as survey:
             for seen in survey.look(seconds):
                 yield Finding(f"graph: {seen.what}", seen.advice)
-    except (RuntimeError, ValueError) as error:
-        reason = sentence(error)
-        yield Finding(f"graph: cannot look at ROS domain {domain}: {reason}", "set ROS_DOMAIN_ID to 0 to 101")
+    except (ImportError, RuntimeError) as error:  # rclpy's own are RuntimeErrors
+        yield Finding(f"graph: cannot be looked at: {sentence(error)}", "see the findings on ROS 2 above")
 
 
 def check_machine() -> Iterator[Finding]:

@@ -68,7 +68,7 @@ def command(
     if not frames:
         raise InputError(f"{root}: found no images of {dataset} (split {split})")
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
-    # Files hold more than a robot wants to see: all depth that fits, and small regions too.
+    # Files hold more than a robot wants to see: all depth that fits.
     maps = dataclasses.replace(config.maps, max_depth_m=FARTHEST_M)
     config = dataclasses.replace(config, maps=maps)
     writer = PredictionWriter(layout, out, split)
@@ -97,5 +97,5 @@ def command(
             pipeline.close()
     click.echo(f"{out}: {len(frames)} frames of {dataset}, split {split}")
     if writer.lost:
-        click.echo(f"{writer.lost} objects did not fit the format's numbers and were written as void")
+        click.echo(f"{len(writer.lost)} objects did not fit the format's numbers and were written as void")
     click.echo(f"next: dvps eval --dataset {dataset} --gt {root} --pred {out}")

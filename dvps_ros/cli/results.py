@@ -77,14 +77,18 @@ class ClipResults:
 
     def add(self, result: FrameResult) -> None:
         """Take one frame; ``panoptic`` must be there, ``cloud`` may be."""
+        import cv2
+
         from dvps_ros.viz.mosaic import mosaic
 
         image = mosaic(result, self._label_space)
         if self._video is None:
-            height, width = image.shape[:2]
+            height, width = self._video_shape = image.shape[:2]
             self._video = self._files.enter_context(
                 video_file(self._video_path, width, height, self._rate_hz)
             )
+        elif image.shape[:2] != self._video_shape:  # another camera: the video keeps its size
+            image = cv2.resize(image, self._video_shape[::-1], interpolation=cv2.INTER_AREA)
         self._video.write(image)
         self._tracks.writerows(track_rows(result, self._label_space))
         if self.frames % self._every == self._every // 2:

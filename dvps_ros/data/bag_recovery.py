@@ -28,10 +28,12 @@ class Recovered:
     Args:
         counts: messages of each topic.
         lost: why reading ended, where it did before the end; empty where the bag was whole.
+        skipped: topics whose messages cannot be taken over -> why.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
     lost: str = ""
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def pending_wal(database: Path) -> bool:
@@ -65,14 +67,22 @@ def recover(torn: Path, out: Path) -> Recovered:
         connections: dict[str, Any] = {}
         with Writer(part / out.name, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
             for topic, kind, definition, time_ns, data in read(file, found):
+                if topic in found.skipped:
+                    continue
                 if topic not in connections:
                     store = get_typestore(Stores.EMPTY)
-                    store.register(get_types_from_msg(definition, kind))
+                    try:
+                        store.register(get_types_from_msg(definition, kind))
+                    except Exception as error:  # of a family of the library's own
+                        found.skipped[topic] = f"its definition of {kind} cannot be read: {error}"
+                        continue
                     connections[topic] = writer.add_connection(topic, kind, typestore=store)
                 writer.write(connections[topic], time_ns, data)
                 found.counts[topic] += 1
         if not found.counts:
-            raise InputError(f"{file}: no whole message is left; {found.lost or 'it is empty'}")
+            reasons = [found.lost] if found.lost else []
+            reasons += [f"{topic}: {why}" for topic, why in found.skipped.items()]
+            raise InputError(f"{file}: no whole message is left; {'; '.join(reasons) or 'it is empty'}")
         (part / out.name).rename(out)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
@@ -116,11 +126,22 @@ def _read_mcap(file: Path, found: Recovered) -> Iterator[Entry]:
                     channel = channels[record.channel_id]
                     schema = schemas.get(channel.schema_id)
                     if schema is None or schema.encoding != "ros2msg" or channel.message_encoding != "cdr":
+                        found.skipped[channel.topic] = (
+                            f"its messages are {channel.message_encoding}, not those of ROS 2 (cdr)"
+                        )
                         continue
                     definition = schema.data.decode()
                     yield channel.topic, schema.name, definition, record.log_time, record.data
                 ended |= isinstance(record, Footer)
-        except (McapError, EOFError, KeyError, UnicodeDecodeError, ValueError, struct.error) as error:
+        except (
+            McapError,
+            OSError,
+            EOFError,
+            KeyError,
+            UnicodeDecodeError,
+            ValueError,
+            struct.error,
+        ) as error:
             place = f"byte {stream.tell()} of {file.stat().st_size}"
             found.lost = f"{file.name} is torn at {place}: {error or 'it ends'}"
             return

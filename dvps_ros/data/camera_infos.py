@@ -68,13 +68,14 @@ class CameraInfos:
                     check_pixels(info.width, info.height, self._max_pixels)
                     self._newest = camera_from_info(info, rectified=self._rectified)
                 except InputError as error:
-                    self._newest = error
+                    self._newest = InputError(str(error))
             assert self._newest is not None
             self._by_stamp[stamp_to_ns(info.header.stamp)] = self._newest
             while len(self._by_stamp) > _KEPT:
                 self._by_stamp.popitem(last=False)
             if isinstance(self._newest, InputError):
-                raise self._newest
+                # A new one: an error that is kept keeps the frames that it passed through, images and all.
+                raise InputError(str(self._newest))
             return self._newest
 
     def camera_of(self, stamp_ns: int, width: int, height: int) -> CameraModel:
@@ -89,7 +90,7 @@ class CameraInfos:
             own = self._by_stamp.get(stamp_ns)
             camera = own or self._newest
             if not isinstance(camera, CameraModel):
-                raise camera or InputError("image: no camera_info has come yet")
+                raise InputError("image: no camera_info has come yet" if camera is None else str(camera))
             self.exact += own is not None
             self.inexact += own is None
         if (camera.width, camera.height) != (width, height):

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from dvps_ros.data.images import FIRST_STAMP_NS
 from dvps_ros.data.layout import FrameFiles, Layout, read_rgb
 from dvps_ros.data.layouts import LAYOUTS
@@ -37,7 +39,10 @@ def data_set_at(root: Path) -> tuple[Layout, str] | None:
 
 
 class LayoutSource:
-    """All images of a split, which have one size; sequences are a minute apart, so that nothing is kept.
+    """All images of a split, each with its own camera; sequences are a minute apart, so that nothing is kept.
+
+    Args:
+        camera: goes before the data set's own; then images of other sizes are left out.
 
     Raises:
         InputError: the first image cannot be read.
@@ -59,20 +64,29 @@ class LayoutSource:
         self.unreadable = 0
         self.problems: list[str] = []
         assert files[0].image is not None
-        height, width = read_rgb(files[0].image).shape[:2]
-        nominal = CameraModel.from_vector(width, height, layout.intrinsics(files[0], height, width))
-        self.camera = camera or nominal
+        self._given = camera
+        self.camera = self._camera_of(files[0], read_rgb(files[0].image))
+        """Of the first image."""
+
+    def _camera_of(self, files: FrameFiles, image: np.ndarray) -> CameraModel:
+        if self._given is not None:
+            return self._given
+        height, width = image.shape[:2]
+        return CameraModel.from_vector(width, height, self._layout.intrinsics(files, height, width))
 
     def __iter__(self) -> Iterator[Frame]:
         self.unreadable, self.problems = 0, []
         for stamp_ns, files in self._files.items():
             assert files.image is not None
             try:
-                yield Frame(read_rgb(files.image), stamp_ns, self.camera)
+                image = read_rgb(files.image)
+                frame = Frame(image, stamp_ns, self._camera_of(files, image))
             except InputError as error:
                 self.unreadable += 1
                 self.problems.append(f"{files.image}: {error}")
                 log.warning("%s: left out %s", self.name, error)
+            else:
+                yield frame
 
     def truth(self, stamp_ns: int) -> Sample | None:
         """What the data set has of the frame of this stamp; None of an image without labels."""

@@ -6,6 +6,7 @@ The same few methods as ``rosbags.highlevel.AnyReader``, of which :mod:`dvps_ros
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,10 +49,13 @@ class McapBag:
             if summary is None or summary.statistics is None:
                 raise InputError(f"cannot read bag {path}: it has no end; try dvps bag recover {path}")
             counts = summary.statistics.channel_message_counts
-            self.connections = [
-                self._connection(channel, summary.schemas.get(channel.schema_id), counts.get(number, 0))
+            self._channels = {
+                number: self._connection(
+                    channel, summary.schemas.get(channel.schema_id), counts.get(number, 0)
+                )
                 for number, channel in summary.channels.items()
-            ]
+            }
+            self.connections = list(self._channels.values())
             self.duration = summary.statistics.message_end_time - summary.statistics.message_start_time
         except InputError:
             self.close()
@@ -62,7 +66,11 @@ class McapBag:
 
     @property
     def topics(self) -> dict[str, Connection]:
-        return {c.topic: c for c in self.connections}
+        """One of each topic, with the messages of all its channels (one for each publisher)."""
+        counts: Counter[str] = Counter()
+        for connection in self.connections:
+            counts[connection.topic] += connection.msgcount
+        return {c.topic: c._replace(msgcount=counts[c.topic]) for c in self.connections}
 
     def _connection(self, channel: Any, schema: Any, count: int) -> Connection:
         from rosbags.typesys import get_types_from_msg
@@ -83,9 +91,9 @@ class McapBag:
         self, connections: Collection[Connection], start: int | None = None, stop: int | None = None
     ) -> Iterator[tuple[Connection, int, bytes]]:
         """Messages in order of the time of recording, nanoseconds, from ``start`` to before ``stop``."""
-        by_topic = {c.topic: c for c in connections}
-        for _, channel, message in self._reader.iter_messages(list(by_topic), start, stop):
-            yield by_topic[channel.topic], message.log_time, message.data
+        topics = sorted({c.topic for c in connections})
+        for _, channel, message in self._reader.iter_messages(topics, start, stop):
+            yield self._channels[channel.id], message.log_time, message.data
 
     def deserialize(self, data: bytes, msgtype: str) -> Any:
         if msgtype in self._ros1:

@@ -227,7 +227,8 @@ def _jpeg(flat: np.ndarray) -> np.ndarray:
         except ValueError as error:
             if "remature end" in str(error):
                 raise InputError(f"JPEG image is cut off: {error} ({flat.size} bytes)") from error
-            # Many webcams send a few bytes too many between blocks, which costs nothing.
+            # Many webcams send a few bytes too many between blocks. A picture that is damaged within a line
+            # cannot be told from that: baseline JPEG has no check sums.
             pixels = turbo.decode_jpeg(flat, colorspace=space, strict=False)
     except ValueError as error:
         raise InputError(f"cannot decode a JPEG of {flat.size} bytes: {error}") from error

@@ -30,8 +30,9 @@ class PredictionWriter:
         self._sequence = ""
         self._numbers: dict[int, dict[int, int]] = {}
         self._class_of = _from_project(layout)
-        self.lost = 0
-        """Objects beyond :data:`NUMBERS_A_CLASS` of their class, whose pixels were written as void."""
+        self.lost: set[tuple[str, int]] = set()
+        """(Sequence, class and track) of objects beyond :data:`NUMBERS_A_CLASS` of their class, whose pixels
+        were written as void."""
 
     def add(self, files: FrameFiles, maps: PanopticDepth) -> FrameFiles:
         """Write a frame.
@@ -49,7 +50,7 @@ class PredictionWriter:
             numbers = self._numbers.setdefault(value >> 16, {})
             track = value & 0xFFFF
             if track not in numbers and len(numbers) == NUMBERS_A_CLASS:
-                self.lost += 1
+                self.lost.add((files.sequence, value))
                 class_map[packed == value] = VOID
                 continue
             instance_map[packed == value] = numbers.setdefault(track, len(numbers) + 1)

@@ -93,7 +93,9 @@ class Timeline:
         """Whether a stamp follows the one that was left out before it, by no more than a step or its jump."""
         if suspect_ns is None or self._last is None:
             return False
-        most_ns = max(self._jump_ns, 2 * self._step_ns, 2 * (suspect_ns - self._last[0]))
+        # At the second image no step is known yet: a slow stream's gap looks like a slip.
+        first_ns = 0 if self._step_ns else 2 * (suspect_ns - self._last[0])
+        most_ns = max(self._jump_ns, 2 * self._step_ns, first_ns)
         return 0 < stamp_ns - suspect_ns <= most_ns
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,7 @@ class VideoSource:
         with closing(self._open()) as container:
             stream = container.streams.video[0]
             self.frames = stream.frames or None
-            times = sorted(
-                float(p.pts * p.time_base)
-                for p in islice(_packets(container), TIMED_PACKETS)
-                if p.pts is not None
-            )
+            times = sorted(_times(islice(_packets(container), TIMED_PACKETS)))
             written = float(stream.average_rate or stream.base_rate or DEFAULT_RATE_HZ)
         self._timed = len(times) > 1 and times[-1] > times[0]
         self.rate_hz = (len(times) - 1) / (times[-1] - times[0]) if self._timed else written
@@ -67,7 +63,7 @@ class VideoSource:
             raise InputError("reading a video needs av: pip install 'dvps_ros[tools]'") from error
         try:
             container = av.open(str(self._path))
-        except (av.FFmpegError, OSError) as error:
+        except (av.FFmpegError, OSError, UnicodeDecodeError) as error:
             raise InputError(
                 f"cannot read video {self._path}: it is damaged, or of an unknown format"
             ) from error
@@ -112,6 +108,9 @@ class VideoSource:
                 for frame in frames:
                     if frame.is_corrupt:
                         self.unreadable += 1
+                        if damage_s is None:
+                            damage_s = frame.time or 0.0
+                            self._tell(f"{self.name} is damaged at {damage_s:.3f} s: a frame is corrupt")
                         continue
                     damage_s = None
                     image = frame.to_ndarray(format="rgb24")
@@ -148,6 +147,16 @@ def _packets(container: Any, *, flush: bool = False) -> Iterator[Any]:
     """Of the first video stream; the last one, empty, makes the decoder give what it holds back."""
     stream = container.streams.video[0]
     return (p for p in container.demux(stream) if p.size or flush)
+
+
+def _times(packets: Iterator[Any]) -> Iterator[float]:
+    """Presentation times, seconds, up to where the file cannot be read."""
+    import av
+
+    with suppress(av.FFmpegError):  # who decodes it tells
+        for packet in packets:
+            if packet.pts is not None:
+                yield float(packet.pts * packet.time_base)
 
 
 def _words(error: Exception) -> str:

@@ -106,7 +106,18 @@ PARTIAL = ".partial"
 def unfinished(path: Path) -> list[Path]:
     """What earlier recordings to this place left when they were killed, oldest first."""
     found = path.parent.glob(f".{glob.escape(path.name)}.*{PARTIAL}")
-    return sorted((p for p in found if not _is_owned(p)), key=lambda p: p.stat().st_mtime)
+    # The random part has no dot: those of a bag that is called drive.2 are not drive's.
+    own = re.compile(rf"\.{re.escape(path.name)}\.[^.]+{re.escape(PARTIAL)}")
+    changes = [(p, _changed_ns(p)) for p in found if own.fullmatch(p.name) and not _is_owned(p)]
+    return [p for p, changed_ns in sorted(changes, key=lambda pair: pair[1] or 0) if changed_ns is not None]
+
+
+def _changed_ns(path: Path) -> int | None:
+    """When it was last changed; None if it has been moved away meanwhile."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _lock_of(partial: Path) -> Path:

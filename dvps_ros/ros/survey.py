@@ -10,7 +10,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import GetState  # type: ignore[import-untyped]
-from rclpy.node import Node
+from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.qos import QoSReliabilityPolicy
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -28,7 +28,7 @@ OWN_MESSAGES = "dvps_ros/msg/"
 LEAST_ARRIVING = 0.7
 """Of the camera_info messages' rate; fewer images than that get lost on the way."""
 REMAP = "remap the node's input to the camera's topic"
-LEVELS = {DiagnosticStatus.OK: "ok", DiagnosticStatus.STALE: "stale"}
+FINE = (DiagnosticStatus.OK, DiagnosticStatus.STALE)
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Survey(Observer):
             return Seen(f"{head}, nothing came", PROFILE)
         rate_hz = self._rate_hz(topic)
         rate = f"{rate_hz:.1f} Hz" if rate_hz else "few came"
-        sent_hz = self._rate_hz(f"{topic.rpartition('/')[0]}/camera_info")
-        if 0 < rate_hz < LEAST_ARRIVING * sent_hz:
+        sent_hz = self._rate_hz(f"{topic.removesuffix('/compressed').rpartition('/')[0]}/camera_info")
+        if rate_hz < LEAST_ARRIVING * sent_hz:
             return Seen(f"{head}, {rate} of {sent_hz:.1f} Hz came here, by its camera_info", PROFILE)
         _, wall_ns, stamp_ns = heard[-1]
         age_s = (wall_ns - stamp_ns) * 1e-9
@@ -204,7 +204,11 @@ class Survey(Observer):
         cameras = self._cameras(self._own_nodes())
         others = [topic for topic, kind in cameras if kind != type_name(CameraInfo)]
         there = f"; cameras here: {', '.join(others)}" if others else ""
-        for topic, kinds in sorted(graph.get_subscriber_names_and_types_by_node(name, space)):
+        try:
+            taken = sorted(graph.get_subscriber_names_and_types_by_node(name, space))
+        except NodeNameNonExistentError:
+            return  # it has just gone
+        for topic, kinds in taken:
             for kind in set(kinds) & CAMERA_TYPES.keys():
                 ends = [
                     s
@@ -225,7 +229,7 @@ class Survey(Observer):
     def _diagnoses(self, node: str) -> Iterator[Seen]:
         mine = [s for name, s in sorted(self._statuses.items()) if name.startswith(f"{node}:")]
         for status in mine:
-            if status.level in LEVELS:
+            if status.level in FINE:
                 yield Seen(f"{status.name}: {status.message}")
             else:
                 problem, _, advice = status.message.partition("; ")

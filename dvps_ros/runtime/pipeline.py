@@ -32,6 +32,9 @@ from dvps_ros.types import CLOUD_DTYPE, NO_SEGMENT, CameraModel, Frame, FrameRes
 
 log = logging.getLogger(__name__)
 
+REMIND_S = 5.0
+"""Between two lines of the log on one reason to begin anew."""
+
 ALL_OUTPUTS = frozenset({"panoptic", "cloud", "latent"})
 """What a caller may want beside instances and scale, which are always given."""
 GROUND = ("road", "sidewalk", "terrain")
@@ -105,6 +108,8 @@ class DvpsPipeline:
         self._scale = ScaleEstimator(config.scale)
         self._camera: CameraModel | None = None
         self._stamp_ns: int | None = None
+        self._tell_again_s: dict[str, float] = {}
+        """Reason to begin anew -> the earliest time that it is logged again."""
         self._past = _Past()
         self._buffers = Buffers()
 
@@ -323,7 +328,10 @@ class DvpsPipeline:
         """Begin anew from here on; the frames before may not be finished yet."""
         self.engine.reset()
         self._past.forgotten.append(reason)
-        log.warning("%s: tracks and the network's memory start anew", reason)
+        now_s = time.monotonic()
+        if now_s >= self._tell_again_s.get(reason, 0.0):  # stamps that flap must not fill the log
+            self._tell_again_s[reason] = now_s + REMIND_S
+            log.warning("%s: tracks and the network's memory start anew", reason)
 
     def _begin_anew(self, past: _Past) -> None:
         if past.forgotten:

@@ -58,6 +58,8 @@ def measure(path: Path, feeds: Iterable[Mapping[str, np.ndarray]], progress: Pro
         values = [request.get_output_tensor(k).data for k in range(len(results))]
         low = np.minimum(low, [v.min() for v in values])
         high = np.maximum(high, [v.max() for v in values])
+    if (low > high).any():
+        raise EngineError(f"calibration: there was no image to measure the ranges of {path.name} on")
     if not (np.isfinite(low) & np.isfinite(high)).all():
         raise EngineError(f"calibration: {path.name} computed values that are not finite from these images")
     return {n: [float(a), float(b)] for n, a, b in zip(convolutions, low, high, strict=True)}

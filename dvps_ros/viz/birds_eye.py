@@ -23,6 +23,8 @@ _EGO_M = (1.8, 4.2)
 """Width and length of the sign for the own car."""
 _STREET = 0.65
 """Brightness of what is not an object."""
+_STEEPEST = 0.7
+"""Share of the view in the road's normal beyond which there is no ahead: the camera looks at the ground."""
 _BEHIND_M = 3.0
 """Shown behind the camera."""
 
@@ -33,6 +35,7 @@ def birds_eye(
     label_space: LabelSpace,
     instances: Sequence[TrackedInstance] = (),
     *,
+    road: np.ndarray | None = None,
     width: int = 480,
     height: int = 640,
     reach_m: float = 50.0,
@@ -46,6 +49,8 @@ def birds_eye(
         panoptic: maps [H,W].
         camera: their intrinsics.
         instances: objects to draw.
+        road: float64 [4], the road plane in the camera frame as in ``ScaleEstimate.plane``; the scene is seen
+            along its normal. Without it, or NaN, the camera is taken to look along the road.
         width: of the picture, px.
         height: of the picture, px.
         reach_m: distance ahead that fits in the picture.
@@ -57,6 +62,7 @@ def birds_eye(
     center = width / 2, reach_m * px_per_m
     image = _ground(width, height, center, px_per_m, reach_m, camera)
     colors = panoptic_color(panoptic.class_map, panoptic.track_map, label_space)
+    level = level_from_camera(road)
     top_y = np.full((height, width), np.inf, np.float32)
     _splat(
         panoptic.depth_m,
@@ -64,6 +70,7 @@ def birds_eye(
         panoptic.class_map,
         panoptic.track_map,
         *rays(camera),
+        level,
         center,
         px_per_m,
         top_y,
@@ -71,9 +78,19 @@ def birds_eye(
     )
     _draw_rings(image, center, px_per_m, reach_m)
     for instance in sorted(instances, key=lambda i: -i.unseen_s):
-        _draw_object(image, instance, label_space, center, px_per_m)
+        _draw_object(image, instance, label_space, level, center, px_per_m)
     _draw_ego(image, center, px_per_m)
     return image
+
+
+def level_from_camera(road: np.ndarray | None) -> np.ndarray:
+    """float64 [3,3]: turns points of the camera frame so that y is along the road's normal and z ahead."""
+    if road is None or not np.isfinite(road).all() or abs(road[2]) > _STEEPEST:
+        return np.eye(3)
+    down = np.asarray(road[:3], np.float64)
+    ahead = np.array([0.0, 0.0, 1.0]) - down[2] * down
+    ahead /= np.linalg.norm(ahead)
+    return np.stack([np.cross(down, ahead), down, ahead])
 
 
 def _ground(
@@ -117,6 +134,7 @@ def _draw_object(
     image: np.ndarray,
     instance: TrackedInstance,
     label_space: LabelSpace,
+    level: np.ndarray,
     center: tuple[float, float],
     px_per_m: float,
 ) -> None:
@@ -128,15 +146,15 @@ def _draw_object(
         return round(x), round(y)
 
     color = track_color(instance.track_id, instance.class_id, label_space)
-    x, _, z = instance.centroid_m
-    half_x, half_z = np.maximum(instance.extent_m[[0, 2]], 0.4) / 2
+    x, _, z = level @ instance.centroid_m
+    half_x, half_z = np.maximum((np.abs(level) @ instance.extent_m)[[0, 2]], 0.4) / 2
     faint = instance.state != TrackState.CONFIRMED
     cv2.rectangle(
         image, pixel(x - half_x, z + half_z), pixel(x + half_x, z - half_z), color, 1 if faint else 2
     )
     if faint:
         return
-    velocity = instance.velocity_mps[[0, 2]]
+    velocity = (level @ instance.velocity_mps)[[0, 2]]
     if instance.motion != Motion.STATIC and np.linalg.norm(velocity) > 1:
         tip = pixel(x + velocity[0], z + velocity[1])
         head = 6 / (float(np.linalg.norm(velocity)) * px_per_m)
@@ -148,30 +166,34 @@ def _draw_object(
 
 
 @njit(nogil=True)
-def _splat(depth_m, colors, class_map, track_map, ray_x, ray_y, center, px_per_m, top_y, image):
+def _splat(depth_m, colors, class_map, track_map, ray_x, ray_y, level, center, px_per_m, top_y, image):
     """Draw each pixel where it stands, the highest on top, as far as its surface reaches its neighbours."""
     height, width = depth_m.shape
     rows, columns = top_y.shape
     pixel_angle = ray_x[1] - ray_x[0]
     for v in range(height):
         for u in range(width):
-            z = depth_m[v, u]
-            y = ray_y[v] * z
-            if not np.isfinite(z) or z <= 0 or y < -_TALLEST_M or class_map[v, u] == 255:
+            depth = depth_m[v, u]
+            # Of the ray of depth 1, turned: to the right, down and ahead.
+            right = level[0, 0] * ray_x[u] + level[0, 1] * ray_y[v] + level[0, 2]
+            down = level[1, 0] * ray_x[u] + level[1, 1] * ray_y[v] + level[1, 2]
+            ahead = level[2, 0] * ray_x[u] + level[2, 1] * ray_y[v] + level[2, 2]
+            y, z = down * depth, ahead * depth
+            if not np.isfinite(depth) or depth <= 0 or y < -_TALLEST_M or class_map[v, u] == 255:
                 continue
             # Objects stand out from a darker street.
             share = np.float32(1.0 if track_map[v, u] > 0 else _STREET)
-            near = z
+            near = depth
             for dv, du in ((1, 0), (0, 1), (0, -1)):
                 if v + dv < height and 0 <= u + du < width and class_map[v + dv, u + du] == class_map[v, u]:
                     other = depth_m[v + dv, u + du]
-                    if 0.9 * z < other < near:
+                    if 0.9 * depth < other < near:
                         near = other
-            x = center[0] + ray_x[u] * z * px_per_m
+            x = center[0] + right * depth * px_per_m
             first_column = int(np.floor(x))
-            last_column = first_column + max(2, int(np.ceil(pixel_angle * z * px_per_m)))
+            last_column = first_column + max(2, int(np.ceil(pixel_angle * depth * px_per_m)))
             first_row = int(np.floor(center[1] - z * px_per_m))
-            last_row = int(np.floor(center[1] - near * px_per_m))
+            last_row = int(np.floor(center[1] - ahead * near * px_per_m))
             for row in range(max(first_row, 0), min(last_row + 1, rows)):
                 for column in range(max(first_column, 0), min(last_column, columns)):
                     if y < top_y[row, column]:

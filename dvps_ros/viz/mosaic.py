@@ -48,7 +48,13 @@ def mosaic(result: FrameResult, label_space: LabelSpace) -> np.ndarray:
     _draw_depth_scale(panels[2])
     view_width, view_height = (panel_height * 2, panel_height * 3) if wide else (panel_width, panel_height)
     above = birds_eye(
-        maps, result.camera, label_space, result.instances, width=view_width, height=view_height
+        maps,
+        result.camera,
+        label_space,
+        result.instances,
+        road=None if result.scale is None else result.scale.plane,
+        width=view_width,
+        height=view_height,
     )
     draw_caption(above, "bird's eye")
     if wide:

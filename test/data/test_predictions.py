@@ -74,7 +74,7 @@ def test_more_objects_than_the_format_can_number_are_void_and_counted(tmp_path: 
     writer = PredictionWriter(layout, tmp_path / "pred", "val")
     written = writer.add(files, many)
     class_map, instance_map = layout.read_labels(written)
-    assert writer.lost == 2 and (class_map == VOID).sum() == 2 and len(np.unique(instance_map)) == 1001
+    assert len(writer.lost) == 2 and (class_map == VOID).sum() == 2 and len(np.unique(instance_map)) == 1001
 
 
 @pytest.mark.parametrize("dataset", LAYOUTS)

@@ -149,6 +149,32 @@ def test_birds_eye_puts_the_car_where_it_is():
     assert (picture[450:, :] == (83, 41, 83)).all(2).any()  # road nearby
 
 
+def test_birds_eye_knows_the_cameras_tilt():
+    """A camera 1.65 m over a level road looks 20 degrees down at a wall that stands 12 m ahead: seen from
+    above the wall is one line at 12 m, not smeared over the 1.5 m that its depth differs by."""
+    r = result()
+    tilt = np.radians(20)
+    normal = np.array([0.0, np.cos(tilt), np.sin(tilt)])
+    v, _ = np.mgrid[0 : r.camera.height, 0 : r.camera.width]
+    ray_y = (v - r.camera.cy) / r.camera.fy
+    # Ahead of a point of depth d is d (cos - ray_y sin).
+    depth_m = (12.0 / (np.cos(tilt) - ray_y * np.sin(tilt))).astype(np.float32)
+    assert np.ptp(depth_m) > 1.5
+    wall = np.full_like(r.panoptic.class_map, 2)
+    maps = PanopticDepth(wall, np.zeros_like(r.panoptic.track_map), depth_m, r.panoptic.confidence)
+    color = (0.65 * CITYSCAPES.palette[2]).astype(np.uint8)
+
+    def rows(road: np.ndarray | None) -> np.ndarray:
+        picture = birds_eye(maps, r.camera, CITYSCAPES, road=road, width=200, height=530, reach_m=50.0)
+        return np.nonzero((picture == color).all(2))[0]
+
+    seen = rows(np.append(normal, -1.65))
+    assert seen.size and np.abs(seen - 380).max() <= 1
+    flat = rows(None)
+    assert np.ptp(flat) > 5
+    np.testing.assert_array_equal(flat, rows(np.full(4, np.nan)))
+
+
 def test_birds_eye_draws_objects_and_their_way():
     r = result()
     options = {"width": 200, "height": 530}

@@ -271,10 +271,11 @@ class DvpsNode(BaseNode[NodeConfig]):
             self.health.count("dropped")
         if self._awaits_camera() and self.config.horizontal_fov_deg > 0:
             self._start_engine_from_image(message)
-        elif self.config.horizontal_fov_deg > 0 and isinstance(message, Image):
+        elif self.config.horizontal_fov_deg > 0:
             with contextlib.suppress(InputError):  # the worker refuses it, with the reason
-                check_pixels(message.width, message.height, self.config.max_pixels)
-                self._follow_shape(self._cameras.camera_of(0, message.width, message.height))
+                width, height = convert.image_size(message)
+                check_pixels(width, height, self.config.max_pixels)
+                self._follow_shape(self._cameras.camera_of(0, width, height))
 
     def _start_engine_from_image(self, message: Image | CompressedImage) -> None:
         try:
@@ -322,6 +323,8 @@ class DvpsNode(BaseNode[NodeConfig]):
         self.get_logger().warning(
             f"images of {camera.width}x{camera.height} fit another size of the network better: opening it"
         )
+        if self._slot.clear():
+            self.health.count("dropped")
         self._slot.close()  # the worker closes its engine after the frame in work
         self._slot, self._worker, self._pipeline = LatestSlot(), None, None
         self._start_engine(camera)
