@@ -106,6 +106,8 @@ def read_data(path: str | Path, *, limit: int = 4 << 20) -> Any:
     """
     try:
         text = read_bytes(path, limit=limit).decode("utf-8-sig")
+        # OpenCV wants its files to begin with this line, which is none of YAML's.
+        text = text.removeprefix("%YAML:1.0")
         return json.loads(text) if str(path).endswith(".json") else yaml.safe_load(text)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error

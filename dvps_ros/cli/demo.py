@@ -169,6 +169,8 @@ def command(
     from dvps_ros.runtime.manifest import find_model, load_manifest
     from dvps_ros.viz.report import write_html
 
+    if not (rate_hz == -1 or rate_hz >= 0):
+        raise InputError(f"--rate: expected -1, 0 or images a second, got {rate_hz:g}")
     # What is missing is said at once, not after a scene is rendered and played.
     results.require("jinja2", "matplotlib", "rosbags", "rclpy")
     manifest = load_manifest(find_model(model))

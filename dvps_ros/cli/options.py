@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from dvps_ros.config import EngineConfig, PipelineConfig, ScaleConfig, options
+from dvps_ros.config import EngineConfig, PipelineConfig, ScaleConfig, check_value, options
 from dvps_ros.types import CameraModel
 
 _DEFAULTS = {o.key: o for o in options(PipelineConfig)}
@@ -120,7 +120,12 @@ engine_choice_options = _configured(_PRECISION, ("--network-size", "network_size
 def pipeline_config(
     model: str, backend: str, camera_height_m: float, precision: str = "auto", network_size: str = "auto"
 ) -> PipelineConfig:
-    """The configuration that :data:`pipeline_options` and :data:`engine_choice_options` stand for."""
+    """The configuration that :data:`pipeline_options` and :data:`engine_choice_options` stand for.
+
+    Raises:
+        ConfigError: a height out of range.
+    """
+    camera_height_m = check_value(_DEFAULTS["scale.camera_height_m"], camera_height_m)
     return PipelineConfig(
         engine=EngineConfig(model=model, backend=backend, precision=precision, size=network_size),
         scale=ScaleConfig(camera_height_m=camera_height_m),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -62,7 +61,10 @@ def recover(torn: Path, out: Path) -> Recovered:
         raise InputError("recovering a bag needs rosbags: pip install 'dvps_ros[tools]'") from error
     found = Recovered()
     read = _read_mcap if file.suffix == ".mcap" else _read_database
-    part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".recovered", dir=out.absolute().parent))
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".recovered", dir=out.absolute().parent))
+    except OSError as error:
+        raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     try:
         connections: dict[str, Any] = {}
         with Writer(part / out.name, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
@@ -73,10 +75,10 @@ def recover(torn: Path, out: Path) -> Recovered:
                     store = get_typestore(Stores.EMPTY)
                     try:
                         store.register(get_types_from_msg(definition, kind))
+                        connections[topic] = writer.add_connection(topic, kind, typestore=store)
                     except Exception as error:  # of a family of the library's own
                         found.skipped[topic] = f"its definition of {kind} cannot be read: {error}"
                         continue
-                    connections[topic] = writer.add_connection(topic, kind, typestore=store)
                 writer.write(connections[topic], time_ns, data)
                 found.counts[topic] += 1
         if not found.counts:
@@ -107,7 +109,6 @@ Entry = tuple[str, str, str, int, bytes]
 
 def _read_mcap(file: Path, found: Recovered) -> Iterator[Entry]:
     try:
-        from mcap.exceptions import McapError
         from mcap.records import Channel, Footer, Message, Schema
         from mcap.stream_reader import StreamReader
     except ImportError as error:
@@ -117,7 +118,7 @@ def _read_mcap(file: Path, found: Recovered) -> Iterator[Entry]:
     ended = False
     with file.open("rb") as stream:
         try:
-            for record in StreamReader(stream, record_size_limit=_RECORD_LIMIT).records:
+            for record in StreamReader(stream, validate_crcs=True, record_size_limit=_RECORD_LIMIT).records:
                 if isinstance(record, Schema):
                     schemas[record.id] = record
                 elif isinstance(record, Channel):
@@ -133,15 +134,7 @@ def _read_mcap(file: Path, found: Recovered) -> Iterator[Entry]:
                     definition = schema.data.decode()
                     yield channel.topic, schema.name, definition, record.log_time, record.data
                 ended |= isinstance(record, Footer)
-        except (
-            McapError,
-            OSError,
-            EOFError,
-            KeyError,
-            UnicodeDecodeError,
-            ValueError,
-            struct.error,
-        ) as error:
+        except Exception as error:  # of mcap's own family, and whatever its decompressors raise
             place = f"byte {stream.tell()} of {file.stat().st_size}"
             found.lost = f"{file.name} is torn at {place}: {error or 'it ends'}"
             return

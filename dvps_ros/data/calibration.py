@@ -108,12 +108,30 @@ def doubts(camera: CameraModel) -> str:
     width_deg = math.degrees(2 * math.atan(camera.width / 2 / camera.fx))
     if camera.distortion_model != "equidistant" and not 5 < width_deg < 150:
         found.append(f"fx = {camera.fx:.1f} makes {camera.width} pixels {width_deg:.1f} degrees wide")
+    stretch = _stretch_of_corner(camera)
+    if not 0.2 < stretch < 5:
+        found.append(f"the distortion moves a corner to {stretch:.3g} times its distance from the middle")
     if not found:
         return ""
     return (
         f"the calibration of {camera.width}x{camera.height} pixels is unlikely: {'; '.join(found)}; "
         "is it for another resolution, or a region of interest or binning applied twice?"
     )
+
+
+def _stretch_of_corner(camera: CameraModel) -> float:
+    """What the radial part of the distortion multiplies the farthest corner's distance from the middle by."""
+    x = max(camera.cx, camera.width - camera.cx) / camera.fx
+    y = max(camera.cy, camera.height - camera.cy) / camera.fy
+    r = math.hypot(x, y)
+    k = [*camera.distortion, *[0.0] * 8]
+    if camera.distortion_model == "equidistant":
+        square = min(r, math.pi / 2) ** 2
+        return float(1 + sum(k[i] * square ** (i + 1) for i in range(4)))
+    square = r * r
+    above = 1 + k[0] * square + k[1] * square**2 + k[4] * square**3
+    below = 1 + k[5] * square + k[6] * square**2 + k[7] * square**3
+    return float(above / below) if below else math.inf
 
 
 def load_camera(path: str | Path) -> CameraModel:
@@ -132,15 +150,17 @@ def load_camera(path: str | Path) -> CameraModel:
         raise InputError(f"cannot read camera file {path}: {error}") from error
     try:
         if "camera_matrix" in data:
-            fx, _, cx, _, fy, cy, *_ = data["camera_matrix"]["data"]
+            fx, skew, cx, _, fy, cy, *_ = data["camera_matrix"]["data"]
             size = data["image_width"], data["image_height"]
             distortion = data.get("distortion_coefficients", {}).get("data", ())
             model = data.get("distortion_model", "plumb_bob")
         else:
-            (fx, _, cx), (_, fy, cy), _ = data["K"]
+            (fx, skew, cx), (_, fy, cy), _ = data["K"]
             size = data["width"], data["height"]
             distortion = data.get("distortion", data.get("distortion_plumb_bob", ()))
             model = data.get("distortion_model", "plumb_bob")
+        if skew != 0:
+            raise ValueError(f"a skew of {skew} pixels is not supported; calibrate without")
         return camera_from_numbers(*size, (fx, fy, cx, cy), distortion, model)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise InputError(
@@ -162,7 +182,7 @@ def _opencv_calibration(path: str | Path) -> dict[str, Any] | None:
         head = read_bytes(path, limit=4 << 20)
     except OSError as error:
         raise ValueError(error.strerror or str(error)) from error
-    if not any(mark in head for mark in (b"%YAML:1.0", b"!!opencv-matrix", b"<opencv_storage>")):
+    if not any(mark in head for mark in (b"!!opencv-matrix", b"<opencv_storage>")):
         return None
     try:
         text = head.decode("utf-8-sig")
@@ -172,18 +192,28 @@ def _opencv_calibration(path: str | Path) -> dict[str, Any] | None:
             nodes = [storage.getNode(name) for name in names]
             matrices[key] = next((n.mat() for n in nodes if n.isMap()), None)
         width, height, fisheye = (
-            int(storage.getNode(name).real()) for name in ("image_width", "image_height", "fisheye_model")
+            storage.getNode(name).real() for name in ("image_width", "image_height", "fisheye_model")
         )
+        said = storage.getNode("distortion_model")
+        named = said.string() if said.isString() else ""
     except (cv2.error, UnicodeDecodeError, SystemError) as error:
         raise ValueError(f"it is no whole file of OpenCV: {error}") from error
     if matrices["camera_matrix"] is None or width <= 0 or height <= 0:
         raise ValueError("OpenCV's file lacks camera_matrix, image_width or image_height; add them")
     distortion = matrices["distortion_coefficients"]
     values = [] if distortion is None else distortion.reshape(-1).tolist()
-    model = "equidistant" if fisheye else "plumb_bob" if len(values) <= 5 else "rational_polynomial"
+    if not (width.is_integer() and height.is_integer()):
+        raise ValueError(f"expected whole numbers of pixels, got {width:g}x{height:g}")
+    model = (
+        named or "equidistant"
+        if fisheye or named
+        else "plumb_bob"
+        if len(values) <= 5
+        else "rational_polynomial"
+    )
     return {
-        "image_width": width,
-        "image_height": height,
+        "image_width": int(width),
+        "image_height": int(height),
         "camera_matrix": {"data": matrices["camera_matrix"].reshape(-1).tolist()},
         "distortion_model": model,
         "distortion_coefficients": {"data": values},

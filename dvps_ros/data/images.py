@@ -146,9 +146,12 @@ def first_readable(paths: Sequence[Path]) -> np.ndarray:
     Raises:
         InputError: none can.
     """
+    reasons = []
     for path in paths:
         try:
             return read_image(path)
         except InputError as error:
-            log.debug("%s", error)
-    raise InputError(f"none of the {len(paths)} images in {paths[0].parent} can be read")
+            reasons.append(str(error))
+    raise InputError(
+        f"none of the {len(paths)} images in {paths[0].parent} can be read; of the first: {reasons[0]}"
+    )

@@ -158,6 +158,44 @@ def test_what_is_unlikely_is_said_with_its_numbers() -> None:
     assert "binning applied twice" in doubts(camera_from_info(message(roi=roi, k=twice), rectified=False))
 
 
+def test_absurd_distortion_is_said() -> None:
+    """k1 = -0.35 brings the corner, 0.80 of the focal length away, to 0.78 times that, as KITTI's does."""
+    assert doubts(camera(distortion=(-0.35, 0.0, 0.0, 0.0, 0.0))) == ""
+    assert "moves a corner to" in doubts(camera(distortion=(1e6, 1e6, 0.0, 0.0, 0.0)))
+    assert "moves a corner to" in doubts(camera(distortion_model="equidistant", distortion=(50.0,) * 4))
+
+
+def test_skew_is_refused_and_opencvs_header_on_plain_yaml_is_not(tmp_path: Path) -> None:
+    plain = (
+        "image_width: 640\nimage_height: 480\ncamera_matrix: {data: [500, SKEW, 320, 0, 505, 240, 0, 0, 1]}\n"
+    )
+    plain += "distortion_model: equidistant\ndistortion_coefficients: {data: [0.1, 0, 0, 0]}\n"
+    file = tmp_path / "camera.yaml"
+    file.write_text("%YAML:1.0\n---\n" + plain.replace("SKEW", "0"))
+    assert load_camera(file).distortion_model == "equidistant" and load_camera(file).fy == 505
+    file.write_text(plain.replace("SKEW", "50"))
+    with pytest.raises(InputError, match="a skew of 50 pixels is not supported"):
+        load_camera(file)
+
+
+def test_the_model_that_opencvs_file_names_is_taken(tmp_path: Path) -> None:
+    file = write_opencv(tmp_path / "camera.yaml", [0.1, -0.2, 0.0, 0.0], distortion_model="equidistant")
+    assert load_camera(file).distortion_model == "equidistant"
+
+
+def test_a_camera_info_that_cannot_be_used_keeps_no_frames() -> None:
+    """An error that is raised again and again gathers all frames it passed through, images and all."""
+    infos = CameraInfos(rectified=False)
+    with pytest.raises(InputError):
+        infos.add(message(width=30_000, height=15_000))
+    errors = []
+    for _ in range(3):
+        with pytest.raises(InputError) as caught:
+            infos.camera_of(0, 640, 480)
+        errors.append(caught.value)
+    assert len({id(e) for e in errors}) == 3
+
+
 def test_absurd_sizes_are_refused() -> None:
     infos = CameraInfos(rectified=False)
     for width, height in ((30_000, 15_000), (2**31 - 1, 2**31 - 1), (2**32 - 1, 1)):

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mcap.reader
+import mcap.writer
 import numpy as np
 import pytest
 import yaml
@@ -266,6 +268,31 @@ def test_a_cut_file_gives_what_is_whole(tmp_path: Path) -> None:
             assert len(list(read_bag(tmp_path / f"saved{length}"))) == found.counts["/scale"]
     assert seen == {0, 10, 20, 30}
     assert recover(tmp_path / "drive", tmp_path / "again").lost == ""
+
+
+def test_a_damaged_chunk_ends_what_is_recovered_and_is_told(tmp_path: Path) -> None:
+    """What a chunk's check sum does not fit is not taken for messages (rosbags writes none, others do)."""
+    whole = tmp_path / "whole.mcap"
+    with whole.open("wb") as file:
+        writer = mcap.writer.Writer(file, chunk_size=500, compression=mcap.writer.CompressionType.NONE)
+        writer.start("ros2")
+        schema = writer.register_schema("std_msgs/msg/UInt64", "ros2msg", b"uint64 data")
+        channel = writer.register_channel("/count", "cdr", schema)
+        for n in range(30):
+            data = b"\0\1\0\0" + n.to_bytes(8, "little")
+            writer.add_message(channel, log_time=n, data=data, publish_time=n)
+        writer.finish()
+    with whole.open("rb") as file:
+        chunks = mcap.reader.make_reader(file).get_summary().chunk_indexes
+    assert len(chunks) > 1
+    last = chunks[-1]
+    damaged = bytearray(whole.read_bytes())
+    damaged[last.chunk_start_offset + last.chunk_length - 1] ^= 0x55
+    (tmp_path / "bad.mcap").write_bytes(damaged)
+    found = recover(tmp_path / "bad.mcap", tmp_path / "saved")
+    messages = [m.data for *_, m in read_bag(tmp_path / "saved")]
+    assert messages == list(range(len(messages))) and 0 < len(messages) < 30
+    assert found.counts["/count"] == len(messages) and "torn" in found.lost
 
 
 def test_two_recordings_to_one_place_do_not_touch_each_other(tmp_path: Path) -> None:
