@@ -26,6 +26,10 @@ class Connection(NamedTuple):
     msgcount: int
 
 
+MAX_CHUNK = 1 << 30
+"""Bytes of a chunk, unpacked; recorders make chunks of a few MiB."""
+
+
 class McapBag:
     """An MCAP file whose channels of ROS messages can be read; the others are only named.
 
@@ -48,6 +52,12 @@ class McapBag:
             summary = self._reader.get_summary()
             if summary is None or summary.statistics is None:
                 raise InputError(f"cannot read bag {path}: it has no end; try dvps bag recover {path}")
+            largest = max((c.uncompressed_size for c in summary.chunk_indexes), default=0)
+            if largest > MAX_CHUNK:
+                raise InputError(
+                    f"cannot read bag {path}: a chunk of it unpacks to {largest} bytes, "
+                    f"more than {MAX_CHUNK}; write it again with smaller chunks (mcap compress --chunk-size)"
+                )
             counts = summary.statistics.channel_message_counts
             self._channels = {
                 number: self._connection(

@@ -14,6 +14,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
+from dvps_ros.data import mcap_bags
 from dvps_ros.data.bag_recovery import recover
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
@@ -377,6 +378,32 @@ def write_mcap(path: Path, bag: Bag, *, others: bool) -> Path:
 @pytest.mark.parametrize(("ros1", "others"), [(False, False), (False, True), (True, False), (True, True)])
 def test_mcap_of_either_ros_and_with_other_topics(tmp_path: Path, ros1: bool, others: bool) -> None:
     check(write_mcap(tmp_path / "drive.mcap", Bag(ros1), others=others))
+
+
+def test_a_chunk_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path, monkeypatch) -> None:
+    path = write_mcap(tmp_path / "drive.mcap", Bag(False), others=False)
+    monkeypatch.setattr(mcap_bags, "MAX_CHUNK", 4000)
+    with pytest.raises(InputError, match=r"a chunk of it unpacks to \d+ bytes, more than 4000"):
+        mcap_bags.McapBag(path)
+
+
+def test_two_publishers_of_one_topic_are_counted_and_read(tmp_path: Path) -> None:
+    """A driver that was started again has a channel of its own in the file."""
+    path = tmp_path / "two.mcap"
+    with path.open("wb") as stream:
+        writer = McapWriter(stream)
+        writer.start(profile="ros2")
+        schema = writer.register_schema("std_msgs/msg/UInt64", "ros2msg", b"uint64 data")
+        ends = [writer.register_channel("/count", "cdr", schema, {"driver": end}) for end in "ab"]
+        for n in range(5):
+            writer.add_message(ends[n > 2], n, b"\0\1\0\0" + n.to_bytes(8, "little"), n)
+        writer.finish()
+    bag = mcap_bags.McapBag(path)
+    assert bag.topics["/count"].msgcount == 5 and len(bag.connections) == 2
+    read = list(bag.messages([bag.topics["/count"]]))
+    assert [time_ns for _, time_ns, _ in read] == [0, 1, 2, 3, 4]
+    assert [bag.deserialize(data, c.msgtype).data for c, _, data in read] == [0, 1, 2, 3, 4]
+    bag.close()
 
 
 def test_topics_that_are_none_of_ros_are_named(tmp_path: Path) -> None:
