@@ -129,7 +129,7 @@ class LabelSpace:
                     raise TypeError(f"thing {c['thing']!r} instead of true or false")
                 classes.append(LabelClass(int(c["id"]), str(c["name"]), (red, green, blue), c["thing"]))
             return cls(str(data["name"]), tuple(classes))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, OverflowError, TypeError, ValueError) as error:
             raise ConfigError(
                 "a label space needs the keys name and classes, each class id, name, color and thing; "
                 f"got {error}"

@@ -100,3 +100,11 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
 def test_unknown_name_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="no class 'boat'.*bicycle"):
         CITYSCAPES.id_of("boat")
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 256])
+def test_numbers_that_are_no_bytes_are_refused(value: float) -> None:
+    data = CITYSCAPES.to_dict()
+    data["classes"][0]["color"] = [value, 0, 0]
+    with pytest.raises(ConfigError, match="a label space needs|needs RGB"):
+        LabelSpace.from_dict(data)

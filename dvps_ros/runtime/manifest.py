@@ -193,7 +193,7 @@ def load_manifest(model_dir: str | Path) -> Manifest:
         raise EngineError(f"{path}: expected a perception model, got one of kind {data['kind']!r}")
     try:
         return _manifest_from(data)
-    except (ValueError, TypeError, ConfigError) as error:
+    except (OverflowError, ValueError, TypeError, ConfigError) as error:
         raise EngineError(f"{path}: {error}") from error
 
 
