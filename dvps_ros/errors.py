@@ -21,6 +21,10 @@ class EngineError(DvpsError):
     """An exported model or engine that cannot be used: missing, truncated, foreign or wrong in value."""
 
 
+class ModelFileError(EngineError):
+    """A file of an exported model is damaged: no backend can run it."""
+
+
 class DeviceError(EngineError):
     """The device of an engine ran out of memory or was lost: that engine ends, a new one may work."""
 

@@ -10,8 +10,6 @@ import click
 
 from dvps_ros.cli.options import engine_choice_options, pipeline_config, pipeline_options
 
-SEQUENCE_GAP_NS = 10**12
-
 
 @click.command()
 @click.option(
@@ -57,6 +55,7 @@ def command(
     from tqdm import tqdm
 
     from dvps_ros.data.layout import read_rgb
+    from dvps_ros.data.layout_source import SEQUENCE_GAP_NS
     from dvps_ros.data.layouts import LAYOUTS
     from dvps_ros.data.predictions import FARTHEST_M, PredictionWriter
     from dvps_ros.errors import InputError
@@ -73,11 +72,11 @@ def command(
     config = dataclasses.replace(config, maps=maps)
     writer = PredictionWriter(layout, out, split)
     pipeline: DvpsPipeline | None = None
-    start_ns = 0
+    last_ns = 0
     try:
         with tqdm(total=len(frames), unit="frame") as bar:
             for _, group in groupby(frames, key=lambda f: f.sequence):
-                start_ns += SEQUENCE_GAP_NS
+                start_ns = last_ns + SEQUENCE_GAP_NS
                 if pipeline is not None:
                     pipeline.reset()
                 for files in group:
@@ -87,8 +86,8 @@ def command(
                     camera = CameraModel.from_vector(width, height, layout.intrinsics(files, height, width))
                     if pipeline is None:
                         pipeline = DvpsPipeline.open(config, camera)
-                    stamp_ns = start_ns + round(files.frame * 1e9 / layout.rate_hz)
-                    result = pipeline.process(Frame(image, stamp_ns, camera), frozenset({"panoptic"}))
+                    last_ns = start_ns + round(files.frame * 1e9 / layout.rate_hz)
+                    result = pipeline.process(Frame(image, last_ns, camera), frozenset({"panoptic"}))
                     assert result.panoptic is not None, "it is wanted"
                     writer.add(files, result.panoptic)
                     bar.update()

@@ -17,7 +17,7 @@ from dvps_ros.data.bag_recovery import WAL, pending_wal
 from dvps_ros.data.calibration import camera_for, doubts
 from dvps_ros.data.camera_infos import CameraInfos
 from dvps_ros.data.images import natural_order
-from dvps_ros.data.mcap_bags import McapBag
+from dvps_ros.data.mcap_bags import MAX_CHUNK, McapBag
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
 from dvps_ros.data.stamps import Timeline, stamp_to_ns
 from dvps_ros.errors import InputError
@@ -274,11 +274,36 @@ def open_bag(path: Path) -> Any:
         # Bags of Humble and older carry no type definitions; the sensor messages have not changed since.
         reader = AnyReader(paths, default_typestore=get_typestore(Stores.ROS2_HUMBLE))
         reader.open()
+        part: Any
+        for part in reader.readers:
+            if getattr(part, "compression_mode", None) == "message":
+                for file in part.storage.storages:  # of a folder: a file alone does not tell its compression
+                    _limit_messages(file)
     except Exception as error:
         if path.is_file() and path.suffix == ".mcap":
             return McapBag(path)  # of ROS 1, or with topics of other kinds
         raise InputError(f"cannot read bag {path}: {error}") from error
     return reader
+
+
+def _limit_messages(storage: Any) -> None:
+    """Make a storage whose messages are compressed one by one refuse those that unpack to too much: rosbags
+    unpacks whatever it gets."""
+    from rosbags.rosbag2.reader import zstd
+
+    packed = storage.messages
+
+    def messages(*args: Any, **options: Any) -> Iterator[tuple[Any, int, bytes]]:
+        for connection, time_ns, data in packed(*args, **options):
+            size = zstd.get_frame_info(data).decompressed_size
+            if size is None or size > MAX_CHUNK:
+                raise InputError(
+                    f"a message of {connection.topic} unpacks to {size or 'an untold number of'} bytes, "
+                    f"more than {MAX_CHUNK} are not read; record the bag again without that topic"
+                )
+            yield connection, time_ns, data
+
+    storage.messages = messages
 
 
 def bag_files(path: Path) -> list[Path]:

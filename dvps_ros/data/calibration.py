@@ -197,7 +197,8 @@ def _opencv_calibration(path: str | Path) -> dict[str, Any] | None:
         said = storage.getNode("distortion_model")
         named = said.string() if said.isString() else ""
     except (cv2.error, UnicodeDecodeError, SystemError) as error:
-        raise ValueError(f"it is no whole file of OpenCV: {error}") from error
+        # OpenCV's binding raises SystemError "returned a result with an exception set" around its own error.
+        raise ValueError(f"it is no whole file of OpenCV: {error.__cause__ or error}") from error
     if matrices["camera_matrix"] is None or width <= 0 or height <= 0:
         raise ValueError("OpenCV's file lacks camera_matrix, image_width or image_height; add them")
     distortion = matrices["distortion_coefficients"]

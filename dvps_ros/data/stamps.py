@@ -56,7 +56,8 @@ class Timeline:
 
         Args:
             stamp_ns: as the message has it; 0 says that there is none.
-            received_ns: of its receipt, by a clock that does not jump; of its recording, in a bag.
+            received_ns: of its receipt, by the clock that the stamps follow (simulated, too; 0 while that has
+                not begun); of its recording, in a bag.
 
         Raises:
             OutOfLine: it is to be left out; the message says why.
@@ -67,6 +68,11 @@ class Timeline:
         elif self.unstamped and stamp_ns != 0:
             self.unstamped, self._last = False, None
         if self.unstamped:
+            if received_ns == 0:
+                raise OutOfLine(
+                    "it has no stamp, and time stands still: use_sim_time is set but nobody publishes /clock",
+                    "unstamped",
+                )
             stamp_ns = received_ns
         if self._last is None:
             self._last = stamp_ns, received_ns

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -164,15 +164,20 @@ class BagWriter:
             )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # The bag's file carries the name of its folder, so the temporary part is a folder around it.
-            folder = tempfile.mkdtemp(PARTIAL, f".{self.path.name}.", self.path.parent)
-            self._temporary = Path(folder)
-            self._lock = _lock_of(self._temporary).open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
-            # 8 has quality of service as text, which readers since Humble understand; 9 has it as a list.
-            bag = self._temporary / self.path.name
-            self._writer = Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP)
-            self._writer.open()
+            with ExitStack() as undo:
+                # The bag's file carries the name of its folder, so the temporary part is a folder around it.
+                folder = Path(tempfile.mkdtemp("", f".{self.path.name}.", self.path.parent))
+                undo.callback(shutil.rmtree, folder, ignore_errors=True)
+                self._lock = undo.enter_context(_lock_of(folder).open("w"))
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                # Only now, with its lock, may it look like a recording: others take unlocked ones for dead.
+                self._temporary = folder.rename(f"{folder}{PARTIAL}")
+                undo.callback(shutil.rmtree, self._temporary, ignore_errors=True)
+                # 8 has quality of service as text, which readers since Humble understand; 9 has it as a list.
+                bag = self._temporary / self.path.name
+                self._writer = Writer(bag, version=8, storage_plugin=StoragePlugin.MCAP)
+                self._writer.open()
+                undo.pop_all()
         except OSError as error:
             raise ConfigError(f"cannot write a bag at {self.path}: {error}") from error
         self._connections: dict[str, Any] = {}

@@ -25,6 +25,9 @@ CAMERA_TYPES: dict[str, Any] = {type_name(kind): kind for kind in (Image, Compre
 MOST_TOPICS = 12
 """Camera topics that are listened to: each costs its bandwidth while it lasts."""
 OWN_MESSAGES = "dvps_ros/msg/"
+NOTICE_S = 0.2
+"""Between two looks at what is new in the graph: others need seconds to be found on a busy machine."""
+LISTEN_SHARE = 0.4
 LEAST_ARRIVING = 0.7
 """Of the camera_info messages' rate; fewer images than that get lost on the way."""
 REMAP = "remap the node's input to the camera's topic"
@@ -50,6 +53,8 @@ class Survey(Observer):
         super().__init__("dvps_doctor", domain=domain)
         self._heard: dict[str, list[tuple[float, int, int]]] = {}
         """Topic -> (steady time of receipt, s; wall clock, ns; stamp, ns) of each message."""
+        self._states: dict[str, Any] = {}
+        """Full name of a node with a life cycle -> its answer to come."""
         self._statuses: dict[str, DiagnosticStatus] = {}
 
     def _connect(self, node: Node) -> None:
@@ -59,18 +64,13 @@ class Survey(Observer):
         """Watch for a while, then tell what was seen.
 
         Args:
-            seconds: half of it for others to be found, the rest to listen.
+            seconds: how long; the last ``LISTEN_SHARE`` of it takes up nothing new, but listens.
         """
-        self._spin_for(seconds / 2)
-        graph = self._node
-        topics = self._cameras(self._own_nodes())
-        for topic, kind in topics[:MOST_TOPICS]:
-            self._heard[topic] = []
-            graph.create_subscription(
-                CAMERA_TYPES[kind], topic, self._hears(topic, CAMERA_TYPES[kind]), qos.sensor(), raw=True
-            )
-        states = self._ask_states()
-        self._spin_for(seconds / 2)
+        end_s = time.monotonic() + seconds
+        while (left_s := end_s - time.monotonic()) > LISTEN_SHARE * seconds:
+            self._spin_for(min(left_s, NOTICE_S))
+            self._notice()
+        self._spin_for(end_s - time.monotonic())
         own = self._own_nodes()
         topics = self._cameras(own)
         if not own and not topics:
@@ -85,7 +85,7 @@ class Survey(Observer):
         if not own:
             yield Seen("no node of dvps_ros runs in this ROS domain")
         for node in own:
-            yield self._state(node, states)
+            yield self._state(node)
             yield from self._inputs(node)
             yield from self._diagnoses(node)
 
@@ -93,6 +93,20 @@ class Survey(Observer):
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             self.spin(left)
+
+    def _notice(self) -> None:
+        """Listen to the camera topics found since, and ask the nodes found since for their state."""
+        graph = self._node
+        for topic, kind in self._cameras(self._own_nodes()):
+            if topic not in self._heard and len(self._heard) < MOST_TOPICS:
+                self._heard[topic] = []
+                graph.create_subscription(
+                    CAMERA_TYPES[kind], topic, self._hears(topic, CAMERA_TYPES[kind]), qos.sensor(), raw=True
+                )
+        for service, _ in graph.get_service_names_and_types():
+            node, _, name = service.rpartition("/")
+            if name == "get_state" and node not in self._states:
+                self._states[node] = graph.create_client(GetState, service).call_async(GetState.Request())
 
     def _own_nodes(self) -> list[str]:
         """Full names of the nodes that take or give this package's messages, once each."""
@@ -173,26 +187,15 @@ class Survey(Observer):
         times = [second for second, *_ in self._heard.get(topic, ())]
         return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 2 else 0.0
 
-    def _ask_states(self) -> dict[str, Any]:
-        """Full name -> the answer to come, of nodes with a life cycle."""
-        services = [name for name, _ in self._node.get_service_names_and_types()]
-        return {
-            name.removesuffix("/get_state"): self._node.create_client(GetState, name).call_async(
-                GetState.Request()
-            )
-            for name in services
-            if name.endswith("/get_state")
-        }
-
-    def _state(self, node: str, states: dict[str, Any]) -> Seen:
+    def _state(self, node: str) -> Seen:
         answers = twins(self._node.get_node_names_and_namespaces(), node)
         if answers > 1:
             return Seen(f"{answers} nodes are called {node}", "start each under a name of its own (name:=)")
-        if node not in states:
+        if node not in self._states:
             return Seen(f"{node} runs")
-        if not states[node].done():
+        if not self._states[node].done():
             return Seen(f"{node} does not answer", "it is busy or hangs: look at its log")
-        label = states[node].result().current_state.label
+        label = self._states[node].result().current_state.label
         if label == "active":
             return Seen(f"{node} is active")
         return Seen(f"{node} is {label}", f"ros2 lifecycle set {node} configure, then activate")

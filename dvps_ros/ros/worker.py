@@ -166,8 +166,11 @@ class Worker(Generic[R, T]):
         finally:
             self._slot.done()
 
-    def stop(self, timeout_s: float = 5.0) -> bool:
+    def stop(self, timeout_s: float | None = 5.0) -> bool:
         """Close the slot and wait for the thread, which may have an item in work or the resource half open.
+
+        Args:
+            timeout_s: None waits as long as it takes.
 
         Returns:
             True when the thread has ended; else it goes on alone and closes the resource when it can.

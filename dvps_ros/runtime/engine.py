@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.errors import DeviceError, EngineError, InputError
+from dvps_ros.errors import DeviceError, EngineError, InputError, ModelFileError
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.runtime import machine, verify
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress, installed
@@ -394,6 +394,10 @@ class _Opener:
             self.progress(f"trying {backend} {precision}")
             try:
                 engines[backend, precision] = self._load(backend, precision)
+            except ModelFileError:  # of which no backend makes anything better
+                for engine in engines.values():
+                    engine.close()
+                raise
             except EngineError as error:
                 log.warning("engine %s %s is left out: %s", backend, precision, error)
                 refused.append(error)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from dvps_ros.errors import ConfigError, EngineError
+from dvps_ros.errors import ConfigError, EngineError, ModelFileError
 from dvps_ros.files import open_regular, read_data, write_text
 from dvps_ros.labels import LabelSpace
 from dvps_ros.types import SEGMENT_COLUMNS
@@ -346,13 +346,14 @@ def check_hashes(model_dir: Path, hashes: Mapping[str, str], *, of: Path | None 
         of: the folder that they are copies of, for messages.
 
     Raises:
-        EngineError: a file is missing, or its SHA-256 differs (truncated, or of another export).
+        EngineError: a file is missing.
+        ModelFileError: its SHA-256 differs (truncated, or of another export).
     """
     for file, sha256 in hashes.items():
         with _reading(model_dir / file) as opened:
             found = _digest(opened)
         if found != sha256:
-            raise EngineError(
+            raise ModelFileError(
                 f"model file {(of or model_dir) / file} is truncated or of another export: "
                 f"expected SHA-256 {sha256[:12]}..., got {found[:12]}...; copy or export the model again"
             )

@@ -14,7 +14,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin
 from rosbags.rosbag2 import Writer as Writer2
 from rosbags.typesys import Stores, get_typestore
 
-from dvps_ros.data import mcap_bags
+from dvps_ros.data import bags, mcap_bags
 from dvps_ros.data.bag_recovery import recover
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
@@ -420,6 +420,24 @@ def test_topics_that_are_none_of_ros_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(InputError, match="cannot read bag"):
         open_source(str(path))
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_compressed_messages_that_unpack_to_too_much_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: StoragePlugin
+) -> None:
+    bag = Bag(ros1=False)
+    writer = Writer2(tmp_path / "drive", version=8, storage_plugin=storage)
+    writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+    with writer:
+        for topic, messages in camera_topics(bag, "image").items():
+            connection = writer.add_connection(topic, messages[0].__msgtype__, typestore=bag.store)
+            for index, message in enumerate(messages):
+                writer.write(connection, START_NS + index * 10**8, bag.serialize(message))
+    check(tmp_path / "drive")
+    monkeypatch.setattr(bags, "MAX_CHUNK", W * H * 3)  # the message's header comes on top
+    with pytest.raises(InputError, match=rf"unpacks to \d+ bytes, more than {W * H * 3} are not read"):
+        open_source(str(tmp_path / "drive"))
 
 
 def test_one_compressed_file_of_a_bag_says_what_to_give(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from dvps_ros.cli.bag import command
 from dvps_ros.data.bag_recovery import recover
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
-from dvps_ros.ros import convert, qos
+from dvps_ros.ros import bag, convert, qos
 from dvps_ros.ros.bag import (
     BagWriter,
     DiskFull,
@@ -147,6 +147,19 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="cannot write a bag at"):
         BagWriter(tmp_path / "file" / "drive")
+
+
+def test_a_recording_that_cannot_begin_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: object) -> None:
+        assert unfinished(tmp_path / "drive") == []  # owned from its first moment
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(bag.Writer, "open", full)
+    with pytest.raises(ConfigError, match="No space left"):
+        BagWriter(tmp_path / "drive")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_message_no_bag(tmp_path: Path) -> None:

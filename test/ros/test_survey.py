@@ -22,7 +22,7 @@ from dvps_ros.ros import convert, qos
 from dvps_ros.ros.survey import Survey
 
 PERIOD_S = 0.05
-LOOK_S = 3.0
+LOOK_S = 6.0
 
 
 def look() -> dict[str, str]:

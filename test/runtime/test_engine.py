@@ -12,7 +12,7 @@ import pytest
 from tiny_model import build, classifier, paint
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.errors import DeviceError, EngineError, InputError
+from dvps_ros.errors import DeviceError, EngineError, InputError, ModelFileError
 from dvps_ros.runtime.backends import BACKENDS, installed, onnxruntime_gpu
 from dvps_ros.runtime.engine import Engine, choose_graph, open_all
 from dvps_ros.runtime.manifest import MANIFEST, hash_file, load_manifest
@@ -112,13 +112,16 @@ def test_size_that_the_camera_fills_best(tiny_model):
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_refuses_wrong_weights(model, cache, choice):
+def test_refuses_wrong_weights(model, cache, choice, caplog):
     weights = np.fromfile(model / "weights.bin", np.float32)
     (weights * np.random.default_rng(0).uniform(0.8, 1.2, weights.size).astype(np.float32)).tofile(
         model / "weights.bin"
     )
     with pytest.raises(EngineError, match="weights.bin is truncated or of another export"):
         Engine.open(model, config(*choice), cache_dir=cache)
+    with pytest.raises(ModelFileError):  # at once, not for each backend in turn
+        Engine.open(model, EngineConfig(), cache_dir=cache)
+    assert "is left out" not in caplog.text
     trust(model)
     with pytest.raises(EngineError, match=r"computes wrong values(.|\n)*class_logits .*FAILS"):
         Engine.open(model, config(*choice), cache_dir=cache)

@@ -294,15 +294,26 @@ class DvpsNode(BaseNode[NodeConfig]):
         """Whether no engine is open or being opened, but one can be when a camera is known."""
         return self._worker is None or self._unusable is not None
 
-    def _start_engine(self, camera: CameraModel) -> None:
-        """Open the engine in the worker: topics, services and diagnostics stay alive meanwhile."""
+    def _start_engine(self, camera: CameraModel, after: Worker[Any, Arrival] | None = None) -> None:
+        """Open the engine in the worker: topics, services and diagnostics stay alive meanwhile.
+
+        Args:
+            after: the worker whose engine is to be closed before: there may be no memory for two.
+        """
         if not self._awaits_camera() or camera == self._unusable:
             return
         self._unusable = None
         self._engine, self._begin_s = "opening", time.monotonic()
+        progress = partial(self._progress, self._slot)
+
+        def open_pipeline() -> Pipeline:
+            if after is not None:
+                after.stop(timeout_s=None)
+            return self._open_pipeline(camera, progress)
+
         self._worker = Worker(
             self._slot,
-            partial(self._open_pipeline, camera, partial(self._progress, self._slot)),
+            open_pipeline,
             self._infer,
             on_ready=self._on_ready,
             on_failure=partial(self._on_open_failure, camera),
@@ -326,8 +337,9 @@ class DvpsNode(BaseNode[NodeConfig]):
         if self._slot.clear():
             self.health.count("dropped")
         self._slot.close()  # the worker closes its engine after the frame in work
+        before = self._worker
         self._slot, self._worker, self._pipeline = LatestSlot(), None, None
-        self._start_engine(camera)
+        self._start_engine(camera, after=before)
 
     def _build_all(self) -> None:
         """Build the engines of all sizes in the worker, and end the process."""
