@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import IntEnum
 from typing import Any
 
@@ -139,24 +139,6 @@ class Frame:
         check_array("frame image", self.image, np.uint8, (self.camera.height, self.camera.width, 3))
 
 
-NO_SEGMENT = 255
-"""In maps of segment rows: stuff and void."""
-OUTPUT_STRIDE = 4
-"""Input pixels of the network per cell of its maps."""
-SEGMENT_COLUMNS = (
-    "class_id",
-    "score",
-    "area",
-    "center_x",
-    "center_y",
-    "motion_dx",
-    "motion_dy",
-    "depth_mean_m",
-    "moving",
-)
-"""Columns of the segment table (docs/graph_contract.md)."""
-
-
 @dataclass(frozen=True)
 class NetworkOutput:
     """What one run of the deployed graph returns, copied to the host (docs/graph_contract.md).
@@ -172,7 +154,7 @@ class NetworkOutput:
     depth_m: np.ndarray
     """float32 [h,w]: z-depth in metres of every pixel (sky included: meaningless there)."""
     segments: np.ndarray
-    """float32 [K, len(columns)]: one row a segment slot; rows not in use have score 0."""
+    """float32 [K,S]: one row a segment slot, columns ``contract.Column``; rows not in use have score 0."""
     embedding: np.ndarray
     """float32 [K,D]: identity vectors, unit length for rows in use."""
     confidence: np.ndarray | None = None
@@ -183,6 +165,8 @@ class NetworkOutput:
     """uint8 [h,w]: row of the nearest kept segment for every pixel, whatever its class; 255 if none."""
     latent: np.ndarray | None = None
     """float32 [T,C]: tokens for the steering head."""
+    overlap: np.ndarray | None = None
+    """float32 [K,K]: IoU of the previous frame's rows, moved to this frame, with this frame's rows."""
 
 
 @dataclass(frozen=True)
@@ -357,6 +341,15 @@ class Sample:
     """float32 [T]: of the ego vehicle, forwards; NaN unknown."""
     stamps_ns: np.ndarray | None = None
     """int64 [T]: acquisition times, nanoseconds, increasing."""
+
+    def frames(self, first: int, count: int) -> Sample:
+        """Neighbouring frames of the clip, as a clip."""
+        cut: dict[str, Any] = {
+            f.name: value[first : first + count]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), np.ndarray)
+        }
+        return replace(self, **cut)
 
     def truth(self, name: str) -> np.ndarray:
         """A field that the caller cannot do without.

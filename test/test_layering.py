@@ -12,21 +12,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dvps_ros"
 
 TIERS = [
-    {"types", "labels", "config", "errors", "files", "jit"},
-    {"geometry", "panoptic", "losses", "metrics", "viz"},
-    {"networks", "data"},
-    {"training", "runtime", "export"},
-    {"cli", "ros"},
+    {"types", "labels", "config", "errors", "files", "jit", "contract"},
+    {"geometry", "losses", "metrics"},
+    {"panoptic", "viz", "networks", "data"},
+    {"runtime"},
+    {"export", "ros"},
+    {"training", "bench"},
+    {"cli"},
 ]
 TIER = {part: level for level, parts in enumerate(TIERS) for part in parts}
-SAME_TIER = {
-    ("panoptic", "geometry"),
-    ("viz", "geometry"),
-    ("export", "runtime"),
-    ("training", "export"),
-    ("training", "runtime"),
-    ("cli", "ros"),
-}
+SAME_TIER = {("training", "bench")}
 """(importer, imported) pairs allowed within a tier, beside a part's own modules and the first tier."""
 
 NO_TORCH = {
@@ -36,6 +31,7 @@ NO_TORCH = {
     "errors",
     "files",
     "jit",
+    "contract",
     "geometry",
     "panoptic",
     "metrics",

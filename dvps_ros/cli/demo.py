@@ -346,7 +346,7 @@ def evaluate(
     from tqdm import tqdm
 
     from dvps_ros.cli import results
-    from dvps_ros.cli.quality import ClipQuality
+    from dvps_ros.metrics.quality import ClipQuality
     from dvps_ros.ros.recorded import read_engine, read_frames, read_times
     from dvps_ros.runtime.pipeline import STAGES
 

@@ -19,7 +19,6 @@ from dvps_ros.cli.held_out import DESIGNS_SEED, held_out_drive
 from dvps_ros.cli.options import ImageSize, image_size_option
 from dvps_ros.config import EngineConfig, options
 from dvps_ros.errors import EngineError, InputError
-from dvps_ros.labels import VOID
 
 if TYPE_CHECKING:
     from dvps_ros.runtime.engine import Engine
@@ -209,39 +208,20 @@ def _score(design: Design, clips: Sequence[Sequence[Sample]]) -> dict[str, float
     """Scores of the frames of all clips; None where the engine cannot be had."""
     from tqdm import tqdm
 
-    from dvps_ros.cli.quality import ClipQuality
-    from dvps_ros.runtime.maps import MapMaker
-    from dvps_ros.runtime.preprocess import Preprocess
-    from dvps_ros.types import CameraModel
+    from dvps_ros.bench.score import score_frames
+    from dvps_ros.config import MapConfig, PipelineConfig
+    from dvps_ros.metrics.quality import ClipQuality
+    from dvps_ros.runtime.pipeline import DvpsPipeline
 
     engine = design.open()
     if engine is None:
         return None
-    labels = engine.manifest.label_space
-    quality = ClipQuality(labels)
-    # Nothing is tracked: a segment's id is its row.
-    row_track = np.arange(1, 257).astype(np.uint16)
-    with contextlib.closing(engine):
-        for clip in tqdm(clips, desc=engine.description, leave=False):
-            height, width = clip[0].images.shape[1:3]
-            preprocess = Preprocess(
-                CameraModel.from_vector(width, height, clip[0].intrinsics[0]), engine.width, engine.height
-            )
-            make_maps = MapMaker(
-                preprocess.fit,
-                labels,
-                sky_class=engine.manifest.sky_class,
-                max_depth_m=MAX_DEPTH_M,
-                stride=engine.stride,
-            )
-            engine.reset()
-            for index, frame in enumerate(clip):
-                _, image = preprocess(frame.images[0])
-                output = engine.run(image, preprocess.network_camera.vector)
-                row_class = np.full(256, VOID, np.uint8)
-                row_class[: len(output.segments)] = output.segments[:, 0]
-                maps = make_maps(output, row_class, row_track, 1.0)
-                quality.update(frame, maps, index, sequence=frame.source)
+    quality = ClipQuality(engine.label_space)
+    config = PipelineConfig(maps=MapConfig(max_depth_m=MAX_DEPTH_M))
+    with DvpsPipeline(engine, config) as pipeline:
+        for index, clip in enumerate(tqdm(clips, desc=engine.description, leave=False)):
+            for _ in score_frames(pipeline, clip, quality, sequence=index):
+                pass
     found = quality.compute()
     return {
         "miou": found["stq"]["SQ"],

@@ -53,9 +53,7 @@ FOR_MAPS = {
 @click.option(
     "--min-score",
     type=click.FloatRange(0.001, 1),
-    default=0.1,
-    show_default=True,
-    help="Least centre probability of a segment.",
+    help="Least score of a segment; by default the network's own (lite: 0.1).",
 )
 @click.option(
     "--opset",
@@ -77,7 +75,7 @@ def command(
     sizes: tuple[str, ...],
     out: Path,
     version: str,
-    min_score: float,
+    min_score: float | None,
     opset: int,
     calibration: str | None,
     frames: int,
@@ -99,7 +97,6 @@ def command(
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_model, parse_size
     from dvps_ros.networks import NETWORKS
-    from dvps_ros.panoptic.fuse import FusionConfig
 
     if network == "steering":
         given = {n for n in FOR_MAPS if context.get_parameter_source(n) is not ParameterSource.DEFAULT}
@@ -125,8 +122,8 @@ def command(
         from dvps_ros.labels import CITYSCAPES
 
         torch.manual_seed(0)
-        build, config = NETWORKS[network]
-        module, labels, training = build(config()), CITYSCAPES, {"weights": "random"}
+        design = NETWORKS[network]
+        module, labels, training = design.network(design.config()), CITYSCAPES, {"weights": "random"}
     else:
         from dvps_ros.training.checkpoint import load_mean_checkpoint
 
@@ -149,7 +146,7 @@ def command(
         version=version,
         licence=licence,
         training=training,
-        fusion=FusionConfig(min_score=min_score),
+        fusion={} if min_score is None else {"min_score": min_score},
         opset=opset,
         calibration=calibrating,
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from dvps_ros.cli.held_out import QUALITY_SEED, RATE_HZ, held_out_drive
+from dvps_ros.cli.held_out import QUALITY_SEED, held_out_drive
 from dvps_ros.cli.options import (
     ImageSize,
     engine_choice_options,
@@ -51,11 +51,11 @@ def quality_command(
     """
     from tqdm import tqdm
 
-    from dvps_ros.cli.quality import ClipQuality
+    from dvps_ros.bench.score import score_frames
     from dvps_ros.cli.results import engine_facts, measurement, write_report
     from dvps_ros.labels import CITYSCAPES
+    from dvps_ros.metrics.quality import ClipQuality
     from dvps_ros.runtime.pipeline import DvpsPipeline
-    from dvps_ros.types import Frame
 
     report = measurement()
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
@@ -65,11 +65,7 @@ def quality_command(
             camera, drive = held_out_drive(seed, *image_size)
             with DvpsPipeline.open(config, camera) as pipeline:
                 report["model"], report["backend"] = engine_facts(pipeline.engine.description)
-                for index, clip in enumerate(itertools.islice(drive, frames)):
-                    stamp_ns = round((index + 1) * 1e9 / RATE_HZ)
-                    result = pipeline.process(Frame(clip.images[0], stamp_ns, camera, "camera_optical"))
-                    assert result.panoptic is not None, "all outputs are wanted"
-                    quality.update(clip, result.panoptic, stamp_ns, sequence=seed)
+                for _ in score_frames(pipeline, itertools.islice(drive, frames), quality, sequence=seed):
                     bar.update()
     scores = quality.compute()
     click.echo(_table(scores, worlds, frames))
@@ -85,6 +81,8 @@ def quality_command(
 
 def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:
     """The scores as lines of text, percent."""
+    from dvps_ros.bench.score import mean_dvpq
+
     lines = [f"{worlds} drives of {frames} frames; percent"]
     pq, stq, objects, depth = (scores[key] for key in ("pq", "stq", "objects", "depth"))
     lines.append(
@@ -92,12 +90,9 @@ def _table(scores: dict[str, Any], worlds: int, frames: int) -> str:
     )
     limits = list(next(iter(scores["dvpq"].values())))
     lines.append("DVPQ    lambda " + "  ".join(f"{limit:>5}" for limit in limits))
-    values = []
     for k, row in scores["dvpq"].items():
         lines.append(f"   k={k}         " + "  ".join(f"{_percent(row[limit]):>5}" for limit in limits))
-        values += [row[limit] for limit in limits]
-    mean = None if None in values else sum(values) / len(values)
-    lines.append(f"   mean {_percent(mean)}")
+    lines.append(f"   mean {_percent(mean_dvpq(scores['dvpq']))}")
     lines.append("STQ     " + "  ".join(f"{key} {_percent(stq[key])}" for key in ("STQ", "AQ", "SQ")))
     lines.append(
         f"objects {objects['objects']}, found {_percent(objects['found'])} of their sightings "

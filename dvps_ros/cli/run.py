@@ -83,9 +83,9 @@ def command(
     from tqdm import tqdm
 
     from dvps_ros.cli import results
-    from dvps_ros.cli.quality import ClipQuality
     from dvps_ros.data.sources import open_source
     from dvps_ros.errors import InputError
+    from dvps_ros.metrics.quality import ClipQuality
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.viz.report import write_html
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -12,21 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import Network
-from dvps_ros.networks.fusion import Fusion
-from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime.manifest import StateTensor
-
-MAP_OUTPUTS = (
-    "class_map",
-    "segment_map",
-    "depth_m",
-    "segments",
-    "embedding",
-    "confidence",
-    "class_logits",
-    "nearest",
-    "latent",
-)
 
 
 class DeployedGraph(nn.Module):
@@ -36,19 +23,23 @@ class DeployedGraph(nn.Module):
         network: its batch normalisation gets folded, its convolution weights rounded to float16 (as
             they are stored), in a copy.
         labels: the classes it was trained for.
+        fusion: options of the network's fusion, such as ``min_score``.
+
+    Raises:
+        ConfigError: a weight does not fit float16, or the fusion has no such option.
     """
 
-    def __init__(self, network: Network, labels: LabelSpace, fusion: FusionConfig | None = None) -> None:
+    def __init__(self, network: Network, labels: LabelSpace, **fusion: Any) -> None:
         super().__init__()
         self.network = folded(network)
-        self.fusion = Fusion(labels.thing_ids, fusion)
-        self.state_names = tuple(network.state_channels)
+        made: Any = network.fusion(labels.thing_ids, **fusion)
+        self.fusion = made
+        self.state_names = tuple(network.state_shapes)
         self.state = tuple(
-            StateTensor(f"state_{name}", (1, channels, f"H/{stride}", f"W/{stride}"))
-            for name, (channels, stride) in network.state_channels.items()
+            StateTensor(f"state_{name}", (1, *shape)) for name, shape in network.state_shapes.items()
         )
         self.input_names = ("image", "intrinsics", *(s.name for s in self.state))
-        self.output_names = (*MAP_OUTPUTS, *(f"next_{s.name}" for s in self.state))
+        self.output_names = (*made.outputs, *(f"next_{s.name}" for s in self.state))
 
     def forward(self, image: Tensor, intrinsics: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """The outputs in the order of ``output_names``.
@@ -56,13 +47,15 @@ class DeployedGraph(nn.Module):
         Args:
             image: uint8 [1,H,W,3] RGB.
             intrinsics: float32 [1,4].
-            state: float32, in the order of the network's ``state_channels``.
+            state: float32, in the order of the network's ``state_shapes``.
         """
         # Some runtimes know uint8 at the very ends of a graph only, so the cast comes first.
         pixels = image.float().permute(0, 3, 1, 2)
         prediction = self.network(pixels, intrinsics, dict(zip(self.state_names, state, strict=True)))
         outputs = self.fusion(prediction)
-        return (*(outputs[name] for name in MAP_OUTPUTS), *(prediction.state[n] for n in self.state_names))
+        # What is known by rows only fusion can give; the rest of the memory is the network's.
+        outputs |= {f"next_state_{name}": value for name, value in prediction.state.items()}
+        return tuple(outputs[name] for name in self.output_names)
 
 
 def folded(network: Network) -> Network:

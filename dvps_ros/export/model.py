@@ -22,7 +22,6 @@ from dvps_ros.export.graph import DeployedGraph
 from dvps_ros.export.onnx import OPSET, WeightsWriter, save, trace
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import SIZE_STEP, Network
-from dvps_ros.panoptic.fuse import FusionConfig
 from dvps_ros.runtime import machine, ranges, verify
 from dvps_ros.runtime.backends import onnxruntime
 from dvps_ros.runtime.builder import quiet
@@ -103,7 +102,7 @@ def export_model(
     version: str,
     licence: str,
     training: Mapping[str, Any],
-    fusion: FusionConfig | None = None,
+    fusion: Mapping[str, Any] | None = None,
     opset: int = OPSET,
     golden_frames: Callable[[int, int], GoldenFrames] = world_frames,
     calibration: Sequence[Frame] = (),
@@ -115,6 +114,7 @@ def export_model(
     Args:
         sizes: (height, width) of each graph; the first is the default.
         training: provenance for the manifest, plain data.
+        fusion: options of the network's fusion, such as ``min_score``.
         opset: version of the ONNX operators.
         golden_frames: (height, width) -> the frames that prove engines at that size.
         calibration: consecutive or spaced frames of one camera, by which int8 on processors will round.
@@ -128,7 +128,7 @@ def export_model(
         raise ConfigError(
             f"label space {labels.name} has {len(labels)} classes, the network {network.config.classes}"
         )
-    graph = DeployedGraph(network, labels, fusion)
+    graph = DeployedGraph(network, labels, **(fusion or {}))
     out_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=out_dir) as folder:
         part = Path(folder)

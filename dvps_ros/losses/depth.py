@@ -8,9 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.term import Term, in_float32
 
 
+@in_float32
 def log_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     """|ln predicted - ln true| where there is truth.
 
@@ -22,6 +23,7 @@ def log_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     return Term((log_depth[:, 0].float() - _safe_log(depth_m, valid)).abs(), valid.float())
 
 
+@in_float32
 def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     """|e - mean of e over the sample|, e = ln predicted - ln true: the scene's shape, whatever its scale.
 
@@ -34,6 +36,7 @@ def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> T
     return Term((error - mean).abs(), weight)
 
 
+@in_float32
 def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     """|difference of e to the right and lower neighbour|, where all three have truth: straight surfaces.
 
@@ -50,6 +53,7 @@ def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     return Term(value, weight)
 
 
+@in_float32
 def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
     """ln max_depth - ln predicted on sky that is predicted nearer than that; sky has no true depth.
 
@@ -60,6 +64,7 @@ def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
     return Term((math.log(max_depth_m) - log_depth[:, 0].float()).clamp_min(0), sky.float())
 
 
+@in_float32
 def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
     """|gradient of ln depth| exp(-10 |gradient of the image|), x and y added (Godard et al. 2017, eq. 5).
 

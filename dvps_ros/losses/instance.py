@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.term import Term, in_float32
 
 
+@in_float32
 def center_focal(
     logits: Tensor, heat: Tensor, valid: Tensor, *, alpha: float = 2.0, beta: float = 4.0
 ) -> Term:
@@ -32,6 +33,7 @@ def center_focal(
     return Term(value, weight, (peak & valid).sum().clamp_min(1).float())
 
 
+@in_float32
 def offset_l1(offset_px: Tensor, target_px: Tensor, valid: Tensor) -> Term:
     """|dx error| + |dy error| of the offset to the instance's centre (Panoptic-DeepLab), input pixels.
 
@@ -43,6 +45,7 @@ def offset_l1(offset_px: Tensor, target_px: Tensor, valid: Tensor) -> Term:
     return Term((offset_px.float() - target).abs().sum(1), valid.float())
 
 
+@in_float32
 def identity_contrast(
     previous: Tensor, previous_ids: Tensor, current: Tensor, current_ids: Tensor, *, temperature: float = 0.07
 ) -> Term:

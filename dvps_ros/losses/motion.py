@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.term import Term, in_float32
 
 
+@in_float32
 def charbonnier(
     motion_px: Tensor, target_px: Tensor, *, epsilon_px: float = 0.5, limit_px: float = 128.0
 ) -> Term:
@@ -26,6 +27,7 @@ def charbonnier(
     return Term((error.square().sum(1) + epsilon_px**2).sqrt() - epsilon_px, valid.float())
 
 
+@in_float32
 def moving_cross_entropy(logits: Tensor, moving: Tensor, *, positive_weight: float = 3.0) -> Term:
     """Binary cross-entropy of "moves over ground".
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.term import Term, in_float32
 
 TRIPLET_RADIUS = 2
 """Patches of 5x5 cells."""
@@ -20,6 +20,7 @@ TRIPLET_LEAST = 4
 """Fewer cells of the own or of other segments in the patch say little (Jung et al. 2021, FSRE-Depth)."""
 
 
+@in_float32
 def guided_smoothness(log_depth: Tensor, segments: Tensor) -> Term:
     """|difference of ln depth| between neighbours of one segment (PGS, eq. 5 with 6).
 
@@ -34,6 +35,7 @@ def guided_smoothness(log_depth: Tensor, segments: Tensor) -> Term:
     return Term(step, same.float())
 
 
+@in_float32
 def guided_edges(log_depth: Tensor, segments: Tensor) -> Term:
     """exp(-|difference of ln depth|) between neighbours of different segments (PED, eq. 7).
 
@@ -43,6 +45,7 @@ def guided_edges(log_depth: Tensor, segments: Tensor) -> Term:
     return Term(torch.exp(-step), different.float())
 
 
+@in_float32
 def guided_triplet(features: Tensor, segments: Tensor) -> Term:
     """max(0, d+ + margin - d-) of the depth head's features in 5x5 patches (PGT, eq. 8).
 

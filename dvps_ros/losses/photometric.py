@@ -9,13 +9,13 @@ Monodepth2).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvps_ros.losses.term import Term
+from dvps_ros.losses.targets import View
+from dvps_ros.losses.term import Term, in_float32
 
 SSIM_SHARE = 0.85
 """alpha of the error."""
@@ -25,19 +25,7 @@ LEAST_DEPTH_M = 0.1
 """Points nearer to the other camera than this have no place in its image."""
 
 
-class View(NamedTuple):
-    """Another image of the clip. B samples; size and pixel grid as the map that is looked up."""
-
-    image: Tensor
-    """float [B,3,h,w], 0..255."""
-    seen: Tensor
-    """bool [B,h,w]: False where a crop reaches beyond the camera's image."""
-    intrinsics: Tensor
-    """float [B,4]: fx, fy, cx, cy in pixels of ``image``."""
-    view_from_camera: Tensor
-    """float [B,4,4], optical frames, metres; NaN unknown (the whole sample is masked)."""
-
-
+@in_float32
 def photometric(
     log_depth: Tensor, image: Tensor, seen: Tensor, static: Tensor, intrinsics: Tensor, views: Sequence[View]
 ) -> Term:

@@ -1,10 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that return :class:`RawPrediction`. Imports torch."""
+"""The networks that can be trained, validated and exported. Imports torch."""
 
-from dvps_ros.networks.lite import Lite, LiteConfig
-from dvps_ros.networks.prediction import SIZE_STEP, Network, RawPrediction
+from dvps_ros.networks.lite import Lite, LiteConfig, LiteObjective, LiteWeights
+from dvps_ros.networks.protocol import (
+    SIZE_STEP,
+    Design,
+    MasksPrediction,
+    Network,
+    Objective,
+    PointsPrediction,
+)
 
-NETWORKS: dict[str, tuple[type[Network], type]] = {Lite.name: (Lite, LiteConfig)}
-"""Name -> (network class, configuration class)."""
+NETWORKS: dict[str, Design] = {
+    Lite.name: Design(Lite, LiteConfig, LiteObjective, LiteWeights),
+}
 
-__all__ = ["NETWORKS", "SIZE_STEP", "Lite", "LiteConfig", "Network", "RawPrediction"]
+__all__ = [
+    "NETWORKS",
+    "SIZE_STEP",
+    "Design",
+    "Lite",
+    "LiteConfig",
+    "MasksPrediction",
+    "Network",
+    "Objective",
+    "PointsPrediction",
+]

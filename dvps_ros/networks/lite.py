@@ -9,13 +9,23 @@ that compares the encoder's features with those of the previous frame.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvps_ros.config import option
+from dvps_ros.config import from_flat, option
+from dvps_ros.contract import OUTPUT_STRIDE
+from dvps_ros.errors import ConfigError
+from dvps_ros.labels import LabelSpace
+from dvps_ros.losses import depth, instance, motion, panoptic_depth, semantic
+from dvps_ros.losses.photometric import photometric
+from dvps_ros.losses.targets import DenseTargets, FrameBatch, dense_targets
+from dvps_ros.losses.term import Term, Terms
+from dvps_ros.networks.fusion.points import PointsConfig, PointsFusion
 from dvps_ros.networks.parts import (
     BasicBlock,
     Context,
@@ -29,8 +39,7 @@ from dvps_ros.networks.parts import (
     unit_length,
     upsample,
 )
-from dvps_ros.networks.prediction import Network, RawPrediction
-from dvps_ros.types import OUTPUT_STRIDE
+from dvps_ros.networks.protocol import Network, Objective, PointsPrediction
 
 IMAGE_MEAN = (123.7, 116.3, 103.5)
 IMAGE_STD = (58.4, 57.1, 57.4)
@@ -151,7 +160,7 @@ class MotionBranch(nn.Module):
         return out + F.pad(upsample(guess), (0, 0, 0, 0, 0, 1))
 
 
-class Lite(Network):
+class Lite(Network[PointsPrediction]):
     """The network; weights start at random with heads that begin near their priors."""
 
     name = "lite"
@@ -188,12 +197,15 @@ class Lite(Network):
         self.motion.head.bias = nn.Parameter(motion_bias)
 
     @property
-    def state_channels(self) -> dict[str, tuple[int, int]]:
-        return {"features": (self.config.state_width, 8)}
+    def state_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        return {"features": (self.config.state_width, "H/8", "W/8")}
+
+    def fusion(self, thing_ids: tuple[int, ...], **options: Any) -> PointsFusion:
+        return PointsFusion(thing_ids, from_flat(PointsConfig, options))
 
     def forward(
-        self, image: Tensor, intrinsics: Tensor, state: dict[str, Tensor] | None = None
-    ) -> RawPrediction:
+        self, image: Tensor, intrinsics: Tensor, state: Mapping[str, Tensor] | None = None
+    ) -> PointsPrediction:
         height, width = image.shape[2:]
         previous = (self.initial_state(image) if state is None else state)["features"]
         rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))
@@ -213,7 +225,7 @@ class Lite(Network):
         limit = math.log(MAX_DEPTH_RATIO)
         canonical = math.log(PRIOR_DEPTH_M) + limit * torch.tanh(self.depth_head(depth) / limit)
         focal = torch.log(intrinsics[:, 1] / self.config.canonical_focal_px).view(-1, 1, 1, 1)
-        return RawPrediction(
+        return PointsPrediction(
             class_logits=self.class_head(semantic),
             center_logits=center,
             center_offset_px=OFFSET_UNIT_PX * offset,
@@ -225,3 +237,125 @@ class Lite(Network):
             state={"features": remembered},
             depth_features=depth,
         )
+
+
+class LiteObjective(Objective):
+    """Every task's own loss, frame by frame, and identities between neighbouring frames."""
+
+    targets = staticmethod(dense_targets)
+    class_weight: Tensor
+
+    def __init__(self, network: Network, labels: LabelSpace, weights: LiteWeights) -> None:
+        super().__init__(network, labels, weights)
+        self.register_buffer("class_weight", semantic.class_weights(labels), persistent=False)
+
+    def forward(self, clip: Sequence[FrameBatch], done: float) -> Terms:
+        return clip_terms(self.frames(clip), clip, self.class_weight, self.weights)
+
+
+def clip_terms(
+    predictions: Sequence[PointsPrediction],
+    clip: Sequence[FrameBatch],
+    weight_of_class: Tensor,
+    config: LiteWeights,
+) -> Terms:
+    """The terms of all frames of a batch of clips.
+
+    Args:
+        predictions: one a frame of ``clip``; a later one holds the first rows of the one before.
+
+    Raises:
+        ConfigError: a term needs what the network does not give.
+    """
+    terms = Terms()
+    for i, (p, frame) in enumerate(zip(predictions, clip, strict=True)):
+        t = frame.targets
+        for name, term in frame_terms(p, t, weight_of_class, config, has_previous=i > 0).items():
+            terms.add(name, term, frame.sources)
+        if i > 0:
+            rows = len(frame.sources)
+            contrast = instance.identity_contrast(
+                predictions[i - 1].embedding[:rows],
+                clip[i - 1].targets.instance[:rows],
+                p.embedding,
+                t.instance,
+            )
+            terms.add("identity", contrast, frame.sources)
+    return terms
+
+
+@dataclass(frozen=True)
+class LiteWeights:
+    """Weights of the terms; 0 switches a term off.
+
+    They decide what the encoder learns (Adam makes a head indifferent to the weight of its own loss), so the
+    defaults balance the gradients in the encoder: semantics first, then depth, then the rest
+    (docs/training.md).
+    """
+
+    semantic: float = option(1.0, "Cross-entropy of the classes.", low=0.0)
+    coarse: float = option(1.0, "Cross-entropy of labels that stand for several classes.", low=0.0)
+    lovasz: float = option(3.0, "Lovász surrogate of the classes' mean IoU.", low=0.0)
+    coarse_lovasz: float = option(1.5, "The same for labels that stand for several classes.", low=0.0)
+    center: float = option(0.15, "Focal loss of the centre heat-map.", low=0.0)
+    offset: float = option(0.005, "Offset to the instance's centre, per pixel of error.", low=0.0)
+    depth: float = option(2.0, "Error of ln depth.", low=0.0)
+    depth_shape: float = option(1.0, "Error of ln depth without its mean over the image.", low=0.0)
+    depth_edges: float = option(0.5, "Error of the gradient of ln depth.", low=0.0)
+    sky: float = option(0.05, "Sky that is predicted nearer than max_depth_m, in ln depth.", low=0.0)
+    smoothness: float = option(0.01, "Edge-aware smoothness of ln depth.", low=0.0)
+    motion: float = option(0.01, "Offset to the previous frame, per pixel of error.", low=0.0)
+    moving: float = option(0.3, "Moving over ground or not.", low=0.0)
+    identity: float = option(0.1, "Contrast of identity vectors between two frames.", low=0.0)
+    photometric: float = option(
+        0.0, "Likeness to the other frame of a pair, seen through depth and poses.", low=0.0
+    )
+    guided_smoothness: float = option(0.0, "Smoothness of ln depth within a segment.", low=0.0)
+    guided_edges: float = option(0.0, "Breaks of ln depth between segments.", low=0.0)
+    guided_triplet: float = option(0.0, "Features of the depth head apart between segments.", low=0.0)
+    max_depth_m: float = option(120.0, "True depth beyond this is left out, metres.", low=1.0)
+
+
+def frame_terms(
+    p: PointsPrediction, t: DenseTargets, weight_of_class: Tensor, config: LiteWeights, *, has_previous: bool
+) -> dict[str, Term]:
+    """The terms of one frame, unweighted; those that cost time are left out where their weight is 0.
+
+    Args:
+        has_previous: motion terms are left out in a first frame.
+
+    Raises:
+        ConfigError: a term needs what the network does not give.
+    """
+    dense = t.depth_m * t.dense_depth[:, None, None]
+    terms = {
+        "semantic": semantic.cross_entropy(p.class_logits, t.class_map, weight_of_class),
+        "coarse": semantic.set_cross_entropy(p.class_logits, t.coarse_map, t.groups, weight_of_class),
+        "center": instance.center_focal(p.center_logits, t.heat, t.heat_valid),
+        "offset": instance.offset_l1(p.center_offset_px, t.offset_px, t.instance > 0),
+        "depth": depth.log_l1(p.log_depth, t.depth_m, config.max_depth_m),
+        "depth_shape": depth.scale_invariant(p.log_depth, t.depth_m, config.max_depth_m),
+        "depth_edges": depth.gradient_l1(p.log_depth, dense, config.max_depth_m),
+        "sky": depth.sky_is_far(p.log_depth, t.sky, config.max_depth_m),
+        "smoothness": depth.edge_aware_smoothness(p.log_depth, t.image),
+    }
+    if config.lovasz:
+        terms["lovasz"] = semantic.lovasz(p.class_logits, t.class_map)
+    if config.coarse_lovasz:
+        terms["coarse_lovasz"] = semantic.set_lovasz(p.class_logits, t.coarse_map, t.groups)
+    if config.photometric:
+        terms["photometric"] = photometric(
+            p.log_depth, t.image, t.seen, t.moving != 1, t.intrinsics, [t.other]
+        )
+    if config.guided_smoothness:
+        terms["guided_smoothness"] = panoptic_depth.guided_smoothness(p.log_depth, t.segments)
+    if config.guided_edges:
+        terms["guided_edges"] = panoptic_depth.guided_edges(p.log_depth, t.segments)
+    if config.guided_triplet:
+        if p.depth_features is None:
+            raise ConfigError("loss.guided_triplet: this network gives no depth features; set it to 0")
+        terms["guided_triplet"] = panoptic_depth.guided_triplet(p.depth_features, t.segments)
+    if has_previous:
+        terms["motion"] = motion.charbonnier(p.motion_px, t.motion_px)
+        terms["moving"] = motion.moving_cross_entropy(p.moving_logits, t.moving)
+    return terms

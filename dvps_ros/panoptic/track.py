@@ -6,7 +6,8 @@ How likely a segment and a remembered object are the same is one number, the log
     2.5 + 5 IoU - 2 ln(1 + (2 d / r)^2) - 3 |ln z'/z| - 1.5 |ln A'/A| + cos + 1 [same kind of class]
 
 - IoU: of the masks in the previous frame; the segment moved there by the motion that the network saw, the
-  object where it was seen, or, when it was not, where its velocity would have brought it.
+  object where it was seen, or, when it was not, where its velocity would have brought it. A network that
+  propagates objects itself gives the IoU of those that were seen (``overlap``).
 - d / r: from the expected place of its centre, in sizes of the larger of the two; r grows while unseen.
 - z'/z: depth over the expected one, A'/A: area over the last one (each at most one and two e-folds).
 - cos: of the identity vectors.
@@ -23,13 +24,11 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from dvps_ros.config import TrackerConfig
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, Column
 from dvps_ros.errors import InputError
 from dvps_ros.jit import njit
 from dvps_ros.labels import CITYSCAPES, MAX_INSTANCE, NO_INSTANCE, LabelSpace
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, TrackState, check_array
-
-CLASS, SCORE, AREA, CENTER_X, CENTER_Y, MOTION_DX, MOTION_DY, DEPTH, MOVING = range(len(SEGMENT_COLUMNS))
-"""Columns of the segment table (docs/graph_contract.md)."""
+from dvps_ros.types import TrackState, check_array
 
 _CONFUSABLE = ({"car", "truck", "bus", "train"}, {"person", "rider"}, {"motorcycle", "bicycle"})
 """Classes that a network confuses on one and the same object; they must not cost it its identity."""
@@ -163,7 +162,12 @@ class Tracker:
         self._previous_map = np.full(self._shape, NO_SEGMENT, np.uint8)
 
     def update(
-        self, stamp_ns: int, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray
+        self,
+        stamp_ns: int,
+        segments: np.ndarray,
+        segment_map: np.ndarray,
+        embedding: np.ndarray,
+        overlap: np.ndarray | None = None,
     ) -> Tracks:
         """Give each segment of a frame its identity.
 
@@ -174,6 +178,9 @@ class Tracker:
             segments: float32 [K,9], the table of docs/graph_contract.md.
             segment_map: uint8 [h,w]: row of each pixel, 255 for none.
             embedding: float32 [K,D] identity vectors.
+            overlap: float32 [K,K], IoU of the previous frame's rows, moved to this frame by the network, with
+                this frame's rows. None estimates it from the motion columns; where it is given these are not
+                read, and how an object moves in the image follows from its centres.
 
         Raises:
             InputError: an array has another dtype or shape.
@@ -181,6 +188,8 @@ class Tracker:
         check_array("segments", segments, np.float32, (None, len(SEGMENT_COLUMNS)))
         check_array("segment_map", segment_map, np.uint8, self._shape)
         check_array("embedding", embedding, np.float32, (len(segments), None))
+        if overlap is not None:
+            check_array("overlap", overlap, np.float32, (len(segments), len(segments)))
         if len(segments) > NO_SEGMENT:
             raise InputError(f"segments: expected at most {NO_SEGMENT} rows, got {len(segments)}")
         elapsed_s = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) * 1e-9
@@ -189,13 +198,14 @@ class Tracker:
             elapsed_s = 0.0
         self._forget(stamp_ns)
         seen = self._measure(segments, segment_map, embedding)
+        sees_motion = overlap is None
 
         tracks = list(self._tracks.values())
         partner = np.full(len(seen.rows), -1)
-        overlap = np.zeros((len(seen.rows), len(tracks)))
+        common = np.zeros((len(seen.rows), len(tracks)))
         if tracks and len(seen.rows):
-            overlap = self._overlap(seen, segment_map, tracks)
-            log_odds = self._log_odds(stamp_ns, elapsed_s, seen, tracks, overlap)
+            common = self._overlap(seen, segment_map, tracks, overlap)
+            log_odds = self._log_odds(stamp_ns, elapsed_s if sees_motion else 0.0, seen, tracks, common)
             strong = seen.score >= self._config.min_score
             for turn in (np.flatnonzero(strong), np.flatnonzero(~strong)):
                 self._assign(partner, turn, log_odds)
@@ -207,7 +217,8 @@ class Tracker:
         for i, row in enumerate(seen.rows):
             if partner[i] >= 0:
                 track = tracks[partner[i]]
-                by_motion = track.last_ns == self._stamp_ns and overlap[i, partner[i]] >= _TRUSTED_OVERLAP
+                is_next = track.last_ns == self._stamp_ns
+                by_motion = sees_motion and is_next and common[i, partner[i]] >= _TRUSTED_OVERLAP
                 self._continue(track, stamp_ns, seen, i, elapsed_s, by_motion)
             elif seen.score[i] >= self._config.min_score:
                 track = self._start(stamp_ns, seen, i, elapsed_s)
@@ -232,22 +243,25 @@ class Tracker:
 
     def _measure(self, segments: np.ndarray, segment_map: np.ndarray, embedding: np.ndarray) -> _Segments:
         area, center = _moments(segment_map, len(segments))
-        rows = np.flatnonzero((segments[:, SCORE] > 0) & (area > 0))
+        rows = np.flatnonzero((segments[:, Column.SCORE] > 0) & (area > 0))
         table = np.nan_to_num(segments[rows].astype(np.float64), posinf=0.0, neginf=0.0)
         return _Segments(
             rows,
-            table[:, CLASS].astype(np.uint8),
-            table[:, SCORE],
-            table[:, MOVING],
+            table[:, Column.CLASS_ID].astype(np.uint8),
+            table[:, Column.SCORE],
+            table[:, Column.MOVING],
             area[rows],
             (center[rows] + 0.5) * self._stride - 0.5,
-            table[:, MOTION_DX : MOTION_DY + 1],
-            np.log(np.maximum(table[:, DEPTH], _NEAREST_M)),
+            table[:, [Column.MOTION_DX, Column.MOTION_DY]],
+            np.log(np.maximum(table[:, Column.DEPTH_MEAN_M], _NEAREST_M)),
             np.nan_to_num(embedding[rows]),
         )
 
-    def _overlap(self, seen: _Segments, segment_map: np.ndarray, tracks: list[Track]) -> np.ndarray:
-        """Intersection over union, float64 [n, tracks], in the previous frame."""
+    def _overlap(
+        self, seen: _Segments, segment_map: np.ndarray, tracks: list[Track], given: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Intersection over union, float64 [n, tracks], in the previous frame; for what was seen there as
+        given."""
         assert self._stamp_ns is not None
         index_map = np.full(self._shape, -1, np.int16)
         lost = [j for j, t in enumerate(tracks) if t.row < 0]
@@ -263,7 +277,11 @@ class Tracker:
         slot = np.full(256, -1, np.int16)
         slot[seen.rows] = np.arange(len(seen.rows))
         common = _intersections(segment_map, slot, self._cells(seen.motion_px), index_map, len(tracks))
-        return common / (seen.area[:, None] + np.array([t.area for t in tracks]) - common)
+        overlap = common / (seen.area[:, None] + np.array([t.area for t in tracks]) - common)
+        if given is not None:
+            rows = np.array([t.row for t in tracks])
+            overlap[:, rows >= 0] = np.nan_to_num(given[np.ix_(rows[rows >= 0], seen.rows)].T)
+        return overlap
 
     def _log_odds(
         self, stamp_ns: int, elapsed_s: float, seen: _Segments, tracks: list[Track], overlap: np.ndarray

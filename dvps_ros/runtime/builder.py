@@ -43,12 +43,10 @@ class Builder:
     """The engines of one graph of a model. ``config`` has backend, precision and threads resolved.
 
     Raises:
-        EngineError: fusion is not in the graph, or golden frames are missing or of another export.
+        EngineError: golden frames are missing or of another export.
     """
 
     def __init__(self, model_dir: Path, manifest: Manifest, graph: GraphFile, store: PlanStore) -> None:
-        if manifest.fusion != "graph":
-            raise EngineError(f"model {model_dir}: expected fusion in the graph, got {manifest.fusion!r}")
         check_hashes(model_dir, {graph.golden: graph.golden_sha256})
         self.path = model_dir / graph.file
         self.golden = model_dir / graph.golden

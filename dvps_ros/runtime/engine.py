@@ -10,33 +10,59 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from dvps_ros.config import EngineConfig
+from dvps_ros.contract import OPTIONAL_OUTPUTS, OUTPUTS, REQUIRED_OUTPUTS
 from dvps_ros.errors import DeviceError, EngineError, InputError, ModelFileError
 from dvps_ros.geometry.camera import Fit
+from dvps_ros.labels import LabelSpace
 from dvps_ros.runtime import machine, verify
 from dvps_ros.runtime.backends import BACKENDS, Backend, Progress, installed
 from dvps_ros.runtime.backends.protocol import CAMERA
 from dvps_ros.runtime.builder import Builder, quiet
 from dvps_ros.runtime.manifest import GraphFile, Manifest, find_model, load_manifest
 from dvps_ros.runtime.plans import PlanStore
-from dvps_ros.types import NetworkOutput, check_array
+from dvps_ros.types import CameraModel, NetworkOutput, check_array
 
 log = logging.getLogger(__name__)
 K = TypeVar("K")
 Spec = tuple[np.dtype, tuple[int, ...]]
 
-REQUIRED_OUTPUTS = ("class_map", "segment_map", "depth_m", "segments", "embedding")
-OPTIONAL_OUTPUTS = ("confidence", "class_logits", "nearest", "latent")
 ENGINES = "engines"
 """Folder of the plans, in the cache."""
 RETRY_S = 2.0
 """Between two attempts to load an engine whose device was lost."""
 MEASURE_ROUNDS = 5
 MEASURE_LIMIT_S = 2.0
+
+
+class Runner(Protocol):
+    """What the pipeline needs of an engine; see :class:`Engine`."""
+
+    height: int
+    width: int
+    stride: int
+    description: str
+    camera_shape: tuple[int, int, int] | None
+
+    @property
+    def label_space(self) -> LabelSpace: ...
+
+    @property
+    def sky_class(self) -> int | None: ...
+
+    def run(
+        self, image: np.ndarray, intrinsics: np.ndarray, wanted: frozenset[str] | None = None
+    ) -> NetworkOutput: ...
+
+    def suits(self, camera: CameraModel, size: str) -> bool: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Engine:
@@ -148,8 +174,7 @@ class Engine:
                 f"{self.description}: {error}; the next frame begins with a new engine"
             ) from error
         self._fetched = names
-        known = (*REQUIRED_OUTPUTS, *OPTIONAL_OUTPUTS)
-        return NetworkOutput(**{n: now[n][0] for n in known if n in names})
+        return NetworkOutput(**{n: now[n][0] for n in OUTPUTS if n in names})
 
     def _load_again(self) -> Backend:
         if self._again is None:
@@ -160,6 +185,24 @@ class Engine:
         self._retry_at_s = time.monotonic() + RETRY_S
         log.warning("%s: loading it again", self.description)
         return self._again()
+
+    @property
+    def label_space(self) -> LabelSpace:
+        return self.manifest.label_space
+
+    @property
+    def sky_class(self) -> int | None:
+        """Class whose depth is +inf."""
+        return self.manifest.sky_class
+
+    def suits(self, camera: CameraModel, size: str) -> bool:
+        """Whether images of this camera fill no other graph of the model better than the one that is open.
+
+        Args:
+            size: the option ``engine.size``.
+        """
+        best = choose_graph(self.manifest, size, (camera.width, camera.height))
+        return best.size == self.graph.size
 
     def outputs(self) -> dict[str, np.ndarray]:
         """The outputs that the last run fetched, as the graph has them, leading axes included."""
@@ -233,24 +276,16 @@ def choose_graph(manifest: Manifest, size: str, camera_size: tuple[int, int] | N
 
 def _check_interface(manifest: Manifest, graph: GraphFile, backend: Backend) -> None:
     """Refuse a graph whose tensors are not those that contract and manifest promise."""
-    h, w = graph.height // manifest.stride, graph.width // manifest.stride
-    slots, u8, f32 = manifest.segment_slots, np.dtype(np.uint8), np.dtype(np.float32)
+    u8, f32 = np.dtype(np.uint8), np.dtype(np.float32)
     state: dict[str, Spec] = {s.name: (f32, s.sizes(graph.height, graph.width)) for s in manifest.state}
     inputs: dict[str, Spec] = {
         "image": (u8, (1, graph.height, graph.width, 3)),
         "intrinsics": (f32, (1, 4)),
         **state,
     }
+    letters = manifest.letters(graph)
     outputs: dict[str, Spec] = {
-        "class_map": (u8, (1, h, w)),
-        "segment_map": (u8, (1, h, w)),
-        "depth_m": (f32, (1, h, w)),
-        "segments": (f32, (1, slots, len(manifest.segment_columns))),
-        "embedding": (f32, (1, slots, manifest.embedding_size)),
-        "confidence": (u8, (1, h, w)),
-        "class_logits": (f32, (1, len(manifest.label_space), h, w)),
-        "nearest": (u8, (1, h, w)),
-        "latent": (f32, (1, *manifest.latent_shape)),
+        **{o.name: (np.dtype(o.dtype), o.sizes(letters)) for o in OUTPUTS.values()},
         **{f"next_{name}": spec for name, spec in state.items()},
     }
     absent = {n for n in OPTIONAL_OUTPUTS if n not in backend.outputs}

@@ -18,12 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, VERSION
 from dvps_ros.errors import ConfigError, EngineError, ModelFileError
 from dvps_ros.files import open_regular, read_data, write_text
 from dvps_ros.labels import LabelSpace
-from dvps_ros.types import SEGMENT_COLUMNS
 
-CONTRACT = 1
 MANIFEST = "manifest.json"
 PERCEPTION = "perception"
 """Kind of the models whose manifest names none."""
@@ -107,21 +106,21 @@ class Manifest:
     licence: str
     training: dict[str, Any]
     """Provenance, free-form."""
-    contract: int = CONTRACT
-    stride: int = 4
+    contract: int = VERSION
+    stride: int = OUTPUT_STRIDE
     segment_slots: int = 64
     segment_columns: tuple[str, ...] = SEGMENT_COLUMNS
-    fusion: str = "graph"
     ranges: dict[str, Any] = field(default_factory=dict)
     """Of activations, for int8 on processors (``dvps_ros.runtime.ranges``); empty where none are known."""
 
     def __post_init__(self) -> None:
         _check_contract(self.contract)
-        expect_value("stride", self.stride, self.stride == 4, "4")
-        expect_value("segment_slots", self.segment_slots, 0 < self.segment_slots < 255, "1 to 254")
+        expect_value("stride", self.stride, self.stride == OUTPUT_STRIDE, str(OUTPUT_STRIDE))
+        expect_value(
+            "segment_slots", self.segment_slots, 0 < self.segment_slots < NO_SEGMENT, f"1 to {NO_SEGMENT - 1}"
+        )
         columns = self.segment_columns
         expect_value("segment_columns", columns, columns == SEGMENT_COLUMNS, str(SEGMENT_COLUMNS))
-        expect_value("fusion", self.fusion, self.fusion in ("graph", "host"), "graph or host")
         expect_value("embedding_size", self.embedding_size, self.embedding_size > 0, "a positive number")
         expect_value(
             "latent_shape",
@@ -147,6 +146,20 @@ class Manifest:
             expect_value("file name", file, is_plain_name(file), "a plain name inside the model folder")
         expect_value("name", self.name, is_plain_name(self.name), "a name that a folder can have")
 
+    def letters(self, graph: GraphFile) -> dict[str, int]:
+        """Of ``contract.OUTPUTS``: how long each axis is in one of the graphs."""
+        tokens, channels = self.latent_shape
+        return {
+            "h": graph.height // self.stride,
+            "w": graph.width // self.stride,
+            "K": self.segment_slots,
+            "S": len(self.segment_columns),
+            "D": self.embedding_size,
+            "C": len(self.label_space),
+            "T": tokens,
+            "F": channels,
+        }
+
     def graph_of(self, size: str) -> GraphFile:
         """The graph of an input size ``HxW``.
 
@@ -171,8 +184,8 @@ def _is_range(pair: Any) -> bool:
 
 
 def _check_contract(version: Any) -> None:
-    if version != CONTRACT:
-        raise ValueError(f"contract version: expected {CONTRACT}, got {version!r}; export the model again")
+    if version != VERSION:
+        raise ValueError(f"contract version: expected {VERSION}, got {version!r}; export the model again")
 
 
 def expect_value(what: str, value: Any, fits: bool, expected: str) -> None:
@@ -214,6 +227,9 @@ def _manifest_from(data: Any) -> Manifest:
     if isinstance(data, dict):  # said before all else: other versions have other keys
         _check_contract(data.get("contract"))
         data = {"ranges": {}} | data  # models of before have none
+        # Models of before said where segments are made, which has always been in the graph.
+        fusion = data.pop("fusion", "graph")
+        expect_value("fusion", fusion, fusion == "graph", "graph")
     values = checked_record(Manifest, data, "manifest")
     values["label_space"] = LabelSpace.from_dict(values["label_space"])
     values["weights"] = WeightsFile(**checked_record(WeightsFile, values["weights"], "weights"))

@@ -25,11 +25,12 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from dvps_ros.contract import NO_SEGMENT
 from dvps_ros.geometry.camera import Fit
 from dvps_ros.jit import njit
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.runtime.buffers import Buffers
-from dvps_ros.types import NO_SEGMENT, NetworkOutput, PanopticDepth
+from dvps_ros.types import NetworkOutput, PanopticDepth
 
 SMALL_STUFF = ("pole", "traffic light", "traffic sign")
 """Classes of stuff that are no regions but single objects; things are none either."""

@@ -8,11 +8,13 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
 
 from dvps_ros.config import PipelineConfig
+from dvps_ros.contract import NO_SEGMENT, Column
 from dvps_ros.errors import EngineError, InputError
 from dvps_ros.geometry.depth import organised_cloud, unproject
 from dvps_ros.geometry.ground import ScaleEstimator
@@ -23,14 +25,15 @@ from dvps_ros.panoptic.track import LONGEST_GAP_S, Tracker, Tracks
 from dvps_ros.runtime.backends import Progress
 from dvps_ros.runtime.buffers import Buffers
 from dvps_ros.runtime.builder import quiet
-from dvps_ros.runtime.engine import Engine, choose_graph
+from dvps_ros.runtime.engine import Engine, Runner
 from dvps_ros.runtime.manifest import find_model
 from dvps_ros.runtime.maps import MapMaker, cells_shown
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.runtime.verify import load_golden
-from dvps_ros.types import CLOUD_DTYPE, NO_SEGMENT, CameraModel, Frame, FrameResult, NetworkOutput
+from dvps_ros.types import CLOUD_DTYPE, CameraModel, Frame, FrameResult, NetworkOutput
 
 log = logging.getLogger(__name__)
+R = TypeVar("R", bound=Runner)
 
 REMIND_S = 5.0
 """Between two lines of the log on one reason to begin anew."""
@@ -77,7 +80,7 @@ class Inferred:
     stages_ms: dict[str, float]
 
 
-class DvpsPipeline:
+class DvpsPipeline(Generic[R]):
     """Everything between a camera frame and its result.
 
     Not thread-safe, but for one thread in :meth:`infer` beside one in :meth:`finish`. Equal frames in equal
@@ -89,14 +92,14 @@ class DvpsPipeline:
         resets: how often the past was forgotten, by reason.
     """
 
-    def __init__(self, engine: Engine, config: PipelineConfig) -> None:
+    def __init__(self, engine: R, config: PipelineConfig) -> None:
         """Take an opened engine, which the pipeline closes.
 
         Raises:
             ConfigError: the camera's height is given but the label space has no class "road".
         """
         self.engine = engine
-        self.label_space = engine.manifest.label_space
+        self.label_space = engine.label_space
         self.resets: Counter[str] = Counter()
         self._config = config
         self._is_ground = np.zeros(256, bool)
@@ -113,15 +116,14 @@ class DvpsPipeline:
         self._past = _Past()
         self._buffers = Buffers()
 
-    @classmethod
+    @staticmethod
     def open(
-        cls,
         config: PipelineConfig,
         camera: CameraModel,
         *,
         cache_dir: Path | None = None,
         progress: Progress = quiet,
-    ) -> DvpsPipeline:
+    ) -> DvpsPipeline[Engine]:
         """Load the configured model for a camera and run everything once, so that no frame waits for it.
 
         Args:
@@ -139,11 +141,11 @@ class DvpsPipeline:
         )
         try:
             progress("rehearsing")
-            rehearsal = cls(engine, config)
+            rehearsal = DvpsPipeline(engine, config)
             for i, image in enumerate(load_golden(model_dir / engine.graph.golden).images):
                 rehearsal.process(Frame(cv2.resize(image, size), i * 100_000_000, camera))
             engine.reset()
-            return cls(engine, config)
+            return DvpsPipeline(engine, config)
         except BaseException:
             engine.close()
             raise
@@ -209,7 +211,9 @@ class DvpsPipeline:
             frame.stamp_ns, output.depth_m, output.class_map == self._road, view.map_camera
         )
         lap("scale")
-        tracks = self._tracker.update(frame.stamp_ns, output.segments, output.segment_map, output.embedding)
+        tracks = self._tracker.update(
+            frame.stamp_ns, output.segments, output.segment_map, output.embedding, output.overlap
+        )
         lap("track")
         maps = None
         if wanted & {"panoptic", "cloud"}:
@@ -256,9 +260,7 @@ class DvpsPipeline:
 
     def suits(self, camera: CameraModel) -> bool:
         """Whether images of this camera fill no other graph of the model better than the one that is open."""
-        size = (camera.width, camera.height)
-        best = choose_graph(self.engine.manifest, self._config.engine.size, size)
-        return best.size == self.engine.graph.size
+        return self.engine.suits(camera, self._config.engine.size)
 
     def reset(self) -> None:
         """Forget the past, the scale included: the next frame is the first. Track ids go on counting."""
@@ -273,7 +275,7 @@ class DvpsPipeline:
         """Close the engine."""
         self.engine.close()
 
-    def __enter__(self) -> DvpsPipeline:
+    def __enter__(self) -> DvpsPipeline[R]:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -306,7 +308,7 @@ class DvpsPipeline:
             maps = MapMaker(
                 preprocess.fit,
                 self.label_space,
-                sky_class=self.engine.manifest.sky_class,
+                sky_class=self.engine.sky_class,
                 max_depth_m=self._config.maps.max_depth_m,
                 min_confidence=self._config.maps.min_confidence,
                 min_region=self._config.maps.min_region,
@@ -356,7 +358,7 @@ class DvpsPipeline:
 def _outputs_for(wanted: frozenset[str]) -> frozenset[str]:
     """The graph's outputs that these of :data:`ALL_OUTPUTS` need, beside those that are always fetched."""
     maps = {"confidence", "class_logits", "nearest"} if wanted & {"panoptic", "cloud"} else set()
-    return frozenset(maps | (wanted & {"latent"}))
+    return frozenset(maps | (wanted & {"latent"}) | {"overlap"})
 
 
 class _Laps:
@@ -375,7 +377,7 @@ class _Laps:
 def _row_classes(output: NetworkOutput, tracks: Tracks) -> np.ndarray:
     """uint8 [256]: class of each row of ``segments``: that of its track's whole life, else its own."""
     classes = np.full(256, VOID, np.uint8)
-    classes[: len(output.segments)] = output.segments[:, 0]
+    classes[: len(output.segments)] = output.segments[:, Column.CLASS_ID]
     for track in tracks.live:
         if track.row >= 0:
             classes[track.row] = track.class_id

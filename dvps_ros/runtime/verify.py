@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dvps_ros.config import TrackerConfig
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, OUTPUTS, SEGMENT_COLUMNS, Column
 from dvps_ros.errors import EngineError, InputError
 from dvps_ros.files import read_arrays
 from dvps_ros.panoptic.track import Tracker
-from dvps_ros.runtime.manifest import SEGMENT_COLUMNS
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE
 
 if TYPE_CHECKING:
     from dvps_ros.runtime.engine import Engine
@@ -39,32 +38,20 @@ class WrongValues(EngineError):
         self.differences = differences
 
 
-KINDS = {
-    "class_map": "class",
-    "segment_map": "segment",
-    "nearest": "segment",
-    "segments": "table",
-    "depth_m": "depth",
-    "confidence": "confidence",
-    "class_logits": "features",
-    "latent": "features",
-    "embedding": "embedding",
-}
-"""Of the outputs; states are ``state``."""
 _ROWS = (
     "class", "segment", "panoptic", "ids", "table", "motion", "depth", "far", "confidence", "features",
-    "state", "embedding",
+    "state", "embedding", "overlap",
 )  # fmt: skip
 LIMITS = {
     precision: dict(zip(_ROWS, limits, strict=True))
     for precision, limits in {
-        "fp32": (0.002, 0.01, 0.01, 0.1, 0.05, 0.05, 0.005, 0.005, 0.005, 0.005, 0.005, 0.005),
-        "tf32": (0.005, 0.2, 0.05, 0.2, 0.25, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.15),
-        "fp16": (0.005, 0.2, 0.05, 0.2, 0.25, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.15),
-        "bf16": (0.02, 0.2, 0.03, 0.3, 0.3, 0.15, 0.015, 0.015, 0.03, 0.015, 0.02, 0.15),
-        "int8": (0.04, 0.14, 0.05, 0.34, 0.3, 0.25, 0.04, 0.035, 0.11, 0.045, 0.095, 0.16),
-        "int8 qdq": (0.06, 0.2, 0.08, 0.34, 0.4, 0.5, 0.05, 0.05, 0.2, 0.08, 0.19, 0.2),
-        "fp8": (0.03, 0.2, 0.2, 0.3, 0.3, 0.3, 0.15, 0.15, 0.15, 0.15, 0.15, 0.3),
+        "fp32": (0.002, 0.01, 0.01, 0.1, 0.05, 0.05, 0.005, 0.005, 0.005, 0.005, 0.005, 0.005, 0.01),
+        "tf32": (0.005, 0.2, 0.05, 0.2, 0.25, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.15, 0.05),
+        "fp16": (0.005, 0.2, 0.05, 0.2, 0.25, 0.1, 0.01, 0.01, 0.01, 0.01, 0.01, 0.15, 0.05),
+        "bf16": (0.02, 0.2, 0.03, 0.3, 0.3, 0.15, 0.015, 0.015, 0.03, 0.015, 0.02, 0.15, 0.05),
+        "int8": (0.04, 0.14, 0.05, 0.34, 0.3, 0.25, 0.04, 0.035, 0.11, 0.045, 0.095, 0.16, 0.1),
+        "int8 qdq": (0.06, 0.2, 0.08, 0.34, 0.4, 0.5, 0.05, 0.05, 0.2, 0.08, 0.19, 0.2, 0.15),
+        "fp8": (0.03, 0.2, 0.2, 0.3, 0.3, 0.3, 0.15, 0.15, 0.15, 0.15, 0.15, 0.3, 0.15),
     }.items()
 }
 """Per precision and kind of output: how much it may differ from the golden frames.
@@ -86,6 +73,7 @@ SURE_SCORE = 0.5
 """Of the golden objects whose identities count: weaker ones may come and go by a rounding."""
 TABLES = ("segments", "segment_map", "embedding")
 """Outputs by which the tracker links two frames."""
+CENTER = [Column.CENTER_X, Column.CENTER_Y]
 SAME_CENTER_PX = 8.0
 """Segments of two engines are the same when their centres lie within two cells of the stride-4 map."""
 
@@ -170,17 +158,21 @@ def compare(
             want, got = want[voted], got[voted]
         if name in ("segment_map", "nearest"):
             want = match[want]
+        elif name == "overlap":  # of each row the best; rows of the frame before may have swapped
+            want, got = want[0].max(0)[pairs[0]], got[0].max(0)[pairs[1]]
         elif name in ("segments", "embedding"):
             want, got = want[0, pairs[0]], got[0, pairs[1]]
         gap = np.abs(want.astype(np.float64) - got.astype(np.float64))
         mean, largest = (float(gap.mean()), float(gap.max())) if gap.size else (0.0, 0.0)
-        kind = KINDS.get(name, "state")
-        if kind in ("class", "segment"):
+        kind = OUTPUTS[name].kind if name in OUTPUTS else "state"
+        if kind == "overlap":
+            value = mean
+        elif kind in ("class", "segment"):
             value = float(np.mean(want != got)) if want.size else 0.0
         elif name == "segments":
             # Columns have units of their own; a row without a partner counts as wholly different.
             spread = np.abs(want).mean(0) + 1e-3 if len(want) else np.ones(len(SEGMENT_COLUMNS))
-            used = max(len(rows), int((outputs["segments"][0, :, 1] > 0).sum()))
+            used = max(len(rows), int((outputs["segments"][0, :, Column.SCORE] > 0).sum()))
             alone = (used - len(pairs[0])) / max(used, 1)
             value = alone + (float((gap / spread).mean()) if gap.size else 0.0)
         else:
@@ -197,7 +189,7 @@ def _far(want: np.ndarray, got: np.ndarray, limit: float) -> Difference:
 
 
 def _motion(want: np.ndarray, got: np.ndarray, limit: float) -> Difference:
-    columns = [SEGMENT_COLUMNS.index(n) for n in ("motion_dx", "motion_dy")]
+    columns = [Column.MOTION_DX, Column.MOTION_DY]
     gap = np.abs(got[:, columns].astype(np.float64) - want[:, columns]) if len(want) else np.zeros((1, 2))
     size_px = np.abs(want[:, columns]).mean() if len(want) else 0.0
     value = float(gap.mean() / max(size_px, 1.0))
@@ -209,10 +201,13 @@ def linked(first: Mapping[str, np.ndarray], second: Mapping[str, np.ndarray]) ->
     tracker; -1 for new objects and rows not in use."""
     height, width = first["segment_map"].shape[1:]
     tracker = Tracker(TrackerConfig(), (width * OUTPUT_STRIDE, height * OUTPUT_STRIDE))
-    before, now = (
-        tracker.update(stamp_ns, *(tables[n][0] for n in TABLES)).row_track.astype(np.int64)
-        for stamp_ns, tables in ((0, first), (100_000_000, second))
-    )
+    rows = []
+    for stamp_ns, tables in ((0, first), (100_000_000, second)):
+        segments, segment_map, embedding = (tables[n][0] for n in TABLES)
+        overlap = tables["overlap"][0] if "overlap" in tables else None
+        tracks = tracker.update(stamp_ns, segments, segment_map, embedding, overlap)
+        rows.append(tracks.row_track.astype(np.int64))
+    before, now = rows
     links = np.full(256, -1)
     for row in np.flatnonzero(now):
         found = np.flatnonzero(before == now[row])
@@ -227,7 +222,7 @@ def compare_ids(
     want, got = linked(golden.first, golden.outputs), linked(first, second)
     before = _match_rows(golden.first["segments"][0], first["segments"][0])
     now = _match_rows(golden.outputs["segments"][0], second["segments"][0])
-    scores = golden.outputs["segments"][0, :, SEGMENT_COLUMNS.index("score")]
+    scores = golden.outputs["segments"][0, :, Column.SCORE]
     rows = np.flatnonzero((want[: len(scores)] >= 0) & (scores >= SURE_SCORE))
     kept = [0 <= now[r] < 255 and 0 <= before[want[r]] == got[now[r]] for r in rows]
     lost = len(rows) - sum(kept)
@@ -238,10 +233,10 @@ def compare_ids(
 def _match_rows(want: np.ndarray, got: np.ndarray) -> np.ndarray:
     """int64 [256]: row of ``got`` for each row of ``want``; -1 without a partner, 255 for rows not in use."""
     match = np.full(256, 255)
-    used, there = np.flatnonzero(want[:, 1] > 0), np.flatnonzero(got[:, 1] > 0)
+    used, there = (np.flatnonzero(rows[:, Column.SCORE] > 0) for rows in (want, got))
     match[used] = -1
     for row in used:
-        away = np.hypot(*(got[there, 3:5] - want[row, 3:5]).T)
+        away = np.hypot(*(got[there][:, CENTER] - want[row, CENTER]).T)
         if len(there) and away.min() <= SAME_CENTER_PX:
             nearest = away.argmin()
             match[row] = there[nearest]

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dvps_ros.losses.term import pooled_mean
-from dvps_ros.losses.total import clip_terms
 from dvps_ros.training.batch import Batch
 from dvps_ros.training.module import LitPerception
 
@@ -39,14 +38,12 @@ def measure_pulls(module: LitPerception, batches: Iterable[Batch]) -> dict[str, 
     norms: dict[str, list[float]] = {}
     for batch in batches:
         with torch.autocast(module.device.type, torch.bfloat16, enabled=module.recipe.precision == "bf16"):
-            predictions = module(batch)
+            terms = module.objective(batch, min(module.progress(), 1.0))
         gradients: dict[str, dict[str, Tensor]] = {}
-        for name, parts in clip_terms(
-            predictions, [frame.targets for frame in batch], module.class_weight, module.recipe.loss
-        ).items():
-            if not any(bool((term.weight > 0).any()) for term, _ in parts):
+        for name, parts in terms:
+            if not any(bool((term.weight > 0).any()) for term in parts):
                 continue
-            mean = pooled_mean([term for term, _ in parts])
+            mean = pooled_mean(parts)
             found = torch.autograd.grad(mean, list(named.values()), retain_graph=True, allow_unused=True)
             gradients[name] = {k: g for k, g in zip(named, found, strict=True) if g is not None}
             values.setdefault(name, []).append(float(mean.detach()))
@@ -57,5 +54,5 @@ def measure_pulls(module: LitPerception, batches: Iterable[Batch]) -> dict[str, 
     pulls = {}
     for name in norms:
         value, norm = (sum(x[name]) / len(x[name]) for x in (values, norms))
-        pulls[name] = Pull(value, norm, norm * getattr(module.recipe.loss, name))
+        pulls[name] = Pull(value, norm, norm * module.weighting.weight(name))
     return pulls

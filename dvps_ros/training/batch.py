@@ -1,63 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Samples to tensors: images at full size, truth at the network's stride."""
+"""Samples to batches of tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
-from scipy import ndimage
-from torch import Tensor
 
+from dvps_ros.contract import OUTPUT_STRIDE
 from dvps_ros.errors import InputError
-from dvps_ros.labels import VOID, LabelSpace
-from dvps_ros.losses.photometric import View
-from dvps_ros.losses.total import Targets
+from dvps_ros.labels import LabelSpace
+from dvps_ros.losses.targets import FrameBatch
 from dvps_ros.types import Sample
 
-STRIDE = 4
-MIN_CELLS = 3
-"""Instances with fewer stride-4 cells are too small to be asked for."""
-
-
-@dataclass(frozen=True)
-class FrameBatch:
-    """One time step of a batch of clips."""
-
-    image: Tensor
-    """uint8 [B,3,H,W] RGB (channels last in memory)."""
-    intrinsics: Tensor
-    """float32 [B,4]."""
-    targets: Targets
-
-    def to(self, device: torch.device) -> FrameBatch:
-        fields: dict[str, Any] = {
-            k: v.to(device) if isinstance(v, Tensor) else v for k, v in vars(self.targets).items()
-        }
-        fields["other"] = View(*(v.to(device) for v in self.targets.other))
-        return FrameBatch(self.image.to(device), self.intrinsics.to(device), Targets(**fields))
-
-    @property
-    def nbytes(self) -> int:
-        """Of all its tensors."""
-        tensors = (self.image, self.intrinsics, *vars(self.targets).values(), *self.targets.other)
-        return sum(t.nbytes for t in tensors if isinstance(t, Tensor))
-
-
 Batch = list[FrameBatch]
-"""Time steps 0 and 1; step 1 holds the clips of two frames, which come first in step 0."""
+"""Time steps of a batch of clips; a later one holds the longer clips, which come first in the earlier
+ones."""
+TargetsOf = Callable[[Sequence[Sample], int, LabelSpace], Any]
+"""See ``networks.protocol.Objective.targets``."""
 
 
-def collate(samples: Sequence[Sample], labels: LabelSpace) -> Batch:
-    """Clips of one or two frames and one image size as a batch.
+def collate(samples: Sequence[Sample], labels: LabelSpace, targets: TargetsOf) -> Batch:
+    """Clips of one image size, of any lengths, as a batch.
 
     Raises:
-        InputError: sizes differ, are no multiple of the stride, a clip has more than two frames, or its
-            intrinsics cannot be.
+        InputError: sizes differ, are no multiple of the stride, or a clip's intrinsics cannot be.
     """
     for s in samples:
         if not (np.isfinite(s.intrinsics).all() and (s.intrinsics[:, :2] > 0).all()):
@@ -67,186 +36,21 @@ def collate(samples: Sequence[Sample], labels: LabelSpace) -> Batch:
                 f"{s.intrinsics.tolist()}; mend or leave out this sample"
             )
     sizes = {s.images.shape[1:3] for s in samples}
-    if len(sizes) != 1 or any(n % STRIDE for n in next(iter(sizes))):
-        raise InputError(f"batch: expected images of one size, a multiple of {STRIDE}, got {sorted(sizes)}")
-    lengths = {len(s.images) for s in samples}
-    if not lengths <= {1, 2}:
-        raise InputError(f"batch: expected clips of one or two frames, got {sorted(lengths)}")
+    if len(sizes) != 1 or any(n % OUTPUT_STRIDE for n in next(iter(sizes))):
+        raise InputError(
+            f"batch: expected images of one size, a multiple of {OUTPUT_STRIDE}, got {sorted(sizes)}"
+        )
     ordered = sorted(samples, key=lambda s: -len(s.images))
-    steps = [[s for s in ordered if len(s.images) > t] for t in range(max(lengths))]
-    return [_frame_batch(clips, t, labels) for t, clips in enumerate(steps)]
+    longest = len(ordered[0].images)
+    steps = [[s for s in ordered if len(s.images) > t] for t in range(longest)]
+    return [_frame_batch(clips, t, labels, targets) for t, clips in enumerate(steps)]
 
 
-def _frame_batch(samples: list[Sample], t: int, labels: LabelSpace) -> FrameBatch:
-    maps = [frame_targets(s, t, labels) for s in samples]
-    stacked = {k: torch.from_numpy(np.stack([m[k] for m in maps])) for k in maps[0]}
-    other = View(**{k: stacked.pop(f"other_{k}") for k in View._fields})
-    groups = torch.zeros(
-        len(samples), max(1, *(len(s.coarse_groups) for s in samples)), len(labels), dtype=torch.bool
-    )
-    for b, s in enumerate(samples):
-        for g, members in enumerate(s.coarse_groups):
-            groups[b, g, list(members)] = True
+def _frame_batch(samples: list[Sample], t: int, labels: LabelSpace, targets: TargetsOf) -> FrameBatch:
     image = np.stack([s.images[t] for s in samples])
     return FrameBatch(
         torch.from_numpy(image).permute(0, 3, 1, 2),
         torch.from_numpy(np.stack([s.intrinsics[t] for s in samples])),
-        Targets(**stacked, groups=groups, other=other, sources=tuple(s.source for s in samples)),
+        targets(samples, t, labels),
+        tuple(s.source for s in samples),
     )
-
-
-def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.ndarray]:
-    """Arrays of :class:`Targets` for one frame (no batch axis), ``other`` spread to ``other_...``."""
-    h, w = (n // STRIDE for n in sample.images.shape[1:3])
-    class_map = _known(sample.class_map, t, (h, w), np.uint8, VOID)
-    coarse_map = _known(sample.coarse_map, t, (h, w), np.uint8, VOID)
-    sky_ids = [i for i, name in enumerate(labels.names) if name == "sky"]
-    sky_groups = [g for g, members in enumerate(sample.coarse_groups) if list(members) == sky_ids]
-    instance = _known(sample.instance_map, t, (h, w), np.int32, -1)
-    depth = _known(sample.depth_m, t, (h, w), np.float32, 0)
-    heat, heat_valid, offset = center_targets(
-        None if sample.instance_map is None else sample.instance_map[t], instance
-    )
-    # A thing without an id (crowd) may hide centres: nothing is asked there.
-    heat_valid &= ~(labels.is_thing[class_map] & (instance <= 0)) | (heat > 0)
-    flow = np.full((2, h, w), np.nan, np.float32)
-    if sample.flow_px is not None:
-        flow[0] = _cells(sample.flow_px[t, ..., 0], np.isnan(sample.flow_px[t, ..., 0]))
-        flow[1] = _cells(sample.flow_px[t, ..., 1], np.isnan(sample.flow_px[t, ..., 1]))
-    return {
-        "class_map": class_map,
-        "coarse_map": coarse_map,
-        "heat": heat,
-        "heat_valid": heat_valid,
-        "offset_px": offset,
-        "instance": instance,
-        "depth_m": depth,
-        "dense_depth": np.array(sample.depth_m is not None and float((sample.depth_m[t] > 0).mean()) > 0.25),
-        "motion_px": flow,
-        "moving": _known(sample.moving, t, (h, w), np.uint8, 255),
-        "sky": np.isin(class_map, sky_ids) | np.isin(coarse_map, sky_groups),
-        "segments": _segments(class_map, coarse_map, instance, sample.coarse_groups, labels),
-        **_view(sample, t),
-        **{f"other_{k}": v for k, v in _other_view(sample, t).items()},
-    }
-
-
-def _segments(
-    class_map: np.ndarray,
-    coarse_map: np.ndarray,
-    instance: np.ndarray,
-    groups: Sequence[Sequence[int]],
-    labels: LabelSpace,
-) -> np.ndarray:
-    """``Targets.segments``; a coarse label serves where there is no class. Things need an id."""
-    things = np.zeros(VOID + 1, bool)
-    things[: len(groups)] = [bool(labels.is_thing[list(members)].any()) for members in groups]
-    label = np.where(class_map != VOID, class_map.astype(np.int64), coarse_map.astype(np.int64) + VOID + 1)
-    is_thing = np.where(class_map != VOID, labels.is_thing[class_map], things[coarse_map])
-    known = ((class_map != VOID) | (coarse_map != VOID)) & np.where(is_thing, instance > 0, instance >= 0)
-    return np.where(known, (label << 32) + instance, -1)
-
-
-def _view(sample: Sample, t: int) -> dict[str, np.ndarray]:
-    """Image, what of it was seen, and intrinsics of one frame, at stride 4."""
-    h, w = (n // STRIDE for n in sample.images.shape[1:3])
-    image = cv2.resize(sample.images[t], (w, h), interpolation=cv2.INTER_AREA)
-    seen = np.ones((h, w), bool)
-    if sample.seen is not None:
-        seen = sample.seen[t].reshape(h, STRIDE, w, STRIDE).all((1, 3))
-    # The centre of cell j lies at 4 j + 1.5 of the input.
-    fx, fy, cx, cy = sample.intrinsics[t] / STRIDE
-    middle = (STRIDE - 1) / (2 * STRIDE)
-    return {
-        "image": image.transpose(2, 0, 1).astype(np.float32),
-        "seen": seen,
-        "intrinsics": np.array([fx, fy, cx - middle, cy - middle], np.float32),
-    }
-
-
-def _other_view(sample: Sample, t: int) -> dict[str, np.ndarray]:
-    """Fields of ``View`` of the clip's other frame; the pose is NaN where unknown or there is no other."""
-    other = (len(sample.images) - 1) - t
-    pose = np.full((4, 4), np.nan)
-    if other != t and sample.world_from_camera is not None:
-        pose = np.linalg.inv(sample.world_from_camera[other]) @ sample.world_from_camera[t]
-    return {**_view(sample, other), "view_from_camera": pose.astype(np.float32)}
-
-
-def _known(
-    clip: np.ndarray | None, t: int, shape: tuple[int, int], dtype: type, missing: float
-) -> np.ndarray:
-    if clip is None:
-        return np.full(shape, missing, dtype)
-    return _cells(clip[t], clip[t] == missing)
-
-
-def _cells(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """One value a cell of 4x4 pixels: the known pixel nearest to its centre; sparse truth survives."""
-    order = ((2, 2), (1, 1), (1, 2), (2, 1))
-    out, missing = full[2::STRIDE, 2::STRIDE].copy(), unknown[2::STRIDE, 2::STRIDE]
-    if not missing.any():
-        return out
-    rest = [(y, x) for y in range(STRIDE) for x in range(STRIDE) if (y, x) not in order]
-    for y, x in (*order[1:], *rest):
-        take = missing & ~unknown[y::STRIDE, x::STRIDE]
-        out[take] = full[y::STRIDE, x::STRIDE][take]
-        missing = missing & ~take
-    return out
-
-
-def center_targets(
-    instance_map: np.ndarray | None, cells: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Heat-map, where it holds, and offsets.
-
-    The centre of an instance is the centre of the box around its visible pixels: it needs no dense
-    mask, so sparse ids give it too. The Gaussian's width grows with the box.
-
-    Args:
-        instance_map: int32 [H,W] of the frame (see ``Sample.instance_map``), None = unknown.
-        cells: int32 [h,w], the same at stride 4.
-
-    Returns:
-        heat float32 [h,w]; valid bool [h,w]; offset_px float32 [2,h,w], 0 outside instances.
-    """
-    h, w = cells.shape
-    heat, offset = np.zeros((h, w), np.float32), np.zeros((2, h, w), np.float32)
-    if instance_map is None:
-        return heat, np.zeros((h, w), bool), offset
-    valid = cells >= 0
-    for index, slices in enumerate(ndimage.find_objects(np.maximum(instance_map, 0))):
-        if slices is None:
-            continue
-        rows, columns = slices
-        # Half-open slices: the centre of pixels a..b-1 is (a + b - 1) / 2.
-        v, u = (rows.start + rows.stop - 1) / 2, (columns.start + columns.stop - 1) / 2
-        i, j = int((v + 0.5) / STRIDE), int((u + 0.5) / STRIDE)
-        window = (
-            slice(rows.start // STRIDE, -(-rows.stop // STRIDE)),
-            slice(columns.start // STRIDE, -(-columns.stop // STRIDE)),
-        )
-        inside = cells[window] == index + 1
-        if inside.sum() < MIN_CELLS:
-            valid[window] = False
-            continue
-        ys, xs = (a.astype(np.float32) * STRIDE + (STRIDE - 1) / 2 for a in np.mgrid[window])
-        offset[0][window][inside] = (u - xs)[inside]
-        offset[1][window][inside] = (v - ys)[inside]
-        size = np.sqrt((rows.stop - rows.start) * (columns.stop - columns.start)) / STRIDE
-        _draw_gaussian(heat, i, j, float(np.clip(size / 8, 0.8, 6)))
-    valid |= heat > 0
-    return heat, valid, offset
-
-
-def _draw_gaussian(heat: np.ndarray, i: int, j: int, sigma: float) -> None:
-    r = int(3 * sigma + 0.5)
-    y0, y1, x0, x1 = (
-        max(i - r, 0),
-        min(i + r + 1, heat.shape[0]),
-        max(j - r, 0),
-        min(j + r + 1, heat.shape[1]),
-    )
-    y, x = np.mgrid[y0:y1, x0:x1]
-    bump = np.exp(-((y - i) ** 2 + (x - j) ** 2) / (2 * sigma**2)).astype(np.float32)
-    np.maximum(heat[y0:y1, x0:x1], bump, out=heat[y0:y1, x0:x1])

@@ -19,7 +19,7 @@ from dvps_ros.networks import NETWORKS
 
 META = "dvps"
 """Key of the description in a checkpoint file."""
-_PREFIX = "network."
+_PREFIX = "objective.network."
 _IDENTITY = ("network", "network_config", "labels")
 """What decides which weights a network takes, and what its outputs mean."""
 
@@ -97,9 +97,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise CheckpointError(
             f"checkpoint {path} is of network {meta['network']!r}; this version knows {', '.join(NETWORKS)}"
         )
-    build, config_class = NETWORKS[meta["network"]]
+    design: Any = NETWORKS[meta["network"]]
     try:
-        network = build(from_mapping(config_class, meta["network_config"]))
+        network = design.network(from_mapping(design.config, meta["network_config"]))
         labels = LabelSpace.from_dict(meta["labels"])
     except ConfigError as error:
         raise CheckpointError(f"checkpoint {path} does not fit this version: {error}") from error
@@ -171,8 +171,16 @@ def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | 
     Raises:
         CheckpointError: names or shapes differ.
     """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        lines = [line.strip() for line in str(error).splitlines()[1:3]]
-        raise CheckpointError(f"checkpoint {path} does not fit the network: {' '.join(lines)}") from error
+    wanted = network.state_dict()
+    wrong = sorted(
+        name
+        for name in wanted.keys() | weights.keys()
+        if name not in weights or name not in wanted or wanted[name].shape != weights[name].shape
+    )
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise CheckpointError(
+            f"checkpoint {path} does not fit the network: missing, surplus or of another shape: "
+            f"{', '.join(wrong[:3])}{more}; use one that this version wrote for this network"
+        )
+    network.load_state_dict(weights)

@@ -190,7 +190,7 @@ def _start(module: LitPerception, build: Build) -> None:
                 f"{module.labels.name} ({len(module.labels)} classes); start from a model of the same"
             )
         first = islice(MixedClips(build, module.recipe, module.labels), WARM_START_BATCHES)
-        start_from_model(module.network, source, first, module)
+        start_from_model(module.network, source, first, module.objective.frames)
     else:
         _load(module, source)
     log.info("starting from the weights of %s", source)

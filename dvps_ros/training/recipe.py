@@ -13,7 +13,7 @@ import yaml
 from dvps_ros.config import flatten, from_flat, from_yaml, group, mapping, option, to_dict
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
-from dvps_ros.losses.total import LossConfig
+from dvps_ros.losses.weighting import WEIGHTINGS
 from dvps_ros.networks import NETWORKS, SIZE_STEP
 
 T = TypeVar("T")
@@ -84,7 +84,12 @@ class Recipe:
     )
     data: DataConfig = group(DataConfig)
     augment: AugmentConfig = group(AugmentConfig)
-    loss: LossConfig = group(LossConfig)
+    loss: dict = mapping("Weights of the network's loss terms, and their options; empty is its default.")
+    weighting: str = option(
+        "fixed",
+        "How the weighted terms are balanced: not, by how slowly each falls, or by learned uncertainties.",
+        choices=tuple(WEIGHTINGS),
+    )
     schedule: ScheduleConfig = group(ScheduleConfig)
 
 
@@ -97,6 +102,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """
     recipe = read_changed(Recipe, path, changes)
     network_config(recipe, classes=1)
+    loss_weights(recipe)
     data = recipe.data
     if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
@@ -124,9 +130,21 @@ def network_config(recipe: Recipe, *, classes: int) -> Any:
     if "classes" in recipe.model:
         raise ConfigError("model.classes: the label space decides it; leave it out")
     try:
-        return from_flat(NETWORKS[recipe.network][1], recipe.model | {"classes": classes})
+        return from_flat(NETWORKS[recipe.network].config, recipe.model | {"classes": classes})
     except ConfigError as error:
         raise ConfigError(f"model: {error}") from error
+
+
+def loss_weights(recipe: Recipe) -> Any:
+    """Weights and options of the loss terms of the recipe's network.
+
+    Raises:
+        ConfigError: a key of ``loss`` that the network does not know, or a value out of range.
+    """
+    try:
+        return from_flat(NETWORKS[recipe.network].weights, recipe.loss)
+    except ConfigError as error:
+        raise ConfigError(f"loss: {error}") from error
 
 
 def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:

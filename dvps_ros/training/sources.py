@@ -7,9 +7,9 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -21,8 +21,8 @@ from dvps_ros.data.kitti_raw import KittiRaw
 from dvps_ros.data.transforms import Box, augment, crop_resize, pan_still
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
-from dvps_ros.losses.total import rare_classes
-from dvps_ros.networks import SIZE_STEP
+from dvps_ros.losses.semantic import rare_classes
+from dvps_ros.networks import NETWORKS, SIZE_STEP
 from dvps_ros.training.batch import Batch, collate
 from dvps_ros.training.recipe import DataConfig, Recipe
 from dvps_ros.types import Sample
@@ -77,19 +77,9 @@ def draw_synthetic(folder: Path, frames: int) -> Draw:
         if drawn % 200 == 0:
             clips = cached_clips(folder)
         sample = read_clip(clips[rng.integers(len(clips))])
-        return frames_of(sample, int(rng.integers(len(sample.images) - frames + 1)), frames)
+        return sample.frames(int(rng.integers(len(sample.images) - frames + 1)), frames)
 
     return draw
-
-
-def frames_of(sample: Sample, first: int, frames: int) -> Sample:
-    """Neighbouring frames of a clip."""
-    cut: dict[str, Any] = {
-        f.name: value[first : first + frames]
-        for f in fields(sample)
-        if isinstance(value := getattr(sample, f.name), np.ndarray)
-    }
-    return replace(sample, **cut)
 
 
 def draw_stills(samples: list[Sample], panned: float) -> Draw:
@@ -104,7 +94,7 @@ def draw_stills(samples: list[Sample], panned: float) -> Draw:
 
 def draw_pairs(clip: Sample) -> Draw:
     """Two neighbouring frames from anywhere in a long clip."""
-    return lambda rng: frames_of(clip, int(rng.integers(len(clip.images) - 1)), 2)
+    return lambda rng: clip.frames(int(rng.integers(len(clip.images) - 1)), 2)
 
 
 def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
@@ -205,6 +195,7 @@ class MixedClips(IterableDataset):
         slots = [draw for draw, count in self.build() for _ in range(count)]
         small = self.recipe.augment
         rare = rare_classes(self.labels)
+        targets = NETWORKS[self.recipe.network].objective.targets
         while True:
             chosen, view = slots, small
             if rng.random() < small.large:
@@ -213,4 +204,4 @@ class MixedClips(IterableDataset):
                 share = small.height * small.width / (height * width)
                 count = min(len(slots), max(1, round(len(slots) * share)))
                 chosen = [slots[i] for i in rng.choice(len(slots), count, replace=False)]
-            yield collate([augment(draw(rng), rng, view, rare) for draw in chosen], self.labels)
+            yield collate([augment(draw(rng), rng, view, rare) for draw in chosen], self.labels, targets)

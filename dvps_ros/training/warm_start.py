@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from dvps_ros.export.published import published_weights
 
 @torch.no_grad()
 def start_from_model(
-    network: nn.Module, folder: str | Path, batches: Iterable, forward: Callable[[object], object]
+    network: nn.Module, folder: str | Path, batches: Iterable, forward: Callable[[Any], object]
 ) -> None:
     """Load a model folder's weights into ``network``, which afterwards computes what the model computes.
 
@@ -85,7 +86,7 @@ def _unfold(
     network: nn.Module,
     biases: dict[nn.BatchNorm2d, Tensor],
     batches: Iterable,
-    forward: Callable[[object], object],
+    forward: Callable[[Any], object],
 ) -> None:
     """Set each normalisation to x + bias, in terms of the mean and variance of its input over the batches."""
     sums = {m: _Sums(torch.zeros_like(m.bias), torch.zeros_like(m.bias)) for m in biases}

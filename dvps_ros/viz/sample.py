@@ -6,7 +6,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from dvps_ros.labels import CITYSCAPES, VOID
+from dvps_ros.labels import CITYSCAPES, VOID, LabelSpace
 from dvps_ros.types import Sample
 from dvps_ros.viz.overlay import overlay
 from dvps_ros.viz.palette import depth_color, palette_ids
@@ -42,17 +42,8 @@ def sample_picture(sample: Sample) -> np.ndarray:
 def _panels(sample: Sample, t: int) -> dict[str, np.ndarray]:
     image = sample.images[t]
     panels = {_caption(sample, t): image.copy()}
-    classes = None if sample.class_map is None else sample.class_map[t]
-    if classes is None and sample.coarse_map is not None:
-        # A merged class has the colour of the first class in it.
-        first = np.full(256, VOID, np.uint8)
-        first[: len(sample.coarse_groups)] = [group[0] for group in sample.coarse_groups]
-        classes = first[sample.coarse_map[t]]
-    if classes is not None:
-        ids = np.zeros_like(classes) if sample.instance_map is None else sample.instance_map[t]
-        panels["classes and ids"] = overlay(
-            image, _spread(classes, VOID), _spread(palette_ids(ids), 0), CITYSCAPES, alpha=0.65
-        )
+    if sample.class_map is not None or sample.coarse_map is not None:
+        panels["classes and ids"] = truth_panel(sample, CITYSCAPES, t)
     if sample.depth_m is not None:
         depth = _spread(sample.depth_m[t], 0)
         known = depth > 0
@@ -62,6 +53,23 @@ def _panels(sample: Sample, t: int) -> dict[str, np.ndarray]:
     if sample.flow_px is not None:
         panels["flow to the frame before"] = _flow_color(sample.flow_px[t], image)
     return panels
+
+
+def truth_panel(sample: Sample, labels: LabelSpace, t: int = 0) -> np.ndarray:
+    """uint8 [H,W,3]: true classes and ids over the image of a frame; the bare image where no classes are
+    known."""
+    image = sample.images[t]
+    if sample.class_map is not None:
+        classes = sample.class_map[t]
+    elif sample.coarse_map is not None:
+        # A merged class has the colour of the first class in it.
+        first = np.full(256, VOID, np.uint8)
+        first[: len(sample.coarse_groups)] = [group[0] for group in sample.coarse_groups]
+        classes = first[sample.coarse_map[t]]
+    else:
+        return image.copy()
+    ids = np.zeros_like(classes) if sample.instance_map is None else sample.instance_map[t]
+    return overlay(image, _spread(classes, VOID), _spread(palette_ids(ids), 0), labels, alpha=0.65)
 
 
 def _caption(sample: Sample, t: int) -> str:

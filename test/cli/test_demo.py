@@ -13,9 +13,9 @@ import pytest
 
 from dvps_ros.cli import demo, results
 from dvps_ros.cli.demo import Check, rate_parameters, verdict
-from dvps_ros.cli.quality import ClipQuality
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.labels import CITYSCAPES
+from dvps_ros.metrics.quality import ClipQuality
 from dvps_ros.types import PanopticDepth
 from dvps_ros.viz.report import write_html
 

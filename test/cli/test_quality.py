@@ -11,10 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from dvps_ros.cli.bench import command as bench
-from dvps_ros.cli.labels_bench import CoarseScores
-from dvps_ros.cli.quality import ClipQuality
 from dvps_ros.data.layout import write_png
 from dvps_ros.labels import CITYSCAPES, VOID
+from dvps_ros.metrics.quality import ClipQuality
 from dvps_ros.types import PanopticDepth, Sample
 
 
@@ -152,12 +151,22 @@ def test_coarse_scores_by_hand() -> None:
         coarse_map=np.array([[[0, 0, 0, 0, 1, 1, 255, 255]]], np.uint8),
         coarse_groups=((road,), (car, truck), (sky,)),
     )
-    scores = CoarseScores()
-    scores.update(sample, np.array([[road, road, road, VOID, truck, road, road, sky]], np.uint8))
+    quality = ClipQuality(CITYSCAPES)
+
+    def add(*classes: int) -> dict[str, float | None]:
+        maps = np.array([classes], np.uint8)
+        zeros = np.zeros_like(maps)
+        quality.update(
+            sample, PanopticDepth(maps, zeros.astype(np.uint16), zeros.astype(np.float32), zeros), 0
+        )
+        return quality.compute()["iou"]
+
+    first = add(road, road, road, VOID, truck, road, road, sky)
     # Road: 3 hits, 4 true, 4 predicted on known pixels; vehicles: 1 hit of 2 true.
-    assert scores.iou() == {"road": 3 / 5, "car/truck": 1 / 2, "sky": None}
-    scores.update(sample, np.array([[road, road, road, road, car, truck, sky, sky]], np.uint8))
-    assert scores.iou()["road"] == (3 + 4) / (5 + 4) and scores.images == 2
+    assert first == {"road": 3 / 5, "car/truck": 1 / 2, "sky": None}
+    assert quality.compute()["miou"] == (3 / 5 + 1 / 2) / 2
+    assert add(road, road, road, road, car, truck, sky, sky)["road"] == (3 + 4) / (5 + 4)
+    assert quality.frames == 2
 
 
 def test_labels_are_scored_through_the_pipeline(tiny_model: Path, tmp_path: Path) -> None:

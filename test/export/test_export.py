@@ -325,7 +325,7 @@ def test_the_command_exports_a_checkpoint_byte_for_byte_the_same(
         "recipe": {"steps": 3},
         "commit": "abc",
     }
-    weights = {f"network.{k}": v for k, v in network.state_dict().items()}
+    weights = {f"objective.network.{k}": v for k, v in network.state_dict().items()}
     torch.save({"dvps": meta, "state_dict": weights}, checkpoint)
     out = tmp_path / "again"
     out.mkdir()

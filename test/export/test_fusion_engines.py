@@ -8,27 +8,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fuse_reference import fuse
 from fusion_scenes import SCENES, THINGS
 from torch import Tensor, nn
 
 from dvps_ros.config import EngineConfig
-from dvps_ros.networks import RawPrediction
-from dvps_ros.networks.fusion import Fusion
-from dvps_ros.panoptic.fuse import FusionConfig, fuse
+from dvps_ros.networks import PointsPrediction
+from dvps_ros.networks.fusion.points import PointsConfig, PointsFusion
 from dvps_ros.runtime.backends import BACKENDS, installed
 from dvps_ros.runtime.builder import quiet
 
-CONFIG = FusionConfig(slots=12)
+CONFIG = PointsConfig(slots=12)
 OUTPUTS = ("class_map", "segment_map", "nearest", "segments", "embedding")
 
 
 class FusionAlone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.fusion = Fusion(THINGS, CONFIG)
+        self.fusion = PointsFusion(THINGS, CONFIG)
 
     def forward(self, *heads: Tensor) -> tuple[Tensor, ...]:
-        out = self.fusion(RawPrediction(*heads, latent=torch.zeros(1, 1, 1), state={}))
+        out = self.fusion(PointsPrediction(*heads, latent=torch.zeros(1, 1, 1), state={}))
         return tuple(out[name] for name in OUTPUTS)
 
 

@@ -32,11 +32,12 @@ from typing import Any
 import numpy as np
 
 from dvps_ros.config import EngineConfig, PipelineConfig
+from dvps_ros.contract import REQUIRED_OUTPUTS
 from dvps_ros.errors import DeviceError, DvpsError, EngineError
 from dvps_ros.runtime import device_memory, machine, verify
 from dvps_ros.runtime.backends import BACKENDS
 from dvps_ros.runtime.builder import Builder, quiet
-from dvps_ros.runtime.engine import REQUIRED_OUTPUTS, Engine
+from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.runtime.pipeline import ALL_OUTPUTS, DvpsPipeline
 from dvps_ros.runtime.plans import PlanStore

@@ -13,9 +13,11 @@ torch = pytest.importorskip("torch")
 from dvps_ros.errors import ConfigError, DvpsError, InputError  # noqa: E402
 from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses import depth, instance, motion, semantic  # noqa: E402
-from dvps_ros.losses.photometric import View  # noqa: E402
+from dvps_ros.losses.semantic import class_weights  # noqa: E402
+from dvps_ros.losses.targets import DenseTargets, FrameBatch, View  # noqa: E402
 from dvps_ros.losses.term import Term, pooled_mean  # noqa: E402
-from dvps_ros.losses.total import LossConfig, Targets, class_weights, total_loss  # noqa: E402
+from dvps_ros.losses.weighting import FixedWeights  # noqa: E402
+from dvps_ros.networks.lite import LiteWeights, clip_terms  # noqa: E402
 
 
 def tensor(values, dtype=torch.float32):
@@ -244,13 +246,13 @@ class Maps:
         return torch.nn.functional.normalize(self.raw_embedding, dim=1)
 
 
-def targets(rows: int = 2) -> Targets:
+def targets(rows: int = 2) -> DenseTargets:
     g = torch.Generator().manual_seed(3)
     size = (rows, 4, 8)
     instances = torch.randint(0, 4, size, generator=g, dtype=torch.int32)
     heat = torch.zeros(size)
     heat[:, 1, 2] = 1
-    return Targets(
+    return DenseTargets(
         class_map=torch.randint(0, 19, size, generator=g, dtype=torch.uint8),
         coarse_map=torch.full(size, VOID, dtype=torch.uint8),
         groups=torch.zeros(rows, 1, 19, dtype=torch.bool),
@@ -273,13 +275,21 @@ def targets(rows: int = 2) -> Targets:
             torch.tensor([[4.0, 4.0, 3.5, 1.5]]).expand(rows, 4),
             torch.eye(4).expand(rows, 4, 4),
         ),
-        sources=tuple(f"clip {i}" for i in range(rows)),
     )
+
+
+def total_loss(maps, truths, weight, config):
+    """The total, and the mean of each term."""
+    clip = [
+        FrameBatch(t.image, t.intrinsics, t, tuple(f"clip {i}" for i in range(len(t.image)))) for t in truths
+    ]
+    means = clip_terms(maps, clip, weight, config).means()
+    return FixedWeights(config)(means), means
 
 
 def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
     maps = [Maps(0), Maps(1)]
-    config = LossConfig()
+    config = LiteWeights()
     total, means = total_loss(maps, [targets(), targets()], class_weights(CITYSCAPES), config)
     assert total.item() == pytest.approx(
         sum(getattr(config, k) * v.item() for k, v in means.items()), rel=1e-5
@@ -297,7 +307,7 @@ def test_total_is_the_weighted_sum_and_all_gradients_are_finite():
 
 
 def test_terms_of_weight_zero_that_cost_time_are_not_computed_and_others_join_the_sum():
-    maps, config = [Maps(0), Maps(1)], LossConfig()
+    maps, config = [Maps(0), Maps(1)], LiteWeights()
     extra = {"photometric": 2.0, "guided_smoothness": 0.1, "guided_edges": 0.2, "guided_triplet": 0.3}
     plain, without = total_loss(maps, [targets(), targets()], class_weights(CITYSCAPES), config)
     total, means = total_loss(
@@ -312,7 +322,7 @@ def test_terms_of_weight_zero_that_cost_time_are_not_computed_and_others_join_th
     assert maps[0].depth_features.grad.abs().sum() > 0
     maps[0].depth_features = None
     with pytest.raises(ConfigError, match="gives no depth features"):
-        total_loss(maps[:1], [targets()], class_weights(CITYSCAPES), LossConfig(guided_triplet=1.0))
+        total_loss(maps[:1], [targets()], class_weights(CITYSCAPES), LiteWeights(guided_triplet=1.0))
 
 
 def test_frames_without_any_truth_cost_nothing_but_smoothness():
@@ -329,7 +339,7 @@ def test_frames_without_any_truth_cost_nothing_but_smoothness():
         segments=torch.full_like(t.segments, -1),
         other=t.other._replace(view_from_camera=torch.full((2, 4, 4), math.nan)),
     )
-    every = LossConfig(photometric=1.0, guided_smoothness=1.0, guided_edges=1.0, guided_triplet=1.0)
+    every = LiteWeights(photometric=1.0, guided_smoothness=1.0, guided_edges=1.0, guided_triplet=1.0)
     _, means = total_loss([Maps(0), Maps(1)], [empty, empty], class_weights(CITYSCAPES), every)
     assert {k for k, v in means.items() if v != 0} == {"smoothness"}
 
@@ -339,11 +349,11 @@ def test_a_value_that_is_not_finite_names_term_and_sample():
     with torch.no_grad():
         maps.log_depth[1, 0, 2, 3] = math.nan
     with pytest.raises(DvpsError, match="'depth' is not finite for clip 1"):
-        total_loss([maps], [targets()], class_weights(CITYSCAPES), LossConfig())
+        total_loss([maps], [targets()], class_weights(CITYSCAPES), LiteWeights())
 
 
 def test_shorter_second_step_pairs_with_the_first_rows():
     total, _ = total_loss(
-        [Maps(0, 3), Maps(1, 2)], [targets(3), targets(2)], class_weights(CITYSCAPES), LossConfig()
+        [Maps(0, 3), Maps(1, 2)], [targets(3), targets(2)], class_weights(CITYSCAPES), LiteWeights()
     )
     assert torch.isfinite(total)

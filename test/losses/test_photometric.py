@@ -10,7 +10,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from dvps_ros.losses.photometric import C1, View, photometric, photometric_error, warp  # noqa: E402
+from dvps_ros.losses.photometric import C1, photometric, photometric_error, warp  # noqa: E402
+from dvps_ros.losses.targets import View  # noqa: E402
 
 K = torch.tensor([[20.0, 24.0, 7.0, 3.5]])
 

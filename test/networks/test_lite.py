@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dvps_ros.networks import NETWORKS, Lite, LiteConfig, RawPrediction
+from dvps_ros.networks import NETWORKS, Lite, LiteConfig, PointsPrediction
 
 H, W = 64, 96
 TINY = LiteConfig(
@@ -118,7 +118,7 @@ def test_every_parameter_gets_a_gradient(network: Lite) -> None:
     assert [n for n in silent if ".body." not in n] == []
 
 
-def losses(p: RawPrediction, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def losses(p: PointsPrediction, truth: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
         "class": F.cross_entropy(p.class_logits, truth["class"]),
         "center": F.binary_cross_entropy_with_logits(p.center_logits, truth["center"]),
@@ -164,6 +164,6 @@ def test_every_head_fits_one_tiny_batch(network: Lite) -> None:
 
 
 def test_table_builds_every_network() -> None:
-    for name, (network, config) in NETWORKS.items():
+    for name, (network, config, *_) in NETWORKS.items():
         assert network.name == name
         assert isinstance(network(config()), torch.nn.Module)

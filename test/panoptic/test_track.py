@@ -4,6 +4,7 @@ import pytest
 from scene import BICYCLE, CAR, HEIGHT, PERSON, RIDER, TENTH, TRUCK, WIDTH, Box, frame, vector
 
 from dvps_ros.config import TrackerConfig
+from dvps_ros.contract import Column
 from dvps_ros.errors import InputError
 from dvps_ros.panoptic.track import Tracker, _intersections, _moments
 from dvps_ros.types import TrackState
@@ -383,3 +384,33 @@ def test_wrong_input_is_refused(change, message):
 
 def test_vectors_of_the_scene_are_orthonormal():
     assert vector(1) @ vector(1) == 1 and vector(1) @ vector(2) == 0
+
+
+def test_an_overlap_that_the_network_gives_settles_who_is_who():
+    """Two that swap places between two frames, alike in everything: only the network saw it."""
+    boxes = [Box(4, 4, 6, 6, 0), Box(7, 4, 6, 6, 0)]
+    for swapped in (False, True):
+        t = tracker()
+        first = t.update(0, *frame(*boxes))
+        overlap = np.zeros((len(frame(*boxes)[0]),) * 2, np.float32)
+        overlap[0, 1 if swapped else 0] = overlap[1, 0 if swapped else 1] = 0.9
+        now = t.update(TENTH, *frame(*boxes), overlap)
+        want = first.row_track[:2][::-1] if swapped else first.row_track[:2]
+        assert now.row_track[:2].tolist() == want.tolist()
+
+
+def test_with_a_given_overlap_velocities_come_from_centres():
+    t = tracker()
+    for k in range(4):
+        segments, segment_map, embedding = frame(Box(4 + 2 * k, 4, 6, 6, 0))
+        segments[:, [Column.MOTION_DX, Column.MOTION_DY]] = 0  # a network that sees no motion
+        t.update(k * TENTH, segments, segment_map, embedding, np.eye(len(segments), dtype=np.float32))
+    (track,) = t._tracks.values()
+    speed = 2 * 4 / 0.1  # cells of 4 px in a tenth of a second
+    assert track.velocity_px_s == pytest.approx([speed * (1 - 0.5**3), 0])
+
+
+def test_an_overlap_of_another_size_is_refused():
+    segments, segment_map, embedding = frame(Box(4, 4, 6, 6, 0))
+    with pytest.raises(InputError, match="overlap: expected float32"):
+        tracker().update(0, segments, segment_map, embedding, np.zeros((2, 2), np.float32))

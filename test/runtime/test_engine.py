@@ -175,14 +175,14 @@ def test_refuses_another_label_space_and_contract(model, cache):
         Engine.open(model, config(), cache_dir=cache)
 
 
-def test_refuses_host_fusion_and_broken_golden(model, cache):
+def test_refuses_broken_golden_frames_and_segments_made_elsewhere(model, cache):
     golden = model / "64x128.golden.npz"
     golden.write_bytes(golden.read_bytes()[:1000])
     trust(model)
     with pytest.raises(EngineError, match="cannot read golden frames"):
         Engine.open(model, config(), cache_dir=cache)
     edit_manifest(model, lambda data: data.update(fusion="host"))
-    with pytest.raises(EngineError, match="expected fusion in the graph"):
+    with pytest.raises(EngineError, match="fusion: expected graph, got .host."):
         Engine.open(model, config(), cache_dir=cache)
 
 

@@ -26,13 +26,15 @@ from dvps_ros.config import flatten, from_flat, to_dict  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
 from dvps_ros.data.transforms import Box, crop_resize  # noqa: E402
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, EngineError, InputError  # noqa: E402
+from dvps_ros.export.graph import DeployedGraph  # noqa: E402
 from dvps_ros.export.model import export_model  # noqa: E402
 from dvps_ros.export.published import published_weights  # noqa: E402
 from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses.photometric import warp  # noqa: E402
-from dvps_ros.losses.total import total_loss  # noqa: E402
+from dvps_ros.losses.targets import center_targets, frame_targets  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
-from dvps_ros.training.batch import center_targets, collate, frame_targets  # noqa: E402
+from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
+from dvps_ros.training import batch as batches  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import balance, fit, validate, workers_that_fit  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
@@ -41,12 +43,12 @@ from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
 from dvps_ros.training.sources import (  # noqa: E402
     MixedClips,
     draw_stills,
-    frames_of,
     held_out_sets,
     spread,
     training_parts,
 )
-from dvps_ros.training.validate import Scores  # noqa: E402
+from dvps_ros.training.torch_engine import TorchEngine  # noqa: E402
+from dvps_ros.training.validate import Validation  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
 
@@ -82,6 +84,10 @@ def street(seed: int = 0, frames: int = 2, height: int = 64, width: int = 128) -
         flow_px=flow,
         moving=np.zeros((frames, height, width), np.uint8),
     )
+
+
+def collate(samples, labels):
+    return batches.collate(samples, labels, LiteObjective.targets)
 
 
 # -- batches -------------------------------------------------------------------------------------------
@@ -134,7 +140,7 @@ def test_the_other_frame_comes_with_its_relative_pose_and_intrinsics_of_stride_4
     assert (first["other_image"] == second["image"]).all() and (second["other_image"] == first["image"]).all()
     # Pixel 63.5 is the middle of 128, so 15.5 is that of 32.
     assert second["intrinsics"].tolist() == [25, 25, 15.5, 7.5] == second["other_intrinsics"].tolist()
-    for lonely in (street(), replace(frames_of(clip, 0, 1))):
+    for lonely in (street(), replace(clip.frames(0, 1))):
         assert np.isnan(frame_targets(lonely, 0, CITYSCAPES)["other_view_from_camera"]).all()
     batch = collate([clip, street(3, frames=1)], CITYSCAPES)
     assert torch.isfinite(batch[0].targets.other.view_from_camera[0]).all()
@@ -206,7 +212,7 @@ def test_collate_puts_longer_clips_first_and_keeps_groups_apart():
         coarse_groups=((0,), (8, 9)),
     )
     first, second = collate([still, street(2)], CITYSCAPES)
-    assert first.targets.sources == ("street 2", "street 1") and second.targets.sources == ("street 2",)
+    assert first.sources == ("street 2", "street 1") and second.sources == ("street 2",)
     assert first.image.shape == (2, 3, 64, 128) and first.image.dtype == torch.uint8
     assert first.targets.groups[1].nonzero().tolist() == [[0, 0], [1, 8], [1, 9]]
     assert not first.targets.groups[0].any()
@@ -287,7 +293,7 @@ def test_sources_need_data(tmp_path, monkeypatch):
 
 def test_pairs_and_stills():
     clip = street(frames=3)
-    pair = frames_of(clip, 1, 2)
+    pair = clip.frames(1, 2)
     np.testing.assert_array_equal(pair.images, clip.images[1:])
     rng = np.random.default_rng(0)
     assert len(draw_stills([street(frames=1)], 0.0)(rng).images) == 1
@@ -350,25 +356,27 @@ def test_intrinsics_that_cannot_be_name_their_sample():
             collate([street(1), wrong], CITYSCAPES)
 
 
-def test_scores_by_hand():
-    sample = street(frames=1)
-    scores = Scores(CITYSCAPES)
-    one, two = torch.zeros(1, 1, 16, 32), torch.zeros(1, 2, 16, 32)
-    logits = torch.zeros(1, 19, 16, 32)
-    logits[:, 0] = 1  # all road
-
-    class Maps:
-        class_logits, center_logits, center_offset_px = logits, one, two
-        log_depth = torch.full((1, 1, 16, 32), math.log(10.0))
-        motion_px, moving_logits, embedding = two, one, torch.ones(1, 4, 16, 32)
-
-    scores.update(sample, 0, Maps())
-    truth = sample.class_map[0]
-    road = (truth == 0).mean()
-    assert scores.iou()[0] == pytest.approx(road) and scores.compute()["miou"] == pytest.approx(road / 3)
-    assert scores.compute()["pq"] == 0  # road covers less than half of the image
-    d = sample.depth_m[0][sample.depth_m[0] > 0]
-    assert scores.compute()["abs_rel"] == pytest.approx((np.abs(10 - d) / d).mean(), rel=1e-5)
+def test_validation_scores_what_an_export_would_run(tmp_path):
+    """Of a network without batch normalisation to learn, road everywhere 10 m away."""
+    torch.manual_seed(0)
+    network = Lite(LiteConfig(**TINY))
+    for head in (network.class_head, network.instance_head, network.depth_head):
+        torch.nn.init.zeros_(head.weight)
+    with torch.no_grad():
+        network.class_head.bias[0] = 5.0
+        network.instance_head.bias[0] = -9.0
+        network.depth_head.bias.fill_(math.log(10 / 15 / (100 / 500)))
+    sample = street(frames=2)
+    validation = Validation(network, CITYSCAPES, tmp_path, "step0")
+    validation.add("street", sample)
+    scores, iou = validation.results(), validation.class_iou()["street"]
+    road = (sample.class_map == 0).mean()
+    assert iou["road"] == pytest.approx(road, abs=1e-3) and iou["car"] == 0 and iou["person"] is None
+    assert scores["street/miou"] == pytest.approx(road / 3, abs=1e-4)
+    assert scores["street/pq"] == 0  # road covers less than half of the image
+    errors = [np.abs(10 - d[d > 0]) / d[d > 0] for d in sample.depth_m]
+    assert scores["street/abs_rel"] == pytest.approx(np.mean([e.mean() for e in errors]), rel=0.02)
+    assert [p.name for p in tmp_path.iterdir()] == ["street_000_step0.jpg"]
 
 
 # -- the run -----------------------------------------------------------------------------------------------
@@ -418,7 +426,7 @@ def test_the_pull_of_a_loss_is_its_gradient_by_what_all_losses_share(cache, tmp_
     recipe = recipe_for(cache, tmp_path)
     build = partial(training_parts, recipe.data)
     pulls = balance(recipe, CITYSCAPES, build, 1)
-    assert pulls["semantic"].weighted == pytest.approx(recipe.loss.semantic * pulls["semantic"].gradient)
+    assert pulls["semantic"].weighted == pytest.approx(LiteWeights().semantic * pulls["semantic"].gradient)
     assert "coarse" not in pulls  # the world has no coarse labels
 
     # The same by another way: a whole step of training with one loss alone.
@@ -428,8 +436,7 @@ def test_the_pull_of_a_loss_is_its_gradient_by_what_all_losses_share(cache, tmp_
         pl.seed_everything(recipe.seed)
         module = LitPerception(alone, CITYSCAPES).train()
         batch = next(iter(MixedClips(build, recipe, CITYSCAPES)))
-        total, _ = total_loss(module(batch), [f.targets for f in batch], module.class_weight, alone.loss)
-        total.backward()
+        module.weighting(module.objective(batch, 0.0).means()).backward()
         net = module.network
         shared = [p for part in (net.encoder, net.context) for p in part.parameters()]
         norm = math.sqrt(sum(float(p.grad.square().sum()) for p in shared))
@@ -446,15 +453,17 @@ def test_a_run_leaves_checkpoint_log_and_pictures(trained):
     assert list(out.glob("log/**/metrics.csv"))
 
 
-def test_validation_sees_float32_whatever_the_precision_of_the_network(cache, tmp_path):
-    module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES).eval()
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        raw = module.network(torch.zeros(1, 3, 64, 128), torch.ones(1, 4))
-        predictions = list(module.predict_clip(street()))
-    assert raw.class_logits.dtype == torch.bfloat16 and len(predictions) == 2
-    for name in ("class_logits", "center_logits", "log_depth", "motion_px", "embedding", "depth_features"):
-        maps = getattr(predictions[1], name)
-        assert maps.dtype == torch.float32 and maps.device.type == "cpu", name
+def test_validation_sees_float32_whatever_the_precision_of_the_training():
+    torch.manual_seed(0)
+    engine = TorchEngine(DeployedGraph(Lite(LiteConfig(**TINY)), CITYSCAPES), CITYSCAPES, 64, 128)
+    sample = street()
+    plain = engine.run(sample.images[0], sample.intrinsics[0])
+    engine.reset()
+    with torch.autocast("cpu", torch.bfloat16):
+        under = engine.run(sample.images[0], sample.intrinsics[0])
+    for name in ("class_logits", "depth_m", "segments", "embedding"):
+        assert getattr(under, name).dtype == np.float32
+        np.testing.assert_array_equal(getattr(under, name), getattr(plain, name))
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(cache, tmp_path):
@@ -484,7 +493,7 @@ def test_the_loaded_network_holds_the_averaged_weights(trained):
     assert loaded.network.config == LiteConfig(**TINY)
     assert loaded.labels == CITYSCAPES and not loaded.network.training
     weights = loaded.network.state_dict()
-    assert all(torch.equal(v, raw["state_dict"][f"network.{k}"]) for k, v in weights.items())
+    assert all(torch.equal(v, raw["state_dict"][f"objective.network.{k}"]) for k, v in weights.items())
 
 
 def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tmp_path):
@@ -510,7 +519,7 @@ def test_the_same_call_goes_on_where_it_stopped(cache, tmp_path):
     still = {"schedule.steps": 3, "schedule.learning_rate": 0.0, "schedule.ema_decay": 0.75}
     after = read_checkpoint(run(recipe_for(cache, tmp_path, **still)))
     assert after["global_step"] == 3 and after["dvps"]["minutes"] > before["dvps"]["minutes"]
-    names = [f"network.{n}" for n, _ in Lite(LiteConfig(**TINY)).named_parameters()]
+    names = [f"objective.network.{n}" for n, _ in Lite(LiteConfig(**TINY)).named_parameters()]
     current, average = before["current_model_state"], before["state_dict"]
     assert any(not torch.equal(current[n], average[n]) for n in names)
     for n in names:
@@ -679,7 +688,7 @@ def test_start_from_takes_the_weights_of_another_run(trained, cache, tmp_path):
     recipe = recipe_for(
         cache, tmp_path, **{"start_from": str(trained), "schedule.learning_rate": 0.0, "schedule.steps": 1}
     )
-    name = "network.class_head.weight"
+    name = "objective.network.class_head.weight"
     assert torch.equal(
         read_checkpoint(run(recipe))["state_dict"][name], read_checkpoint(trained)["state_dict"][name]
     )
@@ -749,20 +758,21 @@ def test_a_published_model_starts_a_training_where_it_stands(trained, cache, tmp
     recipe = recipe_for(cache, tmp_path / "out", start_from=str(tmp_path / "m"))
     module = LitPerception(recipe, CITYSCAPES)
     batches = [collate([street(s), street(s + 10)], CITYSCAPES) for s in range(3)]
-    start_from_model(module.network, tmp_path / "m", batches, module)
+    start_from_model(module.network, tmp_path / "m", batches, module.objective.frames)
     before, after = outputs(old.network), outputs(module.network)
     for name, want in before.items():
         # Published weights are float16.
         assert torch.allclose(after[name], want, atol=2e-2 * float(want.abs().max())), name
     # In training, with the statistics of the same batches, nothing jumps either.
     module.network.train()
-    trained_mode = module(batches[0])[1].log_depth
+    trained_mode = module.objective.frames(batches[0])[1].log_depth
     module.network.eval()
-    assert (trained_mode - module(batches[0])[1].log_depth).abs().mean() < 0.1
+    assert (trained_mode - module.objective.frames(batches[0])[1].log_depth).abs().mean() < 0.1
     last = run(replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0, steps=1)))
     name = "class_head.weight"
     assert torch.equal(
-        read_checkpoint(last)["state_dict"][f"network.{name}"], published_weights(tmp_path / "m")[name]
+        read_checkpoint(last)["state_dict"][f"objective.network.{name}"],
+        published_weights(tmp_path / "m")[name],
     )
 
 

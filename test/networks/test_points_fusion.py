@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from fuse_reference import fuse
 from fusion_scenes import SCENES, THINGS, heads, put_object, random_scene, two_objects
 
+from dvps_ros.contract import NO_SEGMENT, SEGMENT_COLUMNS
 from dvps_ros.errors import InputError
-from dvps_ros.panoptic.fuse import FusionConfig, fuse
-from dvps_ros.types import NO_SEGMENT, SEGMENT_COLUMNS, NetworkOutput
+from dvps_ros.networks.fusion.points import PointsConfig
+from dvps_ros.types import NetworkOutput
 
 COLUMN = {name: i for i, name in enumerate(SEGMENT_COLUMNS)}
 
@@ -58,7 +60,7 @@ def test_no_object_leaves_everything_empty() -> None:
 def test_a_segment_too_small_is_dropped_and_frees_no_other_row() -> None:
     scene = two_objects()
     put_object(scene, slice(0, 1), slice(13, 16), logit=4.0)  # three cells, ranked between the others
-    out = fuse(**scene, thing_ids=THINGS, config=FusionConfig(min_area=4))
+    out = fuse(**scene, thing_ids=THINGS, config=PointsConfig(min_area=4))
     assert (out.segment_map[0, 13:16] == NO_SEGMENT).all()
     assert out.segments[:3, COLUMN["area"]].tolist() == [15, 0, 20]
     assert not out.segments[1].any()
@@ -97,7 +99,7 @@ def test_more_objects_than_slots_keeps_the_best() -> None:
     cells = [(i, j) for i in range(0, 40, 8) for j in range(0, 40, 8)]
     for n, (i, j) in enumerate(cells):
         scene["center_logits"][0, i, j] = 1 + 0.1 * n
-    out = fuse(**scene, thing_ids=THINGS, config=FusionConfig(slots=4))
+    out = fuse(**scene, thing_ids=THINGS, config=PointsConfig(slots=4))
     x, y = out.segments[:, COLUMN["center_x"]], out.segments[:, COLUMN["center_y"]]
     assert list(zip((y - 1.5) / 4, (x - 1.5) / 4, strict=True)) == cells[:-5:-1]
     assert (np.diff(out.segments[:, COLUMN["score"]]) < 0).all()
@@ -122,7 +124,7 @@ def test_refuses_other_shapes_and_types(name: str) -> None:
         fuse(**scene, thing_ids=THINGS)
 
 
-def slow_maps(scene: dict[str, np.ndarray], config: FusionConfig) -> tuple[np.ndarray, np.ndarray]:
+def slow_maps(scene: dict[str, np.ndarray], config: PointsConfig) -> tuple[np.ndarray, np.ndarray]:
     """Segment map and areas by the letter of the definition, with Python's own numbers."""
     class_map = scene["class_logits"].argmax(0)
     h, w = class_map.shape
@@ -154,26 +156,26 @@ def slow_maps(scene: dict[str, np.ndarray], config: FusionConfig) -> tuple[np.nd
 
 @pytest.mark.parametrize("name", SCENES)
 def test_equals_the_slow_reading(name: str) -> None:
-    config = FusionConfig(slots=12)
+    config = PointsConfig(slots=12)
     segment_map, area = slow_maps(SCENES[name], config)
     out = fuse(**SCENES[name], thing_ids=THINGS, config=config)
     assert np.array_equal(out.segment_map, segment_map)
     assert np.array_equal(out.segments[: len(area), COLUMN["area"]], area)
 
 
-def in_graph(scene: dict[str, np.ndarray], config: FusionConfig) -> NetworkOutput:
+def in_graph(scene: dict[str, np.ndarray], config: PointsConfig) -> NetworkOutput:
     torch = pytest.importorskip("torch")
-    from dvps_ros.networks.fusion import Fusion
-    from dvps_ros.networks.prediction import RawPrediction
+    from dvps_ros.networks.fusion.points import PointsFusion
+    from dvps_ros.networks.protocol import PointsPrediction
 
     tensors = {k: torch.from_numpy(v)[None] for k, v in scene.items()}
-    out = Fusion(THINGS, config)(RawPrediction(**tensors, latent=torch.zeros(1, 2, 3), state={}))
+    out = PointsFusion(THINGS, config)(PointsPrediction(**tensors, latent=torch.zeros(1, 2, 3), state={}))
     return NetworkOutput(**{k: v[0].numpy() for k, v in out.items()})
 
 
 @pytest.mark.parametrize("name", SCENES)
 def test_the_graph_gives_the_same_ids_and_tables(name: str) -> None:
-    config = FusionConfig(slots=12)
+    config = PointsConfig(slots=12)
     host, graph = fuse(**SCENES[name], thing_ids=THINGS, config=config), in_graph(SCENES[name], config)
     for field in ("class_map", "segment_map", "nearest"):
         a, b = getattr(host, field), getattr(graph, field)
@@ -186,12 +188,12 @@ def test_the_graph_gives_the_same_ids_and_tables(name: str) -> None:
 
 def test_the_graph_works_on_batches() -> None:
     torch = pytest.importorskip("torch")
-    from dvps_ros.networks.fusion import Fusion
-    from dvps_ros.networks.prediction import RawPrediction
+    from dvps_ros.networks.fusion.points import PointsFusion
+    from dvps_ros.networks.protocol import PointsPrediction
 
     scenes = [random_scene(8), random_scene(9)]
     both = {k: torch.from_numpy(np.stack([s[k] for s in scenes])) for k in scenes[0]}
-    out = Fusion(THINGS)(RawPrediction(**both, latent=torch.zeros(2, 2, 3), state={}))
+    out = PointsFusion(THINGS)(PointsPrediction(**both, latent=torch.zeros(2, 2, 3), state={}))
     for i, scene in enumerate(scenes):
         want = fuse(**scene, thing_ids=THINGS)
         assert np.array_equal(out["segment_map"][i].numpy(), want.segment_map)

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from dvps_ros.errors import InputError
 from dvps_ros.labels import VOID, LabelSpace
+from dvps_ros.metrics.class_iou import ClassIou
 from dvps_ros.metrics.counts import Classes, PairCounts, count_pairs, id_of
 from dvps_ros.metrics.depth import DepthErrors, DepthProtocol
 from dvps_ros.metrics.flicker import DepthFlicker
@@ -37,11 +39,14 @@ class ClipQuality:
     """Scores frames one after the other; keeps counts, no maps.
 
     Dense truth (classes and ids of every pixel) gives PQ, DVPQ, STQ and objects; sparse truth (depth and ids
-    where LiDAR points fell) gives depth errors and objects, scored on these points only.
+    where LiDAR points fell) gives depth errors and objects, scored on these points only. Classes, fine or
+    merged as a data set merges them, give their IoU.
     """
 
     def __init__(self, label_space: LabelSpace) -> None:
+        self._label_space = label_space
         self._classes = Classes.of(label_space)
+        self._iou: ClassIou | None = None
         self._a_thing = label_space.thing_ids[0]
         self._pq = PanopticQuality(self._classes)
         self._dvpq = VideoPanopticQuality(self._classes, WINDOWS, lambdas=LAMBDAS)
@@ -69,12 +74,15 @@ class ClipQuality:
                 self._flicker.update(
                     maps.depth_m, truth.depth_m[0], static, truth.intrinsics[0], pose, sequence
                 )
+        self._add_classes(truth, maps.class_map)
         if truth.instance_map is None:
             return
         dense = truth.class_map is not None
         instance = truth.instance_map[0]
         if truth.class_map is not None:
-            classes = truth.class_map[0]
+            # Things whose identity nobody knows are scored as nothing.
+            classes = np.where(instance < 0, np.uint8(VOID), truth.class_map[0])
+            instance = np.maximum(instance, 0)
         else:
             # Sparse truth says where objects are, not which class: any thing class will do, the rest is void.
             classes = np.where(instance > 0, np.uint8(self._a_thing), np.uint8(VOID))
@@ -117,6 +125,24 @@ class ClipQuality:
         for (near, far), errors in self._depth_at.items():
             errors.update(np.where((scored >= near) & (scored < far), scored, 0.0), depth_m)
 
+    def _add_classes(self, truth: Sample, class_map: np.ndarray) -> None:
+        if truth.class_map is not None:
+            names, true_map = self._label_space.names, truth.class_map[0]
+        elif truth.coarse_map is not None:
+            names = tuple("/".join(self._label_space.names[i] for i in g) for g in truth.coarse_groups)
+            true_map = truth.coarse_map[0]
+            coarse_of = np.full(256, VOID, np.uint8)
+            for group, members in enumerate(truth.coarse_groups):
+                coarse_of[list(members)] = group
+            class_map = coarse_of[class_map]
+        else:
+            return
+        if self._iou is None:
+            self._iou = ClassIou(names)
+        if self._iou.names != tuple(names):
+            raise InputError(f"{truth.source}: expected classes {self._iou.names}, got {tuple(names)}")
+        self._iou.update(true_map, class_map)
+
     def _add_objects(self, pairs: PairCounts, least: int, stamp_ns: int, sequence: Hashable) -> None:
         if self._objects is None:
             self._objects = IdentityStability(self._classes, min_area_px=least)
@@ -138,12 +164,13 @@ class ClipQuality:
         ``depth``: abs_rel, rmse (m), delta1 (means over frames, of pixels with an answer and true depth
         under 80 m), coverage (share of such pixels with an answer), flicker (see
         :mod:`dvps_ros.metrics.flicker`; None without true motion), by_distance. ``pq`` {all, things, stuff},
-        ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}}, ``stq``. ``objects``: how many
-        there are, found (share of their sightings under a track of whatever class), found_in_class (share
-        under a track of the true class; None where the truth has no classes), ids_kept (share of the found
-        sightings under the object's most frequent track id), id_switches, min_area_px. ``objects_near``: the
-        same of objects within ``within_m``, where depths are known. ``objects_by_size`` (dense truth):
-        sightings and found of all objects, however small, by the side of a square of their visible area.
+        ``miou`` and ``iou`` {name: IoU}, ``per_class`` {name: pq, tp, fp, fn}, ``dvpq`` {k: {lambda: all}},
+        ``stq``. ``objects``: how many there are, found (share of their sightings under a track of whatever
+        class), found_in_class (share under a track of the true class; None where the truth has no classes),
+        ids_kept (share of the found sightings under the object's most frequent track id), id_switches,
+        min_area_px. ``objects_near``: the same of objects within ``within_m``, where depths are known.
+        ``objects_by_size`` (dense truth): sightings and found of all objects, however small, by the side of a
+        square of their visible area.
         """
         result: dict[str, Any] = {"frames": self.frames}
         if self._known_px:
@@ -155,6 +182,8 @@ class ClipQuality:
                     f"{near}-{far} m": _short(errors) for (near, far), errors in self._depth_at.items()
                 },
             }
+        if self._iou is not None:
+            result["miou"], result["iou"] = self._iou.mean(), self._iou.iou()
         if self._dense:
             result["pq"] = {key: self._pq.compute()[key] for key in ("all", "things", "stuff")}
             result["per_class"] = self._per_class()

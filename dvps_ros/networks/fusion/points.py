@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fusion inside the exported graph: ``dvps_ros.panoptic.fuse`` in operators that every runtime has.
+"""Pixels grouped around centres (Panoptic-DeepLab, Cheng et al. 2020), in operators that every runtime has.
+
+A pixel votes for the place pixel + offset; it belongs to the candidate centre nearest to its vote if its
+arg-max class is a thing. Candidates with too few pixels are dropped, and their pixels with them.
 
 Fixed shapes, no data-dependent operator, no plugin. Heads are float32 on entry; class ids, rows and
 counts stay exact when a runtime lowers matrix products to bf16 or fp16.
@@ -7,31 +10,50 @@ counts stay exact when a runtime lowers matrix products to bf16 or fp16.
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvps_ros.networks.prediction import RawPrediction
-from dvps_ros.panoptic.fuse import DEPTH_RANGE_M, HEAT_SCALE, TIE_STEP, FusionConfig
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE
+from dvps_ros.config import option
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, OUTPUTS
+from dvps_ros.networks.fusion.tables import DEPTH_RANGE_M, sums
+from dvps_ros.networks.protocol import PointsPrediction
 
-BLOCK = 256
-"""Cells in one matrix product of the statistics: bf16 counts exactly up to here, and sums cannot overflow."""
+HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
+"""Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
+every runtime finds the same peaks in the same order. Below one half, where these sums stay, float32 keeps
+two of them apart. Scores are so raised by less than 0.01 for maps below 64 thousand cells."""
 FAR = 1e12
 """Squared distance of rows that are no candidates."""
 
 
-class Fusion(nn.Module):
-    """Groups a prediction's pixels into segments; see :func:`dvps_ros.panoptic.fuse.fuse`."""
+@dataclass(frozen=True)
+class PointsConfig:
+    """What makes a segment."""
 
-    def __init__(self, thing_ids: tuple[int, ...], config: FusionConfig | None = None) -> None:
+    slots: int = option(64, "Rows of the segment table, K.", low=1, high=254)
+    window: int = option(7, "Cells (odd) within which only the highest centre counts.", low=1, high=31)
+    min_score: float = option(0.1, "Least centre probability of a segment.", low=0.0, high=1.0)
+    min_area: int = option(4, "Least area of a segment, stride-4 cells.", low=1, high=1000000)
+
+
+class PointsFusion(nn.Module):
+    """Groups a prediction's pixels into segments.
+
+    Attributes:
+        outputs: names of what :meth:`forward` gives, in the contract's order.
+    """
+
+    outputs = tuple(name for name in OUTPUTS if name != "overlap")
+
+    def __init__(self, thing_ids: tuple[int, ...], config: PointsConfig | None = None) -> None:
         super().__init__()
         self.thing_ids = thing_ids
-        self.config = config or FusionConfig()
+        self.config = config or PointsConfig()
 
-    def forward(self, p: RawPrediction) -> dict[str, Tensor]:
+    def forward(self, p: PointsPrediction) -> dict[str, Tensor]:
         """The outputs of docs/graph_contract.md by name, each with leading batch B; without state."""
         logits, depth = p.class_logits.float(), p.log_depth.float().exp().clamp(*DEPTH_RANGE_M)
         b, _, h, w = logits.shape
@@ -57,7 +79,7 @@ class Fusion(nn.Module):
             ),
             1,
         )
-        votes, motion, depth_sum, moving, identity = self._sums(member, values).split(
+        votes, motion, depth_sum, moving, identity = sums(member, values, slots).split(
             (len(self.thing_ids), 2, 1, 1, p.embedding.shape[1]), 2
         )
         area = votes.sum(2)
@@ -116,12 +138,3 @@ class Fusion(nn.Module):
         # Chosen, not added: compilers of quantised graphs move constants through sums, and beside FAR a
         # distance would be rounded away.
         return torch.where(candidate[:, :, None] > 0, dx * dx + dy * dy, FAR).argmin(1)
-
-    def _sums(self, member: Tensor, values: Tensor) -> Tensor:
-        """[B,K,M]: sums of values [B,M,N] over the cells [B,N] that are members of each row."""
-        b, channels, cells = values.shape
-        block = math.gcd(cells, BLOCK)
-        rows = torch.arange(self.config.slots, device=member.device)
-        one_hot = (member.reshape(b, -1, block, 1) == rows).float()
-        blocks = values.reshape(b, channels, -1, block).transpose(1, 2)
-        return (blocks @ one_hot).sum(1).transpose(1, 2)

@@ -1,35 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From dense predictions to segments: the executable definition of fusion, in numpy and numba.
-
-The exported graphs do the same inside (``dvps_ros.networks.fusion``); a test holds both to equal ids.
-Grouping by centre and offset follows Panoptic-DeepLab (Cheng et al. 2020).
-"""
+"""The slow reference of ``dvps_ros.networks.fusion.points``: the same definition in numpy and numba."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from dvps_ros.config import option
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS
 from dvps_ros.jit import njit
-from dvps_ros.types import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, NetworkOutput, check_array
-
-HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
-"""Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
-every runtime finds the same peaks in the same order. Below one half, where these sums stay, float32 keeps
-two of them apart. Scores are so raised by less than 0.01 for maps below 64 thousand cells."""
-DEPTH_RANGE_M = (0.5, 200.0)
-
-
-@dataclass(frozen=True)
-class FusionConfig:
-    """What makes a segment."""
-
-    slots: int = option(64, "Rows of the segment table, K.", low=1, high=254)
-    window: int = option(7, "Cells (odd) within which only the highest centre counts.", low=1, high=31)
-    min_score: float = option(0.1, "Least centre probability of a segment.", low=0.0, high=1.0)
-    min_area: int = option(4, "Least area of a segment, stride-4 cells.", low=1, high=1000000)
+from dvps_ros.networks.fusion.points import HEAT_SCALE, TIE_STEP, PointsConfig
+from dvps_ros.networks.fusion.tables import DEPTH_RANGE_M
+from dvps_ros.types import NetworkOutput, check_array
 
 
 def fuse(
@@ -42,7 +22,7 @@ def fuse(
     embedding: np.ndarray,
     *,
     thing_ids: tuple[int, ...],
-    config: FusionConfig | None = None,
+    config: PointsConfig | None = None,
 ) -> NetworkOutput:
     """Group the pixels of things around centres and describe each group in a table.
 
@@ -62,7 +42,7 @@ def fuse(
     Raises:
         InputError: an array of another dtype or shape.
     """
-    config = config or FusionConfig()
+    config = config or PointsConfig()
     h, w = class_logits.shape[-2:]
     check_array("class_logits", class_logits, np.float32, (None, h, w))
     check_array("embedding", embedding, np.float32, (None, h, w))
@@ -133,7 +113,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
     return (1 / (1 + np.exp(-x))).astype(np.float32)
 
 
-def _peaks(center_logits: np.ndarray, config: FusionConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _peaks(center_logits: np.ndarray, config: PointsConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Score and position (input pixels) of the candidate centres, float32 [n], n <= slots, best first."""
     h, w = center_logits.shape
     later_cells = np.arange(h * w - 1, -1, -1, dtype=np.float32).reshape(h, w)
