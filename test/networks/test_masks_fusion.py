@@ -258,7 +258,8 @@ def test_every_engine_gives_the_same(tmp_path: Path, backend: str, precision: st
     path = tmp_path / "fusion.onnx"
     torch.onnx.export(
         FusionAlone(), tuple(getattr(scene(0), n) for n in NAMES), path,
-        input_names=[f"head_{n}" for n in NAMES], output_names=[n.removeprefix("next_state_") for n in COMPARED],
+        input_names=[f"head_{n}" for n in NAMES],
+        output_names=[n.removeprefix("next_state_") for n in COMPARED],
         dynamo=True, opset_version=20, verbose=False, external_data=False,
     )  # fmt: skip
     loose = 1e-4 if precision == "fp32" else 0.03
