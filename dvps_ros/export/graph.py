@@ -16,6 +16,10 @@ from dvps_ros.networks import Network
 from dvps_ros.runtime.manifest import StateTensor
 
 
+CONVOLUTION_AND_NORM = ("convolution", "normalization")
+"""What the transformers library calls a convolution, and the batch normalisation that follows it."""
+
+
 class DeployedGraph(nn.Module):
     """Camera bytes in, labels out.
 
@@ -71,6 +75,12 @@ def folded(network: Network) -> Network:
             for i, (conv, norm) in enumerate(itertools.pairwise(list(module))):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+        conv, norm = (getattr(module, name, None) for name in CONVOLUTION_AND_NORM)
+        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            for name, folded_part in zip(
+                CONVOLUTION_AND_NORM, (fuse_conv_bn_eval(conv, norm), nn.Identity()), strict=True
+            ):
+                setattr(module, name, folded_part)
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             rounded = module.weight.half().float()

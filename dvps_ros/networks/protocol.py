@@ -82,6 +82,8 @@ class MasksPrediction:
     state: dict[str, Tensor] = field(default_factory=dict)
     """What the next frame needs of this one and fusion does not give, by the names of
     ``Network.state_shapes``."""
+    depth_features: Tensor | None = None
+    """[B,F,h,w]: what depth is made of, for losses."""
     layers: tuple[Any, ...] = ()
     """What earlier decoder layers predict, for deep supervision; the network's own records."""
 

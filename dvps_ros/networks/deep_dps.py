@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepDPS: deeply unified depth-aware panoptic segmentation (He et al., ICCV 2023), with identities over
+time.
+
+Every object query of a masked-attention decoder (Mask2Former) gets a geometric query that predicts the depth
+of its segment; a backup query predicts that of all pixels that no segment claims. Not in the paper: rows of
+segments are found again in the next frame by their mask vectors (``networks.fusion.masks``), so that the
+tracker gives ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dvps_ros.config import from_flat, option
+from dvps_ros.networks.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone
+from dvps_ros.networks.fusion.masks import ROWS, MasksConfig, MasksFusion
+from dvps_ros.networks.masked_attention import (
+    AttentionStep,
+    DecoderLayer,
+    FeedForward,
+    Mlp,
+    attention_mask,
+    sine_positions,
+)
+from dvps_ros.networks.parts import grid_tokens
+from dvps_ros.networks.protocol import MasksPrediction, Network
+from dvps_ros.networks.pyramids import LEVELS, DeformablePyramid, PixelDecoder, PlainPyramid
+
+MAX_DEPTH_M = 80.0
+"""Depth is this times a sigmoid (Eq. 1)."""
+LATENT_GRID = (6, 16)
+"""Rows and columns of the latent tokens."""
+
+
+@dataclass(frozen=True)
+class DeepDpsConfig:
+    """Size of the network; the defaults are the paper's with ResNet-50."""
+
+    classes: int = option(19, "Classes of the label space.", low=1, high=254)
+    backbone: str = option("resnet50", "Backbone of the transformers library.", choices=tuple(BACKBONES))
+    pixel_decoder: str = option(
+        "deformable",
+        "Deformable attention as in the paper, or a plain feature pyramid, which all runtimes compute alike.",
+        choices=("deformable", "pyramid"),
+    )
+    width: int = option(256, "Channels of maps and queries.", low=8, high=1024)
+    queries: int = option(100, "Object queries.", low=1, high=1000)
+    rounds: int = option(3, "Rounds of the decoder over the strides 32, 16 and 8.", low=1, high=10)
+    heads: int = option(8, "Heads of every attention; they share the width.", low=1, high=64)
+    hidden: int = option(2048, "Channels inside the decoders' feed-forward networks.", low=8, high=8192)
+    pixel_layers: int = option(6, "Layers of deformable attention.", low=1, high=20)
+    pixel_hidden: int = option(1024, "Channels inside their feed-forward networks.", low=8, high=8192)
+    depth_by: str = option(
+        "segment",
+        "Depth of each segment with a backup, of each segment, or of all pixels at once, as a head of "
+        "convolutions does it (the ablation of Table 4).",
+        choices=("segment", "segment_only", "pixels"),
+    )
+    canonical_focal_px: float = option(
+        0.0,
+        "Focal length at which depth is predicted, px; other cameras' depth is scaled by theirs. 0 as in the "
+        "paper: one camera for all.",
+        low=0.0,
+        high=10000.0,
+    )
+
+    slots: int = option(64, "Rows of the segment table.", low=1, high=254)
+
+
+@dataclass(frozen=True)
+class DecoderPrediction:
+    """What one decoder layer predicts, for deep supervision; h, w = H/4, W/4."""
+
+    class_logits: Tensor
+    """[B,Q,C+1]."""
+    mask_logits: Tensor
+    """[B,Q,h,w]."""
+    depth_m: Tensor | None
+    """[B,Q,h,w], or [B,1,h,w] where depth is not by segment; None of the queries before the first layer."""
+    backup_depth_m: Tensor | None
+    """[B,1,h,w]; None where there is no backup."""
+
+
+class GeometricQueries(nn.Module):
+    """Geometric query enhancement (section 3.2): what object queries know of depth, once a decoder layer.
+
+    Latent slots look at the depth features within the mask of the query that each is bound to, exchange what
+    they saw, and hand it to the object queries. The slots are carried from layer to layer; object queries are
+    not changed.
+    """
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.look = AttentionStep(width, heads)
+        self.exchange = AttentionStep(width, heads)
+        self.enhance = AttentionStep(width, heads)
+        self.feed_forward = FeedForward(width, hidden)
+
+    def forward(
+        self,
+        slots: Tensor,
+        slot_positions: Tensor,
+        queries: Tensor,
+        query_positions: Tensor,
+        level: Tensor,
+        level_positions: Tensor,
+        attends: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The slots [B,Q,width], and the geometric queries [B,Q,width]."""
+        slots = self.look(slots, slot_positions, level, level_positions, attends)
+        slots = self.exchange(slots, slot_positions, slots, slot_positions)
+        return slots, self.feed_forward(self.enhance(queries, query_positions, slots, slot_positions))
+
+
+class BackupQuery(nn.Module):
+    """One query for the depth of the whole image (section 3.3); a step a level, shared by the rounds."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.start, self.position = (nn.Parameter(torch.randn(1, 1, width)) for _ in range(2))
+        self.looks = nn.ModuleList(AttentionStep(width, heads) for _ in range(LEVELS))
+        self.feed_forwards = nn.ModuleList(FeedForward(width, hidden) for _ in range(LEVELS))
+
+    def forward(self, query: Tensor, level: int, features: Tensor, positions: Tensor) -> Tensor:
+        query = self.looks[level](query, self.position, features, positions)
+        return self.feed_forwards[level](query)
+
+
+class DeepDps(Network[MasksPrediction]):
+    """The network, with random weights."""
+
+    name = "deep_dps"
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: DeepDpsConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DeepDpsConfig()
+        width = config.width
+        self.backbone = Backbone(config.backbone)
+        self.semantic, self.depth = self._pixel_decoder(), self._pixel_decoder()
+        # Mask2Former's decoder.
+        self.queries, self.query_positions = (
+            nn.Parameter(torch.randn(1, config.queries, width)) for _ in range(2)
+        )
+        self.level_positions = nn.Parameter(torch.randn(LEVELS, width))
+        self.layers = nn.ModuleList(
+            DecoderLayer(width, config.heads, config.hidden) for _ in range(config.rounds * LEVELS)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.classify = nn.Linear(width, config.classes + 1)
+        self.mask_vector = Mlp(width, width)
+        # Depth.
+        self.depth_norm, self.depth_vector = nn.LayerNorm(width), Mlp(width, width)
+        self.depth_level_positions = nn.Parameter(torch.randn(LEVELS, width))
+        if config.depth_by != "pixels":
+            self.slots, self.slot_positions = (
+                nn.Parameter(torch.randn(1, config.queries, width)) for _ in range(2)
+            )
+            self.geometry = nn.ModuleList(
+                GeometricQueries(width, config.heads, config.hidden) for _ in self.layers
+            )
+        else:
+            self.depth_head = nn.Conv2d(width, 1, 3, padding=1)
+        if config.depth_by == "segment":
+            self.backup = BackupQuery(width, config.heads, config.hidden)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
+
+    def _pixel_decoder(self) -> PixelDecoder:
+        c = self.config
+        if c.pixel_decoder == "pyramid":
+            return PlainPyramid(self.backbone.channels, c.width)
+        return DeformablePyramid(
+            self.backbone.channels, c.width, layers=c.pixel_layers, heads=c.heads, hidden=c.pixel_hidden
+        )
+
+    @property
+    def state_shapes(self) -> dict[str, tuple[int | str, ...]]:
+        return {ROWS: (self.config.slots, self.config.width)}
+
+    def fusion(self, thing_ids: tuple[int, ...], **options: Any) -> MasksFusion:
+        config = from_flat(MasksConfig, {"slots": self.config.slots} | options)
+        return MasksFusion(thing_ids, self.config.classes, config, propagates=True)
+
+    def forward(
+        self, image: Tensor, intrinsics: Tensor, state: Mapping[str, Tensor] | None = None
+    ) -> MasksPrediction:
+        c, b = self.config, len(image)
+        features = self.backbone((image - self.mean) / self.std)
+        levels, pixels = self.semantic(features)
+        depth_levels, depth_pixels = self.depth(features)
+        scale = self._depth_scale(intrinsics)
+
+        tokens, positions = self._tokens(levels, self.level_positions)
+        depth_tokens, depth_positions = self._tokens(depth_levels, self.depth_level_positions)
+        queries, query_positions = self.queries.expand(b, -1, -1), self.query_positions
+        dense = scale * self.depth_head(depth_pixels).sigmoid() if c.depth_by == "pixels" else None
+        slots = self.slots.expand(b, -1, -1) if dense is None else None
+        backup = self.backup.start.expand(b, -1, -1) if c.depth_by == "segment" else None
+
+        class_logits, mask_logits, vectors = self._segments(queries, pixels)
+        predictions = [DecoderPrediction(class_logits, mask_logits, None, None)]
+        for i, layer in enumerate(self.layers):
+            level = i % LEVELS
+            attends = attention_mask(mask_logits, *levels[level].shape[2:])
+            queries = layer(queries, query_positions, tokens[level], positions[level], attends)
+            class_logits, mask_logits, vectors = self._segments(queries, pixels)
+            depth_m, backup_m = dense, None
+            if slots is not None:
+                slots, geometric = self.geometry[i](
+                    slots,
+                    self.slot_positions,
+                    queries,
+                    query_positions,
+                    depth_tokens[level],
+                    depth_positions[level],
+                    attends,
+                )
+                depth_m = self._depth_of(geometric, depth_pixels, scale)
+            if backup is not None:
+                backup = self.backup(backup, level, depth_tokens[level], depth_positions[level])
+                backup_m = self._depth_of(backup, depth_pixels, scale)
+            predictions.append(DecoderPrediction(class_logits, mask_logits, depth_m, backup_m))
+
+        last = predictions[-1]
+        assert last.depth_m is not None
+        if state is None:
+            state = self.initial_state(image)
+        return MasksPrediction(
+            class_logits=last.class_logits,
+            mask_logits=last.mask_logits,
+            depth_m=last.depth_m,
+            backup_depth_m=self._backup_of(last, scale),
+            embedding=self.norm(queries),
+            latent=grid_tokens(levels[0], *LATENT_GRID),
+            mask_vectors=vectors,
+            pixel_vectors=pixels,
+            previous_vectors=state[ROWS],
+            layers=tuple(predictions),
+            depth_features=depth_pixels,
+        )
+
+    def _tokens(self, levels: Sequence[Tensor], level_positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Maps as tokens [B,N,width], those of a level, and their positions [1,N,width]."""
+        tokens = [x.flatten(2).transpose(1, 2) for x in levels]
+        positions = [
+            (sine_positions(x.shape[2], x.shape[3], x.shape[1], x.device) + level_positions[i])[None]
+            for i, x in enumerate(levels)
+        ]
+        return tokens, positions
+
+    def _segments(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Class logits [B,Q,C+1], mask logits [B,Q,h,w], and mask vectors [B,Q,width]."""
+        queries = self.norm(queries)
+        vectors = self.mask_vector(queries)
+        return self.classify(queries), _products(vectors, pixels), vectors
+
+    def _depth_of(self, geometric: Tensor, depth_pixels: Tensor, scale: Tensor) -> Tensor:
+        """Eq. 1: 80 sigmoid(psi(X) . E), metres."""
+        return scale * _products(self.depth_vector(self.depth_norm(geometric)), depth_pixels).sigmoid()
+
+    def _depth_scale(self, intrinsics: Tensor) -> Tensor:
+        """[B,1,1,1]: depth for a sigmoid of 1, metres."""
+        scale = torch.full_like(intrinsics[:, 1], MAX_DEPTH_M)
+        if self.config.canonical_focal_px > 0:
+            scale = scale * intrinsics[:, 1] / self.config.canonical_focal_px
+        return scale.view(-1, 1, 1, 1)
+
+    def _backup_of(self, last: DecoderPrediction, scale: Tensor) -> Tensor | None:
+        """Where no segment is, an ablation without the backup has the middle of the range."""
+        assert last.depth_m is not None
+        if last.backup_depth_m is None and last.depth_m.shape[1] > 1:
+            return (0.5 * scale).expand_as(last.depth_m[:, :1])
+        return last.backup_depth_m
+
+
+def _products(vectors: Tensor, pixels: Tensor) -> Tensor:
+    """[B,Q,h,w]: scalar product of each query's vector [B,Q,C] with that of each pixel [B,C,h,w]."""
+    return (vectors @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
