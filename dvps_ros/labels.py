@@ -7,8 +7,8 @@ Instance (track) ids are 1..65535; 0 means "no instance" (stuff, void, crowd).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,12 @@ class LabelSpace:
         if not isinstance(data, dict):
             raise ConfigError(f"label space {path}: expected a mapping, got {type(data).__name__}")
         return cls.from_dict(data)
+
+
+def with_things(space: LabelSpace, thing_ids: Collection[int]) -> LabelSpace:
+    """The same classes, of which just these are countable."""
+    classes = tuple(replace(c, is_thing=c.id in thing_ids) for c in space.classes)
+    return replace(space, classes=classes)
 
 
 def _space(name: str, rows: list[tuple[str, tuple[int, int, int], bool]]) -> LabelSpace:

@@ -11,7 +11,7 @@ from dvps_ros.errors import ConfigError
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("recipes", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--render", is_flag=True, help="Only render the clips that the recipe asks for into its cache.")
 @click.option(
     "--validate", is_flag=True, help="Only score the recipe's last checkpoint on the held-out sets."
@@ -30,25 +30,33 @@ from dvps_ros.errors import ConfigError
     help="Change one key of the recipe, e.g. schedule.minutes=5.",
 )
 def command(
-    recipe: Path, render: bool, validate: bool, balance: int | None, changes: tuple[str, ...]
+    recipes: tuple[Path, ...], render: bool, validate: bool, balance: int | None, changes: tuple[str, ...]
 ) -> None:
-    """Train a network from a RECIPE (YAML); the same call goes on where it was stopped. A steering head is
-    trained in minutes: its call keeps what is rendered and starts the training anew.
+    """Train a network from RECIPES (YAML): one, or the phases of a training in their order. The same call
+    goes on where it was stopped. A steering head is trained in minutes: its call keeps what is rendered and
+    starts the training anew.
 
     \b
     dvps train config/train/lite.yaml --render
     dvps train config/train/lite.yaml --set schedule.minutes=40
+    dvps train config/train/deep_dps/cityscapes_1.yaml config/train/deep_dps/cityscapes_2.yaml
 
     Checkpoints, logs and pictures go to the recipe's `out` folder; `dvps export` makes a model of last.ckpt.
     """
+    recipe = recipes[-1]
     if _network(recipe) == "steering":
+        if len(recipes) > 1:
+            raise ConfigError(f"the steering head is trained in one phase, got {len(recipes)} recipes")
         if balance is not None:
             raise ConfigError("--balance: the steering head has one loss; there is nothing to balance")
         _train_steering(recipe, render, validate, changes)
         return
-    from dvps_ros.training.recipe import read_recipe
+    from dvps_ros.training.recipe import check_phases, label_space, read_recipe
 
-    run = read_recipe(recipe, changes)
+    phases = [read_recipe(path, changes) for path in recipes]
+    check_phases(phases)
+    run = phases[-1]
+    labels = label_space(run)
     if render:
         from dvps_ros.training.render import render_clips
 
@@ -56,20 +64,19 @@ def command(
         return
     from functools import partial
 
-    from dvps_ros.labels import CITYSCAPES
     from dvps_ros.training import fit as training
     from dvps_ros.training.sources import held_out_sets, training_parts
 
     if validate:
-        training.validate(run, CITYSCAPES, held_out_sets(run))
+        training.validate(run, labels, held_out_sets(run))
         return
-    build = partial(training_parts, run.data)
+    build = partial(training_parts, run)
     if balance is not None:
         click.echo(f"{'term':18} {'value':>9} {'gradient':>9} {'weighted':>9}")
-        for name, pull in training.balance(run, CITYSCAPES, build, balance).items():
+        for name, pull in training.balance(run, labels, build, balance).items():
             click.echo(f"{name:18} {pull.value:9.3f} {pull.gradient:9.3f} {pull.weighted:9.3f}")
         return
-    checkpoint = training.fit(run, CITYSCAPES, build, held_out_sets(run))
+    checkpoint = training.fit_phases(phases, labels)
     click.echo(f"weights: {checkpoint}\nnext:    dvps export {run.network} --checkpoint {checkpoint}")
 
 

@@ -12,6 +12,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, pairwise
 from pathlib import Path
 
@@ -152,8 +153,33 @@ class Layout(ABC):
             for start in range(0, len(frames) - length + 1, stride):
                 yield self.sample(frames[start : start + length])
 
-    def sample(self, frames: list[FrameFiles]) -> Sample:
-        """The clip of these frames, classes in the project's label space, ids of unlabelled things -1.
+    def clips(
+        self, root: Path, split: str, length: int, *, native: bool = False
+    ) -> list[Callable[[], Sample]]:
+        """All clips of ``length`` consecutive frames inside a sequence, each read when it is called.
+
+        Args:
+            native: see :meth:`sample`.
+
+        Raises:
+            InputError: as :meth:`index`; or no sequence is so long.
+        """
+        found: list[Callable[[], Sample]] = []
+        for _, group in groupby(self.index(root, split), key=lambda f: f.sequence):
+            frames = list(group)
+            for start in range(len(frames) - length + 1):
+                found.append(partial(self.sample, frames[start : start + length], native=native))
+        if not found:
+            raise InputError(
+                f"{root}: no sequence of {self.name} (split {split}) has {length} labelled frames"
+            )
+        return found
+
+    def sample(self, frames: list[FrameFiles], *, native: bool = False) -> Sample:
+        """The clip of these frames, ids of unlabelled things -1.
+
+        Args:
+            native: classes are the data set's own (``space``), not the project's.
 
         Raises:
             InputError: naming the file that is missing, broken or of another size.
@@ -173,9 +199,9 @@ class Layout(ABC):
             for path, array in maps:
                 check_size(path, array.shape[:2], images[0].shape[:2] if images else image.shape[:2])
             images.append(image)
-            classes.append(self.to_project(class_map))
+            classes.append(class_map if native else self.to_project(class_map))
             # Also of things that this data set does not count, such as KITTI-STEP's trucks.
-            thing = is_thing[class_map] | PROJECT_THINGS[classes[-1]]
+            thing = is_thing[class_map] | (False if native else PROJECT_THINGS[classes[-1]])
             instances.append(np.where(thing & (instance_map == 0), -1, instance_map))
             intrinsics.append(self.intrinsics(files, *image.shape[:2]))
         return Sample(

@@ -15,7 +15,6 @@ from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import Network
 from dvps_ros.runtime.manifest import StateTensor
 
-
 CONVOLUTION_AND_NORM = ("convolution", "normalization")
 """What the transformers library calls a convolution, and the batch normalisation that follows it."""
 
@@ -75,12 +74,11 @@ def folded(network: Network) -> Network:
             for i, (conv, norm) in enumerate(itertools.pairwise(list(module))):
                 if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
-        conv, norm = (getattr(module, name, None) for name in CONVOLUTION_AND_NORM)
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            for name, folded_part in zip(
-                CONVOLUTION_AND_NORM, (fuse_conv_bn_eval(conv, norm), nn.Identity()), strict=True
-            ):
-                setattr(module, name, folded_part)
+        pair = [getattr(module, name, None) for name in CONVOLUTION_AND_NORM]
+        if isinstance(pair[0], nn.Conv2d) and isinstance(pair[1], nn.BatchNorm2d):
+            both = fuse_conv_bn_eval(pair[0], pair[1]), nn.Identity()
+            for name, part in zip(CONVOLUTION_AND_NORM, both, strict=True):
+                setattr(module, name, part)
     for name, module in network.named_modules():
         if isinstance(module, nn.Conv2d):
             rounded = module.weight.half().float()

@@ -9,7 +9,9 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
@@ -26,9 +28,9 @@ from dvps_ros.runtime.manifest import load_manifest
 from dvps_ros.training.balance import Pull, measure_pulls
 from dvps_ros.training.checkpoint import META, check_fits, load_weights, network_weights, read_checkpoint
 from dvps_ros.training.checkpoint_io import WholeFiles
-from dvps_ros.training.module import LitPerception
+from dvps_ros.training.module import LitPerception, progress
 from dvps_ros.training.recipe import Recipe
-from dvps_ros.training.sources import Build, MixedClips
+from dvps_ros.training.sources import Build, MixedClips, held_out_sets, training_parts
 from dvps_ros.training.warm_start import start_from_model
 from dvps_ros.types import Sample
 
@@ -144,6 +146,35 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
         module, train, _loader(held_out) if held_out else None, ckpt_path=last if last.exists() else None
     )
     return last
+
+
+def fit_phases(phases: Sequence[Recipe], labels: LabelSpace) -> Path:
+    """Train the phases of a training one after the other; each starts from the weights of the one before,
+    unless its recipe starts from others. Those that are done are passed over.
+
+    Returns:
+        The last one's checkpoint.
+
+    Raises:
+        see :func:`fit`.
+    """
+    before: Path | None = None
+    for recipe in phases:
+        last = Path(recipe.out) / LAST
+        if before is not None and not recipe.start_from:
+            recipe = replace(recipe, start_from=str(before))
+        if len(phases) > 1 and last.exists() and _is_done(last, recipe):
+            log.info("%s is done", last)
+        else:
+            fit(recipe, labels, partial(training_parts, recipe), held_out_sets(recipe))
+        before = last
+    assert before is not None, "a training has a phase"
+    return before
+
+
+def _is_done(path: Path, recipe: Recipe) -> bool:
+    meta = read_checkpoint(path)[META]
+    return progress(meta["step"], meta["minutes"], recipe.schedule) >= 1
 
 
 def workers_that_fit(clips: MixedClips, wanted: int, devices: int = 1) -> int:

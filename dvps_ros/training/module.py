@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dvps_ros.config import to_dict
-from dvps_ros.errors import DvpsError
+from dvps_ros.errors import ConfigError, DvpsError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses.weighting import WEIGHTINGS
 from dvps_ros.networks import NETWORKS, Network
@@ -47,11 +48,24 @@ class LitPerception(pl.LightningModule):
         self.description = describe(
             recipe.network, to_dict(config), labels, to_dict(recipe) | places | {"data": data}
         )
+        self._fixed = _fixed_parts(network, recipe.learns)
+        for part in self._fixed:
+            part.requires_grad_(False)
+        self.train()
+        _check_rates(network, recipe.rates)
         self.minutes = 0.0
         """Time spent in training steps, kept over restarts."""
         self._counted_until = 0.0
         self._sources: tuple[str, ...] = ()
         self._means: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> LitPerception:
+        """Parts that do not learn keep their statistics, too."""
+        super().train(mode)
+        for part in self._fixed:
+            if isinstance(part, nn.Module):
+                part.eval()
+        return self
 
     @property
     def network(self) -> Network:
@@ -74,9 +88,10 @@ class LitPerception(pl.LightningModule):
         self._counted_until = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        rate = self.recipe.schedule.learning_rate * rate_factor(self.progress(), self.recipe.schedule.warmup)
+        schedule = self.recipe.schedule
+        rate = schedule.learning_rate * rate_factor(self.progress(), schedule.warmup, schedule.decay)
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
         self.log("learning_rate", rate)
 
     def count_minutes(self) -> None:
@@ -108,15 +123,19 @@ class LitPerception(pl.LightningModule):
         self._counted_until = time.monotonic()  # validation is no training time
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        learned = [*self.objective.parameters(), *self.weighting.parameters()]
-        decayed = [p for p in learned if p.ndim > 1]
-        plain = [p for p in learned if p.ndim <= 1]
         schedule = self.recipe.schedule
-        groups = [
-            {"params": decayed, "weight_decay": schedule.weight_decay},
-            {"params": plain, "weight_decay": 0.0},
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        named = [*self.objective.named_parameters(), *self.weighting.named_parameters()]
+        for name, parameter in named:
+            if parameter.requires_grad:
+                factor = _rate_of(name.removeprefix("network."), self.recipe.rates)
+                # Matrices decay; biases, scales and the like do not.
+                groups.setdefault((factor, parameter.ndim <= 1), []).append(parameter)
+        parts = [
+            {"params": parameters, "weight_decay": 0.0 if plain else schedule.weight_decay, "factor": factor}
+            for (factor, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
-        return torch.optim.AdamW(groups, lr=schedule.learning_rate, fused=True)
+        return torch.optim.AdamW(parts, lr=schedule.learning_rate, fused=True)
 
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *_: Any, **__: Any) -> None:
         # Lightning refuses to clip for a fused optimiser because of loss scaling, which bf16 does not need.
@@ -143,14 +162,59 @@ class LitPerception(pl.LightningModule):
         return [frame.to(device) for frame in batch] if batch and isinstance(batch[0], FrameBatch) else batch
 
 
+def _fixed_parts(network: nn.Module, learns: str) -> list[Any]:
+    """The parts of a network that are not among those that learn.
+
+    Raises:
+        ConfigError: it has no such part.
+    """
+    parts: dict[str, Any] = dict(network.named_children()) | dict(network.named_parameters(recurse=False))
+    wanted = [name.strip() for name in learns.split(",") if name.strip()]
+    if unknown := [name for name in wanted if name not in parts]:
+        raise ConfigError(
+            f"learns: the network has no part {', '.join(unknown)}; its parts are {', '.join(parts)}"
+        )
+    return [part for name, part in parts.items() if name not in wanted] if wanted else []
+
+
+def _check_rates(network: nn.Module, rates: Mapping[str, Any]) -> None:
+    """Refuse factors that are no numbers, or for parts that are not there.
+
+    Raises:
+        ConfigError: see above.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    for part, factor in rates.items():
+        if not any(_is_part(name, part) for name in names):
+            top = dict.fromkeys(name.partition(".")[0] for name in names)
+            raise ConfigError(f"rates: the network has no part {part!r}; its parts are {', '.join(top)}")
+        if not isinstance(factor, (int, float)) or isinstance(factor, bool) or not 0 <= factor <= 100:
+            raise ConfigError(f"rates.{part}: expected a factor from 0 to 100, got {factor!r}")
+
+
+def _rate_of(name: str, rates: Mapping[str, float]) -> float:
+    """Factor of a parameter: that of the longest part that it belongs to."""
+    fits = [part for part in rates if _is_part(name, part)]
+    return float(rates[max(fits, key=len)]) if fits else 1.0
+
+
+def _is_part(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}.")
+
+
 def progress(step: int, minutes: float, schedule: ScheduleConfig) -> float:
     """Share of the training that is done: 0 at the start, 1 or more when steps or minutes are used up."""
     by_time = minutes / schedule.minutes if schedule.minutes else 0.0
     return max(step / schedule.steps, by_time)
 
 
-def rate_factor(done: float, warmup: float) -> float:
-    """Factor on the learning rate: linear rise over the share ``warmup``, then half a cosine down to 0."""
+def rate_factor(done: float, warmup: float, decay: str = "cosine") -> float:
+    """Factor on the learning rate: linear rise over the share ``warmup``, then down to 0.
+
+    Args:
+        decay: ``cosine`` (half of one) or ``poly``, (1 - done)^0.9.
+    """
     if done < warmup:
         return max(done / warmup, 0.01)
-    return 0.5 * (1 + math.cos(math.pi * min((done - warmup) / (1 - warmup), 1.0)))
+    way = min((done - warmup) / (1 - warmup), 1.0)
+    return (1 - way) ** 0.9 if decay == "poly" else 0.5 * (1 + math.cos(math.pi * way))

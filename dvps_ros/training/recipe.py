@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from dvps_ros.config import flatten, from_flat, from_yaml, group, mapping, option, to_dict
+from dvps_ros.config import flatten, from_flat, group, mapping, option
+from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
+from dvps_ros.files import read_data
+from dvps_ros.labels import CITYSCAPES, LabelSpace, with_things
 from dvps_ros.losses.weighting import WEIGHTINGS
 from dvps_ros.networks import NETWORKS, SIZE_STEP
 
@@ -34,6 +38,11 @@ class DataConfig:
     camvid: int = option(0, "CamVid images in a batch (needs DVPS_DATA).", low=0)
     idd_lite: int = option(0, "IDD-lite images in a batch (needs DVPS_DATA).", low=0)
     kitti: int = option(0, "Frame pairs of the KITTI drive in a batch (needs DVPS_DATA).", low=0)
+    mix: dict = mapping(
+        "Clips of other data sets in a batch, by name as `dvps data check` knows them: {kitti-step: 2}."
+    )
+    places: dict = mapping("Where they lie: {kitti-step: FOLDER}.")
+    frames: int = option(1, "Frames of their clips.", low=1, high=64)
     panned: float = option(0.3, "Share of single images that become a clip by panning.", low=0.0, high=1.0)
     workers: int = option(1, "Processes that prepare batches.", low=0, high=64)
 
@@ -48,6 +57,11 @@ class ScheduleConfig:
     steps: int = option(20000, "Most optimiser steps.", low=1)
     warmup: float = option(0.03, "Share of the training in which the learning rate rises.", low=0.0, high=0.5)
     learning_rate: float = option(1e-3, "Highest learning rate (AdamW).", low=0.0)
+    decay: str = option(
+        "cosine",
+        "How the learning rate falls to 0: half a cosine, or (1 - done)^0.9.",
+        choices=("cosine", "poly"),
+    )
     weight_decay: float = option(0.02, "Weight decay (AdamW).", low=0.0)
     clip_norm: float = option(5.0, "Gradients are scaled down to this norm.", low=0.0)
     ema_decay: float = option(
@@ -59,12 +73,25 @@ class ScheduleConfig:
 class Recipe:
     """One training run."""
 
+    base: str = option(
+        "", "Recipe, relative to this one, whose values hold where this one says nothing else."
+    )
     network: str = option("lite", "Network to train, a name in networks.NETWORKS.")
     model: dict = mapping(
         "Size of the network: fields of its configuration, e.g. width; empty is its default."
     )
     start_from: str = option(
         "", "Checkpoint or model folder whose weights the training starts from; empty starts at random."
+    )
+    learns: str = option(
+        "",
+        "Parts of the network that learn, their names with commas between; the others stay as they are. "
+        "Empty: all.",
+    )
+    rates: dict = mapping("Factors on the learning rate, by part of the network: {backbone: 0.1}.")
+    labels: str = option(
+        "cityscapes",
+        "Label space: cityscapes, a data set that is trained in its own (semkitti-dvps), or a YAML file.",
     )
     out: str = option("out/train", "Folder of checkpoints, logs and pictures.")
     seed: int = option(1, "Seed of weights, order and augmentation.", low=0)
@@ -97,14 +124,18 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     """Read a recipe, then apply changes written ``key=value`` (value in YAML).
 
     Raises:
-        ConfigError: unreadable file, unknown key, bad value, a batch without clips, or crops of a size that
-            no network takes.
+        ConfigError: unreadable file, unknown key, bad value, a batch without clips, material without a place,
+            or crops of a size that no network takes.
     """
     recipe = read_changed(Recipe, path, changes)
     network_config(recipe, classes=1)
     loss_weights(recipe)
     data = recipe.data
-    if data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0:
+    _check_mix(data)
+    if (
+        data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0
+        and not data.mix
+    ):
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
     height, width = recipe.augment.height, recipe.augment.width
     if height % SIZE_STEP or width % SIZE_STEP:
@@ -117,6 +148,95 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
             "set schedule.minutes=0 and schedule.steps"
         )
     return recipe
+
+
+def _check_mix(data: DataConfig) -> None:
+    for name, count in data.mix.items():
+        if name not in LAYOUTS:
+            raise ConfigError(f"data.mix: expected one of {', '.join(LAYOUTS)}, got {name!r}")
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ConfigError(f"data.mix.{name}: expected clips in a batch, 1 or more, got {count!r}")
+        if not isinstance(data.places.get(name), str):
+            raise ConfigError(f"data.mix.{name}: say where it lies: data.places.{name}=FOLDER")
+    if surplus := sorted(set(data.places) - set(data.mix)):
+        raise ConfigError(
+            f"data.places: {', '.join(surplus)} is not in data.mix; give it a number of clips there"
+        )
+
+
+def label_space(recipe: Recipe) -> LabelSpace:
+    """The classes that a recipe trains.
+
+    Raises:
+        ConfigError: no such label space, or material that is not in it.
+    """
+    name = recipe.labels
+    if name == CITYSCAPES.name:
+        return CITYSCAPES
+    if name in LAYOUTS:
+        data = recipe.data
+        foreign = [
+            n for n in ("synthetic", "synthetic_stills", "camvid", "idd_lite", "kitti") if getattr(data, n)
+        ]
+        foreign += [n for n in data.mix if n != name]
+        if foreign:
+            raise ConfigError(
+                f"labels: {name} is the data set's own label space, which {', '.join(foreign)} of data lacks; "
+                "take it out, or train in cityscapes"
+            )
+        layout = LAYOUTS[name]
+        return with_things(layout.space, layout.things)
+    space = LabelSpace.from_yaml(name)
+    if space.names != CITYSCAPES.names:
+        raise ConfigError(
+            f"labels: {name} must name the classes of cityscapes in their order: the material is labelled "
+            "so; colours and what is countable may differ"
+        )
+    return space
+
+
+def check_phases(recipes: Sequence[Recipe]) -> None:
+    """Refuse phases of which one cannot go on from the one before.
+
+    Raises:
+        ConfigError: another network, size or label space, or the same folder twice.
+    """
+    for first, second in pairwise(recipes):
+        for key in ("network", "model", "labels"):
+            a, b = getattr(first, key), getattr(second, key)
+            if a != b:
+                raise ConfigError(
+                    f"phases: {second.out} cannot go on from {first.out}: {key} is {b!r}, there it is {a!r}"
+                )
+    outs = [str(Path(recipe.out).resolve()) for recipe in recipes]
+    if len(set(outs)) < len(outs):
+        raise ConfigError(f"phases: each needs an `out` of its own, got {', '.join(r.out for r in recipes)}")
+
+
+def _read_with_base(cls: type, path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The dotted keys of a recipe and of those that it is based on; its own come first.
+
+    Raises:
+        ConfigError: unreadable, or based on itself.
+    """
+    place = path.resolve()
+    if place in seen:
+        raise ConfigError(f"base: {path} is based on itself, by way of {', '.join(p.name for p in seen)}")
+    try:
+        data = read_data(path)
+    except ValueError as error:
+        raise ConfigError(f"cannot read configuration {path}: {error}") from error
+    if not isinstance(data or {}, dict):
+        raise ConfigError(f"configuration {path}: expected a mapping, got {type(data).__name__}")
+    values = flatten(data or {})
+    try:
+        from_flat(cls, values)
+    except ConfigError as error:
+        raise ConfigError(f"configuration {path}: {error}") from error
+    base = values.get("base", "")
+    if not base:
+        return values
+    return _read_with_base(cls, path.parent / base, (*seen, place)) | values
 
 
 def network_config(recipe: Recipe, *, classes: int) -> Any:
@@ -153,7 +273,7 @@ def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
     Raises:
         ConfigError: unreadable file, unknown key or bad value.
     """
-    values = flatten(to_dict(from_yaml(cls, path)))
+    values = _read_with_base(cls, Path(path))
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:

@@ -18,13 +18,14 @@ from dvps_ros.data.cache import read_clip
 from dvps_ros.data.camvid import read_camvid
 from dvps_ros.data.idd_lite import read_idd_lite
 from dvps_ros.data.kitti_raw import KittiRaw
+from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.transforms import Box, augment, crop_resize, pan_still
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses.semantic import rare_classes
 from dvps_ros.networks import NETWORKS, SIZE_STEP
 from dvps_ros.training.batch import Batch, collate
-from dvps_ros.training.recipe import DataConfig, Recipe
+from dvps_ros.training.recipe import Recipe
 from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
@@ -97,13 +98,19 @@ def draw_pairs(clip: Sample) -> Draw:
     return lambda rng: clip.frames(int(rng.integers(len(clip.images) - 1)), 2)
 
 
-def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
+def draw_clips(clips: Sequence[Callable[[], Sample]]) -> Draw:
+    """A random clip of a data set, read when it is drawn."""
+    return lambda rng: clips[int(rng.integers(len(clips)))]()
+
+
+def training_parts(recipe: Recipe) -> list[tuple[Draw, int]]:
     """(draw, clips in a batch) of every source that the recipe uses.
 
     Raises:
         ConfigError: DVPS_DATA is needed and not set, or the cache is empty.
         InputError: a data set is incomplete.
     """
+    data = recipe.data
     parts: list[tuple[Draw, int]] = []
     for frames, count in ((2, data.synthetic), (1, data.synthetic_stills)):
         if count:
@@ -116,6 +123,10 @@ def training_parts(data: DataConfig) -> list[tuple[Draw, int]]:
         parts.append(
             (draw_stills(list(read_idd_lite(data_root() / "idd_lite", "train")), data.panned), data.idd_lite)
         )
+    native = recipe.labels in LAYOUTS
+    for name, count in data.mix.items():
+        clips = LAYOUTS[name].clips(Path(data.places[name]), "train", data.frames, native=native)
+        parts.append((draw_clips(clips), count))
     if data.kitti:
         drive = KittiRaw(data_root() / KITTI_DRIVE)
         parts.append((draw_pairs(drive.clip(0, KITTI_TRAIN_FRAMES)), data.kitti))
@@ -141,7 +152,14 @@ def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
         "idd_lite": ("idd_lite", lambda path: spread(list(read_idd_lite(path, "val")), count)),
         "kitti": (KITTI_DRIVE, lambda path: _later_pairs(KittiRaw(path), max(1, count // 2))),
     }
-    for name, (part, read) in readers.items() if os.environ.get("DVPS_DATA") else ():
+    for name in recipe.data.mix:
+        clips_of = LAYOUTS[name].clips(
+            Path(recipe.data.places[name]), "val", recipe.data.frames, native=recipe.labels in LAYOUTS
+        )
+        sets[name] = [read_one() for read_one in spread(clips_of, count)]
+    for name, (part, read) in (
+        readers.items() if os.environ.get("DVPS_DATA") and recipe.labels not in LAYOUTS else ()
+    ):
         path = data_root() / part
         if path.is_dir():
             sets[name] = read(path)

@@ -24,6 +24,7 @@ pl = pytest.importorskip("lightning.pytorch")
 
 from dvps_ros.config import flatten, from_flat, to_dict  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
+from dvps_ros.data.layouts import LAYOUTS  # noqa: E402
 from dvps_ros.data.transforms import Box, crop_resize  # noqa: E402
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, EngineError, InputError  # noqa: E402
 from dvps_ros.export.graph import DeployedGraph  # noqa: E402
@@ -36,9 +37,16 @@ from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
 from dvps_ros.training import batch as batches  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
-from dvps_ros.training.fit import balance, fit, validate, workers_that_fit  # noqa: E402
+from dvps_ros.training.fit import balance, fit, fit_phases, validate, workers_that_fit  # noqa: E402
 from dvps_ros.training.module import LitPerception, progress, rate_factor  # noqa: E402
-from dvps_ros.training.recipe import Recipe, ScheduleConfig, network_config, read_recipe  # noqa: E402
+from dvps_ros.training.recipe import (  # noqa: E402
+    Recipe,
+    ScheduleConfig,
+    check_phases,
+    label_space,
+    network_config,
+    read_recipe,
+)
 from dvps_ros.training.render import VALIDATION_SEED, random_clip  # noqa: E402
 from dvps_ros.training.sources import (  # noqa: E402
     MixedClips,
@@ -283,12 +291,12 @@ def test_learning_rate_rises_then_falls_to_zero_by_time_or_steps():
 
 
 def test_sources_need_data(tmp_path, monkeypatch):
-    config = from_flat(Recipe, {"data.cache": str(tmp_path)}).data
+    recipe = from_flat(Recipe, {"data.cache": str(tmp_path)})
     with pytest.raises(ConfigError, match="--render"):
-        training_parts(config)
+        training_parts(recipe)
     monkeypatch.delenv("DVPS_DATA", raising=False)
     with pytest.raises(ConfigError, match="DVPS_DATA"):
-        training_parts(replace(config, synthetic=0, synthetic_stills=0, camvid=1))
+        training_parts(replace(recipe, data=replace(recipe.data, synthetic=0, synthetic_stills=0, camvid=1)))
 
 
 def test_pairs_and_stills():
@@ -344,7 +352,7 @@ def test_one_clip_of_each_set_is_enough_to_validate(tmp_path, monkeypatch):
 def test_crops_larger_than_those_of_deployment_keep_the_whole_batch(cache, tmp_path):
     sizes = {"augment.height": 512, "augment.width": 1024, "augment.large": 1.0}
     recipe = recipe_for(cache, tmp_path, **sizes)
-    batches = iter(MixedClips(partial(training_parts, recipe.data), recipe, CITYSCAPES))
+    batches = iter(MixedClips(partial(training_parts, recipe), recipe, CITYSCAPES))
     assert [len(next(batches)[0].image) for _ in range(3)] == [2, 2, 2]
 
 
@@ -414,7 +422,7 @@ def recipe_for(cache: Path, out: Path, **changes) -> Recipe:
 
 
 def run(recipe: Recipe) -> Path:
-    return fit(recipe, CITYSCAPES, partial(training_parts, recipe.data), [("street", street(9))])
+    return fit(recipe, CITYSCAPES, partial(training_parts, recipe), [("street", street(9))])
 
 
 @pytest.fixture(scope="module")
@@ -424,7 +432,7 @@ def trained(cache, tmp_path_factory) -> Path:
 
 def test_the_pull_of_a_loss_is_its_gradient_by_what_all_losses_share(cache, tmp_path):
     recipe = recipe_for(cache, tmp_path)
-    build = partial(training_parts, recipe.data)
+    build = partial(training_parts, recipe)
     pulls = balance(recipe, CITYSCAPES, build, 1)
     assert pulls["semantic"].weighted == pytest.approx(LiteWeights().semantic * pulls["semantic"].gradient)
     assert "coarse" not in pulls  # the world has no coarse labels
@@ -593,7 +601,7 @@ def test_checkpoints_of_another_kind_are_refused_wherever_they_come_in(trained, 
     last = tmp_path / "last.ckpt"
     torch.save(raw | {"dvps": meta}, last)
     here, there = recipe_for(cache, tmp_path), recipe_for(cache, tmp_path / "new", start_from=str(last))
-    build = partial(training_parts, here.data)
+    build = partial(training_parts, here)
     for use in (
         lambda: run(here),
         lambda: run(there),
@@ -645,7 +653,7 @@ def test_no_more_workers_than_shared_memory_holds(
     cache, tmp_path, monkeypatch, caplog, free_batches, devices, fitting
 ):
     recipe = recipe_for(cache, tmp_path)
-    clips = MixedClips(partial(training_parts, recipe.data), recipe, CITYSCAPES)
+    clips = MixedClips(partial(training_parts, recipe), recipe, CITYSCAPES)
     size = sum(f.nbytes for f in next(iter(clips)))
     assert size > 1e5
     usage = SimpleNamespace(free=int(free_batches * size))
@@ -805,3 +813,140 @@ def test_a_model_of_other_labels_or_changed_files_starts_nothing(trained, cache,
     weights.write_bytes(data)
     with pytest.raises(EngineError, match="weights.bin is truncated or of another export"):
         published_weights(tmp_path / "m")
+
+
+# -- bases, phases, parts, label spaces --------------------------------------------------------------------
+
+
+def test_a_recipe_takes_what_it_does_not_say_from_its_base(tmp_path):
+    (tmp_path / "base.yaml").write_text("schedule: {steps: 7, learning_rate: 0.5}\nloss: {depth: 9.0}\n")
+    (tmp_path / "deeper").mkdir()
+    path = tmp_path / "deeper" / "r.yaml"
+    path.write_text("base: ../base.yaml\nschedule: {steps: 3}\nloss: {sky: 1.0}\n")
+    recipe = read_recipe(path, ["seed=4"])
+    assert (recipe.schedule.steps, recipe.schedule.learning_rate, recipe.seed) == (3, 0.5, 4)
+    assert recipe.loss == {"depth": 9.0, "sky": 1.0}
+    (tmp_path / "base.yaml").write_text("base: deeper/r.yaml\n")
+    with pytest.raises(ConfigError, match="is based on itself"):
+        read_recipe(path)
+    path.write_text("base: nowhere.yaml\n")
+    with pytest.raises(ConfigError, match="cannot read configuration .*nowhere.yaml"):
+        read_recipe(path)
+
+
+def test_wrong_values_of_new_keys_are_refused(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("{}")
+    for changes, message in (
+        (["loss.semantc=1"], "loss: unknown keys semantc; known keys are semantic"),
+        (["loss.depth=-1"], "loss: depth: expected 0"),
+        (["weighting=fair"], "weighting: expected one of fixed, dynamic_average, uncertainty"),
+        (["data.mix.mars=1"], "data.mix: expected one of cityscapes-dvps, .*, got 'mars'"),
+        (["data.mix.kitti-step=2"], "say where it lies: data.places.kitti-step=FOLDER"),
+        (["data.mix.kitti-step=0", "data.places.kitti-step=x"], "data.mix.kitti-step: expected clips"),
+        (["data.places.kitti-step=x"], "data.places: kitti-step is not in data.mix"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            read_recipe(path, changes)
+
+
+def test_what_does_not_learn_keeps_weights_and_statistics(cache, tmp_path):
+    recipe = recipe_for(cache, tmp_path, learns="depth, depth_head", **{"schedule.steps": 2})
+    after = load_checkpoint(run(recipe)).network.state_dict()
+    pl.seed_everything(recipe.seed)
+    start = LitPerception(recipe, CITYSCAPES).network.state_dict()
+    # The running average of what stands still differs by a rounding.
+    changed = {k.partition(".")[0] for k in start if not torch.allclose(start[k], after[k], atol=1e-6)}
+    assert changed == {"depth", "depth_head"}
+    with pytest.raises(ConfigError, match="learns: the network has no part head; its parts are encoder"):
+        LitPerception(recipe_for(cache, tmp_path, learns="head"), CITYSCAPES)
+
+
+def test_rates_of_parts(cache, tmp_path):
+    recipe = recipe_for(cache, tmp_path, **{"rates.encoder": 0.1, "rates.encoder.stem": 0.0})
+    module = LitPerception(recipe, CITYSCAPES)
+    names = {id(p): n for n, p in module.network.named_parameters()}
+    factors = {
+        names[id(p)]: g["factor"] for g in module.configure_optimizers().param_groups for p in g["params"]
+    }
+    assert factors["encoder.stem.0.weight"] == 0 and factors["encoder.stages.1.0.body.0.0.weight"] == 0.1
+    assert factors["class_head.bias"] == 1 and len(factors) == len(names)
+    for changes, message in (
+        ({"rates.decoder": 0.1}, "rates: the network has no part 'decoder'"),
+        ({"rates.encoder": "slow"}, "rates.encoder: expected a factor"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            LitPerception(recipe_for(cache, tmp_path, **changes), CITYSCAPES)
+
+
+def test_poly_falls_to_zero():
+    assert rate_factor(0.5, 0.0, "poly") == pytest.approx(0.5**0.9) and rate_factor(1.0, 0.0, "poly") == 0
+
+
+def test_phases_run_in_order_and_resume_in_the_right_one(cache, tmp_path):
+    first = recipe_for(cache, tmp_path / "1", validate_every=100, **{"schedule.steps": 2})
+    second = recipe_for(cache, tmp_path / "2", validate_every=100, **{"schedule.steps": 2})
+    check_phases([first, second])
+    last = fit_phases([first, second], CITYSCAPES)
+    assert last == tmp_path / "2" / "last.ckpt"
+    done = load_checkpoint(last)
+    assert done.meta["step"] == 2 and done.meta["recipe"]["start_from"] == "last.ckpt"
+    written = {p: p.stat().st_mtime_ns for p in (tmp_path / "1" / "last.ckpt", last)}
+    assert fit_phases([first, second], CITYSCAPES) == last
+    longer = replace(second, schedule=replace(second.schedule, steps=3))
+    fit_phases([first, longer], CITYSCAPES)
+    now = {p: p.stat().st_mtime_ns for p in written}
+    assert now[tmp_path / "1" / "last.ckpt"] == written[tmp_path / "1" / "last.ckpt"]
+    assert now[last] > written[last] and load_checkpoint(last).meta["step"] == 3
+
+
+def test_phases_that_do_not_fit_are_refused(cache, tmp_path):
+    first = recipe_for(cache, tmp_path / "1")
+    with pytest.raises(ConfigError, match="each needs an `out` of its own"):
+        check_phases([first, first])
+    other = recipe_for(cache, tmp_path / "2", **{"model.width": 16})
+    with pytest.raises(ConfigError, match="2 cannot go on from .*1: model is"):
+        check_phases([first, other])
+
+
+def write_cityscapes(root: Path, split: str, frames: int) -> None:
+    layout = LAYOUTS["cityscapes-dvps"]
+    sample = street(3, frames=frames)
+    for t in range(frames):
+        layout.write(
+            root, split, "000000", t, class_map=sample.class_map[t], instance_map=sample.instance_map[t],
+            depth_m=sample.depth_m[t], image=sample.images[t],
+        )  # fmt: skip
+
+
+def test_clips_of_data_sets_are_mixed_in(cache, tmp_path):
+    for split in ("train", "val"):
+        write_cityscapes(tmp_path / "cs", split, 4)
+    recipe = recipe_for(
+        cache, tmp_path / "out",
+        **{
+            "data.synthetic": 0, "data.synthetic_stills": 0, "data.mix.cityscapes-dvps": 2,
+            "data.places.cityscapes-dvps": str(tmp_path / "cs"), "data.frames": 3,
+        },
+    )  # fmt: skip
+    batch = next(iter(MixedClips(partial(training_parts, recipe), recipe, CITYSCAPES)))
+    assert [len(frame.image) for frame in batch] == [2, 2, 2]  # clips of three frames
+    assert (batch[0].targets.class_map == 13).any() and (batch[0].targets.depth_m > 0).any()
+    sets = held_out_sets(replace(recipe, validate_clips=2))
+    assert [name for name, _ in sets] == ["cityscapes-dvps"] * 2 and len(sets[0][1].images) == 3
+    assert load_checkpoint(run(replace(recipe, schedule=replace(recipe.schedule, steps=1)))).meta["step"] == 1
+
+
+def test_label_spaces(cache, tmp_path):
+    assert label_space(recipe_for(cache, tmp_path)) is CITYSCAPES
+    own = {"data.synthetic": 0, "data.synthetic_stills": 0, "data.places.semkitti-dvps": "x"}
+    recipe = recipe_for(cache, tmp_path, labels="semkitti-dvps", **own, **{"data.mix.semkitti-dvps": 1})
+    space = label_space(recipe)
+    assert space.names[:2] == ("car", "bicycle") and space.thing_ids == tuple(range(8))
+    with pytest.raises(ConfigError, match="which synthetic, synthetic_stills of data has not"):
+        label_space(recipe_for(cache, tmp_path, labels="semkitti-dvps"))
+    (tmp_path / "other.yaml").write_text(
+        "name: other\nclasses: [{name: road, color: [1, 2, 3], is_thing: false}]\n"
+    )
+    with pytest.raises(ConfigError, match="label space|must name the classes of cityscapes"):
+        label_space(recipe_for(cache, tmp_path, labels=str(tmp_path / "other.yaml")))

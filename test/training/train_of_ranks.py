@@ -52,4 +52,4 @@ if __name__ == "__main__":
     module.LitPerception = Recorded  # type: ignore[misc]
     still = Sample(np.full((1, 64, 128, 3), 90, np.uint8), np.full((1, 4), 64, np.float32), "still")
     labelled = Sample(still.images, still.intrinsics, "road", class_map=np.zeros((1, 64, 128), np.uint8))
-    fit(recipe, CITYSCAPES, partial(training_parts, recipe.data), [("still", still), ("road", labelled)])
+    fit(recipe, CITYSCAPES, partial(training_parts, recipe), [("still", still), ("road", labelled)])
