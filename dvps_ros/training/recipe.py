@@ -181,7 +181,7 @@ def label_space(recipe: Recipe) -> LabelSpace:
         foreign += [n for n in data.mix if n != name]
         if foreign:
             raise ConfigError(
-                f"labels: {name} is the data set's own label space, which {', '.join(foreign)} of data lacks; "
+                f"labels: {name} is the data set's own space, which {', '.join(foreign)} of data lacks; "
                 "take it out, or train in cityscapes"
             )
         layout = LAYOUTS[name]

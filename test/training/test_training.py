@@ -943,7 +943,7 @@ def test_label_spaces(cache, tmp_path):
     recipe = recipe_for(cache, tmp_path, labels="semkitti-dvps", **own, **{"data.mix.semkitti-dvps": 1})
     space = label_space(recipe)
     assert space.names[:2] == ("car", "bicycle") and space.thing_ids == tuple(range(8))
-    with pytest.raises(ConfigError, match="which synthetic, synthetic_stills of data has not"):
+    with pytest.raises(ConfigError, match="which synthetic, synthetic_stills of data lacks"):
         label_space(recipe_for(cache, tmp_path, labels="semkitti-dvps"))
     (tmp_path / "other.yaml").write_text(
         "name: other\nclasses: [{name: road, color: [1, 2, 3], is_thing: false}]\n"
