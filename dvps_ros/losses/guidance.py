@@ -55,11 +55,10 @@ def semantic_to_depth(
     far_same = x.new_zeros(segments.shape)
     near_other = torch.full_like(far_same, torch.inf)
     same_count, other_count = torch.zeros_like(segments), torch.zeros_like(segments)
-    for dy, dx in _offsets(window):
+    for dy, dx, distance in _neighbours(x, window, squared):
         beside = _shifted(segments, dy, dx, -1)
         known = (segments >= 0) & (beside >= 0)
         same, other = known & (beside == segments), known & (beside != segments)
-        distance = _distance(x, dy, dx, squared)
         far_same = torch.maximum(far_same, torch.where(same, distance, 0.0))
         near_other = torch.minimum(near_other, torch.where(other, distance, torch.inf))
         same_count, other_count = same_count + same, other_count + other
@@ -98,23 +97,26 @@ def depth_to_semantic(
     x = features if literal else F.normalize(features, dim=1)
     depth = torch.where(valid, depth_m, 0.0)
     total, count = x.new_zeros(depth.shape), torch.zeros_like(depth, dtype=torch.int64)
-    for dy, dx in _offsets(window):
+    for dy, dx, distance in _neighbours(x, window, squared=False):
         both = valid & _shifted(valid, dy, dx, False)
         step = (depth - _shifted(depth, dy, dx, 0.0)).abs() / depth_scale_m
-        alike = torch.exp(-step - _distance(x, dy, dx, squared=False))
+        alike = torch.exp(-step - distance)
         total = total + torch.where(both, alike, 0.0)
         count = count + both
     value = -total if literal else -total / count.clamp_min(1)
     return Term(value, (count > 0).to(value.dtype))
 
 
-def _offsets(window: int) -> Iterator[tuple[int, int]]:
-    """(dy, dx) of the neighbours of a cell in the window around it."""
+def _neighbours(x: Tensor, window: int, squared: bool) -> Iterator[tuple[int, int, Tensor]]:
+    """(dy, dx) of each neighbour in the window around a cell, and [B,h,w]: how far its features are from the
+    cell's; of no meaning where the neighbour is outside the map."""
     r = window // 2
-    for dy in range(-r, r + 1):
-        for dx in range(-r, r + 1):
-            if (dy, dx) != (0, 0):
-                yield dy, dx
+    after = [(dy, dx) for dy in range(r + 1) for dx in range(-r, r + 1) if (dy, dx) > (0, 0)]
+    for dy, dx in after:
+        distance = _distance(x, dy, dx, squared)
+        yield dy, dx, distance
+        # From j back to i it is as far as from i to j.
+        yield -dy, -dx, _shifted(distance, -dy, -dx, 0.0)
 
 
 def _shifted(maps: Tensor, dy: int, dx: int, outside: float) -> Tensor:
