@@ -33,7 +33,7 @@ class Term(NamedTuple):
     def bad_samples(self) -> list[int]:
         """Indices of samples with a value that counts but is not finite."""
         bad = (~torch.isfinite(self.value)) & (self.weight > 0)
-        return torch.nonzero(bad.flatten(1).any(1)).flatten().tolist()
+        return torch.nonzero(bad.reshape(len(bad), -1).any(1)).flatten().tolist()
 
 
 def pooled_mean(terms: Sequence[Term]) -> Tensor:

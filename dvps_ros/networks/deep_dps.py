@@ -18,6 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from dvps_ros.config import from_flat, option
+from dvps_ros.losses.guidance import depth_to_semantic, semantic_to_depth
+from dvps_ros.losses.masks import query_class, query_masks
+from dvps_ros.losses.matching import CostWeights, match
+from dvps_ros.losses.segment_depth import backup_depth, query_depth
+from dvps_ros.losses.segment_targets import segment_targets
+from dvps_ros.losses.targets import FrameBatch
+from dvps_ros.losses.term import Term, Terms
 from dvps_ros.networks.backbones import BACKBONES, IMAGENET_MEAN, IMAGENET_STD, Backbone
 from dvps_ros.networks.fusion.masks import ROWS, MasksConfig, MasksFusion
 from dvps_ros.networks.masked_attention import (
@@ -29,11 +36,13 @@ from dvps_ros.networks.masked_attention import (
     sine_positions,
 )
 from dvps_ros.networks.parts import grid_tokens
-from dvps_ros.networks.protocol import MasksPrediction, Network
+from dvps_ros.networks.protocol import MasksPrediction, Network, Objective, channels_last
 from dvps_ros.networks.pyramids import LEVELS, DeformablePyramid, PixelDecoder, PlainPyramid
 
 MAX_DEPTH_M = 80.0
 """Depth is this times a sigmoid (Eq. 1)."""
+GUIDANCE_LEAST = 4
+"""Cells of either kind that a window must hold to say something: K - 1, as in the authors' code."""
 LATENT_GRID = (6, 16)
 """Rows and columns of the latent tokens."""
 
@@ -284,3 +293,88 @@ class DeepDps(Network[MasksPrediction]):
 def _products(vectors: Tensor, pixels: Tensor) -> Tensor:
     """[B,Q,h,w]: scalar product of each query's vector [B,Q,C] with that of each pixel [B,C,h,w]."""
     return (vectors @ pixels.flatten(2)).unflatten(2, pixels.shape[2:])
+
+
+class DeepDpsObjective(Objective):
+    """Every decoder layer is matched and supervised on its own (section 3.5); frames are learned one by one.
+
+    Samples with panoptic truth only, or with depth truth only, teach what they can (Table 5).
+    """
+
+    targets = staticmethod(segment_targets)
+    weights: DeepDpsWeights
+
+    def forward(self, clip: Sequence[FrameBatch], done: float) -> Terms:
+        terms = Terms()
+        for frame in clip:
+            prediction = self.network(channels_last(frame.image), frame.intrinsics)
+            self._frame_terms(terms, prediction, frame)
+        return terms
+
+    def _frame_terms(self, terms: Terms, p: MasksPrediction, frame: FrameBatch) -> None:
+        w, t, sources = self.weights, frame.targets, frame.sources
+        masks = t.masks
+        cost = CostWeights(w.classification, w.mask, w.dice)
+        layers: Sequence[DecoderPrediction] = p.layers
+        by_segment = [x for x in layers if x.depth_m is not None and x.depth_m.shape[1] > 1]
+        with_backup = [x for x in layers if x.backup_depth_m is not None]
+        for x in layers:
+            matched = match(
+                x.class_logits, x.mask_logits, t.classes, masks, t.known, weights=cost, points=w.points
+            )
+            classification = query_class(x.class_logits, t.classes, matched, t.has_panoptic, w.no_object)
+            terms.add("classification", _summed(classification, layers), sources)
+            mask, dice = query_masks(x.mask_logits, masks, t.known, matched, points=w.points)
+            terms.add("mask", _summed(mask, layers), sources)
+            terms.add("dice", _summed(dice, layers), sources)
+            if w.depth and x.depth_m is not None and x.depth_m.shape[1] > 1:
+                depth = query_depth(
+                    x.depth_m, t.depth_m, masks, matched, max_depth_m=w.max_depth_m, literal=w.literal
+                )
+                terms.add("depth", _summed(depth, by_segment), sources)
+            if w.backup and x.backup_depth_m is not None:
+                backup = backup_depth(
+                    x.backup_depth_m, t.depth_m, max_depth_m=w.max_depth_m, literal=w.literal
+                )
+                terms.add("backup", _summed(backup, with_backup), sources)
+        if w.depth and not by_segment:  # one map for all pixels
+            dense = backup_depth(p.depth_m, t.depth_m, max_depth_m=w.max_depth_m, literal=w.literal)
+            terms.add("depth", dense, sources)
+        if w.depth_guidance:
+            assert p.depth_features is not None
+            least = 1 if w.literal else GUIDANCE_LEAST
+            guided = semantic_to_depth(p.depth_features, t.segments, least=least)
+            terms.add("depth_guidance", guided, sources)
+        if w.semantic_guidance:
+            assert p.pixel_vectors is not None
+            valid = (t.depth_m > 0) & (t.depth_m <= w.max_depth_m)
+            guided = depth_to_semantic(p.pixel_vectors, t.depth_m, valid, literal=w.literal)
+            terms.add("semantic_guidance", guided, sources)
+
+
+def _summed(term: Term, layers: Sequence[Any]) -> Term:
+    """So that the mean over all layers becomes the sum over them, as the paper's weights want it."""
+    return Term(term.value * len(layers), term.weight, term.divisor)
+
+
+@dataclass(frozen=True)
+class DeepDpsWeights:
+    """Weights of the terms (Eq. 8), and their options; 0 switches a term off."""
+
+    classification: float = option(2.0, "Cross-entropy of the queries' classes.", low=0.0)
+    mask: float = option(5.0, "Cross-entropy of the masks.", low=0.0)
+    dice: float = option(5.0, "Dice of the masks.", low=0.0)
+    depth: float = option(2.5, "Scale-invariant error of ln depth, a segment (Eq. 7).", low=0.0)
+    backup: float = option(2.5, "The same of the backup, over the whole image.", low=0.0)
+    depth_guidance: float = option(
+        0.1, "Depth features apart between segments (Eq. 3 to 5, semantic to depth).", low=0.0
+    )
+    semantic_guidance: float = option(
+        0.1, "Pixel vectors alike where depth is (Eq. 6, depth to semantic).", low=0.0
+    )
+    no_object: float = option(0.1, "Weight of queries without a segment in the classification.", low=0.0)
+    points: int = option(12544, "Points that stand for a mask.", low=1)
+    max_depth_m: float = option(80.0, "True depth beyond this is left out, metres.", low=1.0)
+    literal: bool = option(
+        False, "Losses as they are printed: no root in Eq. 7, sums over neighbours of any length in Eq. 6."
+    )
