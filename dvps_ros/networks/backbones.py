@@ -12,8 +12,8 @@ from dvps_ros.errors import ConfigError
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
-# Not below 16 channels: torch 2.13 corrupts its memory in the gradient of a 1x1 convolution of stride 2 over 8
-# channels that are last in memory.
+# Not below 16 channels: the gradient of a 1x1 convolution of stride 2 over 8 channels that are last in
+# memory corrupts the heap of torch 2.13.
 BACKBONES: dict[str, tuple[str, dict[str, Any]]] = {
     "resnet50": ("resnet", {"depths": [3, 4, 6, 3], "hidden_sizes": [256, 512, 1024, 2048]}),
     "swin_t": ("swin", {"embed_dim": 96, "depths": [2, 2, 6, 2], "num_heads": [3, 6, 12, 24]}),
