@@ -10,6 +10,7 @@ tracker gives ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -258,11 +259,9 @@ class DeepDps(Network[MasksPrediction]):
 
     def _tokens(self, levels: Sequence[Tensor], level_positions: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Maps as tokens [B,N,width], those of a level, and their positions [1,N,width]."""
-        tokens = [x.flatten(2).transpose(1, 2) for x in levels]
-        positions = [
-            (sine_positions(x.shape[2], x.shape[3], x.shape[1], x.device) + level_positions[i])[None]
-            for i, x in enumerate(levels)
-        ]
+        # Levels are told apart in the values, too; places only in the keys.
+        tokens = [x.flatten(2).transpose(1, 2) + level_positions[i] for i, x in enumerate(levels)]
+        positions = [sine_positions(x.shape[2], x.shape[3], x.shape[1], x.device)[None] for x in levels]
         return tokens, positions
 
     def _segments(self, queries: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -378,3 +377,62 @@ class DeepDpsWeights:
     literal: bool = option(
         False, "Losses as they are printed: no root in Eq. 7, sums over neighbours of any length in Eq. 6."
     )
+
+
+_MASK2FORMER_NAMES = (
+    (r"model\.pixel_level_module\.encoder\.", "backbone.model."),
+    (r"model\.pixel_level_module\.decoder\.", "semantic."),
+    (r"semantic\.level_embed", "semantic.level_positions"),
+    (r"semantic\.input_projections\.", "semantic.projections."),
+    (r"semantic\.mask_projection\.", "semantic.vectors."),
+    (r"semantic\.adapter_1\.", "semantic.lateral."),
+    (r"semantic\.layer_1\.", "semantic.smooth."),
+    (r"semantic\.encoder\.layers\.", "semantic.layers."),
+    (r"\.self_attn\.sampling_offsets\.", ".attention.offsets."),
+    (r"\.self_attn\.attention_weights\.", ".attention.weights."),
+    (r"\.self_attn\.value_proj\.", ".attention.value."),
+    (r"\.self_attn\.output_proj\.", ".attention.out."),
+    (r"(semantic\.layers\.\d+)\.self_attn_layer_norm\.", r"\1.norm."),
+    (r"model\.transformer_module\.queries_embedder\.weight", "query_positions"),
+    (r"model\.transformer_module\.queries_features\.weight", "queries"),
+    (r"model\.transformer_module\.level_embed\.weight", "level_positions"),
+    (r"model\.transformer_module\.decoder\.layernorm\.", "norm."),
+    (r"model\.transformer_module\.decoder\.mask_predictor\.mask_embedder\.(\d)\.0", r"mask_vector.layers.\1"),
+    (r"model\.transformer_module\.decoder\.layers\.", "layers."),
+    (r"\.self_attn\.([qkv])_proj\.", r".self_attention.attention.\1."),
+    (r"\.self_attn\.out_proj\.", ".self_attention.attention.out."),
+    (r"\.self_attn_layer_norm\.", ".self_attention.norm."),
+    (r"\.cross_attn\.", ".cross.attention."),
+    (r"\.out_proj\.", ".out."),
+    (r"\.cross_attn_layer_norm\.", ".cross.norm."),
+    (r"\.fc1\.", ".feed_forward.inner."),
+    (r"\.fc2\.", ".feed_forward.outer."),
+    (r"\.final_layer_norm\.", ".feed_forward.norm."),
+    (r"class_predictor\.", "classify."),
+    (r"(\.attention)\.q\.", r"\1.query."),
+    (r"(\.attention)\.k\.", r"\1.key."),
+    (r"(\.attention)\.v\.", r"\1.value."),
+)
+"""Names of parameters in the transformers library's Mask2Former, and what they are called here."""
+
+
+def mask2former_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the transformers library's Mask2Former by the names of :class:`DeepDps`, whose half for
+    segmentation it is: with them it computes the same classes and masks. Depth is not in it.
+
+    Args:
+        weights: the state of ``Mask2FormerForUniversalSegmentation``.
+    """
+    found = {}
+    for name, value in weights.items():
+        if name.startswith("criterion."):
+            continue
+        for pattern, replacement in _MASK2FORMER_NAMES:
+            name = re.sub(pattern, replacement, name)
+        if ".in_proj_" in name:  # query, key and value in one
+            start, _, kind = name.rpartition(".in_proj_")
+            for part, piece in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                found[f"{start}.{part}.{kind}"] = piece
+        else:
+            found[name] = value[None] if name in ("queries", "query_positions") else value
+    return found

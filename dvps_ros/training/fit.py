@@ -31,6 +31,7 @@ from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.module import LitPerception, progress
 from dvps_ros.training.recipe import Recipe
 from dvps_ros.training.sources import Build, MixedClips, held_out_sets, training_parts
+from dvps_ros.training.transformers_start import start_from_transformers
 from dvps_ros.training.warm_start import start_from_model
 from dvps_ros.types import Sample
 
@@ -213,7 +214,9 @@ def _start(module: LitPerception, build: Build) -> None:
     source = module.recipe.start_from
     if not source:
         return
-    if Path(source).is_dir():
+    if (Path(source) / "config.json").is_file():
+        start_from_transformers(module.network, Path(source), module.labels)
+    elif Path(source).is_dir():
         found = load_manifest(Path(source)).label_space
         if found != module.labels:
             raise CheckpointError(

@@ -81,7 +81,9 @@ class Recipe:
         "Size of the network: fields of its configuration, e.g. width; empty is its default."
     )
     start_from: str = option(
-        "", "Checkpoint or model folder whose weights the training starts from; empty starts at random."
+        "",
+        "Checkpoint, model folder, or folder of the transformers library (Mask2Former for deep_dps) whose "
+        "weights the training starts from; empty starts at random.",
     )
     learns: str = option(
         "",

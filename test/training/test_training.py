@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pl = pytest.importorskip("lightning.pytorch")
 
-from dvps_ros.config import flatten, from_flat, to_dict  # noqa: E402
+from dvps_ros.config import EngineConfig, flatten, from_flat, to_dict  # noqa: E402
 from dvps_ros.data.cache import write_clip  # noqa: E402
 from dvps_ros.data.layouts import LAYOUTS  # noqa: E402
 from dvps_ros.data.transforms import Box, crop_resize  # noqa: E402
@@ -35,6 +36,7 @@ from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.targets import center_targets, frame_targets  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
+from dvps_ros.runtime.engine import Engine  # noqa: E402
 from dvps_ros.training import batch as batches  # noqa: E402
 from dvps_ros.training.checkpoint import load_checkpoint, load_mean_checkpoint, read_checkpoint  # noqa: E402
 from dvps_ros.training.fit import balance, fit, fit_phases, validate, workers_that_fit  # noqa: E402
@@ -44,6 +46,7 @@ from dvps_ros.training.recipe import (  # noqa: E402
     ScheduleConfig,
     check_phases,
     label_space,
+    loss_weights,
     network_config,
     read_recipe,
 )
@@ -56,6 +59,7 @@ from dvps_ros.training.sources import (  # noqa: E402
     training_parts,
 )
 from dvps_ros.training.torch_engine import TorchEngine  # noqa: E402
+from dvps_ros.training.transformers_start import start_from_transformers  # noqa: E402
 from dvps_ros.training.validate import Validation  # noqa: E402
 from dvps_ros.training.warm_start import start_from_model  # noqa: E402
 from dvps_ros.types import Sample  # noqa: E402
@@ -950,3 +954,103 @@ def test_label_spaces(cache, tmp_path):
     )
     with pytest.raises(ConfigError, match="label space|must name the classes of cityscapes"):
         label_space(recipe_for(cache, tmp_path, labels=str(tmp_path / "other.yaml")))
+
+
+# -- DeepDPS ------------------------------------------------------------------------------------------------
+
+TINY_DEEP_DPS = {
+    "network": "deep_dps",
+    "model": {
+        "backbone": "resnet_tiny", "pixel_decoder": "deformable", "width": 32, "queries": 12, "heads": 4,
+        "hidden": 64, "rounds": 1, "pixel_layers": 1, "pixel_hidden": 64,
+    },
+    "loss.points": 200,
+}  # fmt: skip
+
+
+def deep_dps(cache: Path, out: Path, **changes) -> Recipe:
+    values = flatten(to_dict(recipe_for(cache, out)))
+    values = {k: v for k, v in values.items() if not k.startswith(("model.", "loss."))}
+    return from_flat(Recipe, values | flatten(TINY_DEEP_DPS) | changes)
+
+
+@pytest.mark.parametrize("data_set", ["cityscapes", "semkitti"])
+def test_the_recipes_of_deep_dps(data_set):
+    folder = ROOT / "config/train/deep_dps"
+    first, second = (read_recipe(folder / f"{data_set}_{step}.yaml") for step in (1, 2))
+    check_phases([first, second])
+    assert list(second.data.mix) == [f"{data_set}-dvps"] == list(second.data.places)
+    assert loss_weights(first).depth == 0 and loss_weights(second).depth == 2.5
+    assert label_space(second).names[0] == {"cityscapes": "road", "semkitti": "car"}[data_set]
+
+
+def test_deep_dps_trains_validates_and_exports_in_two_steps(cache, tmp_path):
+    steps = {"schedule.steps": 2, "validate_every": 2}
+    first = deep_dps(cache, tmp_path / "1", **steps, **{"loss.depth": 0.0, "loss.backup": 0.0})
+    second = deep_dps(cache, tmp_path / "2", **steps)
+    check_phases([first, second])
+    last = fit_phases([first, second], CITYSCAPES)
+    loaded = load_checkpoint(last)
+    assert loaded.meta["network"] == "deep_dps"
+    manifest = export_model(
+        loaded.network, CITYSCAPES, tmp_path / "m", [(64, 128)],
+        name="m", version="1", licence="Apache-2.0", training={}, fusion={"min_score": 0.1},
+    )  # fmt: skip
+    assert [s.name for s in manifest.state] == ["state_rows"]
+    with Engine.open(tmp_path / "m", EngineConfig(backend="openvino", precision="fp32")) as engine:
+        assert "overlap" in engine.output_names and engine.differences
+
+
+def save_mask2former(folder: Path, **changes) -> Any:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+
+    network = LitPerception(deep_dps(Path("x"), Path("x")), CITYSCAPES).network
+    names = {0: "road", 1: "car", 2: "lamp post"}
+    sizes = {
+        "hidden_dim": 32,
+        "feature_size": 32,
+        "mask_feature_size": 32,
+        "num_attention_heads": 4,
+    } | changes
+    config = Mask2FormerConfig(
+        backbone_config=network.backbone.model.config, encoder_feedforward_dim=64, dim_feedforward=64,
+        encoder_layers=1, decoder_layers=4, num_queries=12, id2label=names,
+        label2id={n: i for i, n in names.items()}, **sizes,
+    )  # fmt: skip
+    theirs = Mask2FormerForUniversalSegmentation(config)
+    theirs.save_pretrained(folder)
+    return theirs
+
+
+def test_a_mask2former_of_the_transformers_library_starts_a_training(cache, tmp_path, caplog):
+    theirs = save_mask2former(tmp_path / "hf")
+    recipe = deep_dps(cache, tmp_path / "out", start_from=str(tmp_path / "hf"), **{"schedule.steps": 1})
+    recipe = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
+    with caplog.at_level("INFO"):
+        network = load_checkpoint(run(recipe)).network
+    want = theirs.state_dict()
+    queries = want["model.transformer_module.queries_features.weight"]
+    torch.testing.assert_close(network.queries[0], queries, rtol=0, atol=1e-6)
+    rows = network.classify.weight
+    for name, row in (("road", 0), ("car", 1)):
+        torch.testing.assert_close(rows[CITYSCAPES.id_of(name)], want["class_predictor.weight"][row])
+    torch.testing.assert_close(rows[-1], want["class_predictor.weight"][-1])
+    assert "of 19 classes 2 are known by name" in caplog.text and "geometry" in caplog.text
+
+
+def test_folders_that_start_nothing_say_why(cache, tmp_path):
+    network = LitPerception(deep_dps(cache, tmp_path), CITYSCAPES).network
+    save_mask2former(tmp_path / "wide", hidden_dim=64, feature_size=64, mask_feature_size=64)
+    with pytest.raises(CheckpointError, match="does not fit the network: .* set model.backbone"):
+        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
+    with pytest.raises(CheckpointError, match="expected mask2former, for network deep_dps"):
+        start_from_transformers(Lite(LiteConfig(**TINY)), tmp_path / "wide", CITYSCAPES)
+    (tmp_path / "wide" / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    with pytest.raises(CheckpointError, match="cannot read .*model.safetensors"):
+        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
+    (tmp_path / "wide" / "model.safetensors").rename(tmp_path / "wide" / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="pickled weights are not read"):
+        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
+    (tmp_path / "wide" / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot read .*config.json"):
+        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
