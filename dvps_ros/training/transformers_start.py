@@ -47,8 +47,8 @@ def start_from_transformers(network: Network, folder: Path, labels: LabelSpace) 
     if wrong:
         raise CheckpointError(
             f"{folder} does not fit the network: {len(wrong)} parameters are surplus or of another shape, "
-            f"{wrong[0]} first; set model.backbone, pixel_decoder, width, queries, rounds and hidden to those "
-            "of its config.json"
+            f"{wrong[0]} first; set model.backbone, pixel_decoder, width, queries, rounds and hidden to "
+            "those of its config.json"
         )
     known = [n for n in labels.names if n in names.values()]
     row_of = {name: i for i, name in names.items()}
