@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import PoseStamped
@@ -15,10 +15,17 @@ from std_msgs.msg import Header
 from dvps_ros import msg as dvps_msg
 from dvps_ros.runtime.steering import SteeringResult
 
-if TYPE_CHECKING:
-    from dvps_ros.ros.nodes.steering import NodeConfig
-
 PATH_STEP_M = 0.5
+
+
+class OutputConfig(Protocol):
+    """The parameters of the node that its outputs need."""
+
+    @property
+    def path_length_m(self) -> float: ...
+
+    @property
+    def ackermann_speed_mps(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,11 @@ class SteeringOutput:
     """One topic; ``build`` gives None where there is nothing to publish."""
 
     type: type
-    build: Callable[[SteeringResult, Header, int, NodeConfig], Any]
+    build: Callable[[SteeringResult, Header, int, OutputConfig], Any]
 
 
 def command_message(
-    result: SteeringResult, header: Header, age_ns: int, config: NodeConfig
+    result: SteeringResult, header: Header, age_ns: int, config: OutputConfig
 ) -> dvps_msg.SteeringCommand:
     """The command; its numbers are NaN where it is not valid."""
     age_ns = max(0, age_ns)
@@ -65,7 +72,7 @@ def optional_outputs() -> dict[str, SteeringOutput]:
         pass
     else:
 
-        def path(result: SteeringResult, header: Header, age_ns: int, config: NodeConfig) -> Path:
+        def path(result: SteeringResult, header: Header, age_ns: int, config: OutputConfig) -> Path:
             message = Path(header=header)  # without poses where there is no command: viewers clear it
             if result.valid:
                 for x, y, yaw in arc_points(result.curvature_per_m, config.path_length_m):
@@ -84,7 +91,7 @@ def optional_outputs() -> dict[str, SteeringOutput]:
     else:
 
         def drive(
-            result: SteeringResult, header: Header, age_ns: int, config: NodeConfig
+            result: SteeringResult, header: Header, age_ns: int, config: OutputConfig
         ) -> AckermannDriveStamped | None:
             if not result.valid:
                 return None  # the message cannot say so: its receiver needs a time-out

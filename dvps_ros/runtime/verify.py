@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -22,8 +22,18 @@ from dvps_ros.errors import EngineError, InputError
 from dvps_ros.files import read_arrays
 from dvps_ros.panoptic.track import Tracker
 
-if TYPE_CHECKING:
-    from dvps_ros.runtime.engine import Engine
+
+class Verifiable(Protocol):
+    """What is verified; see :class:`dvps_ros.runtime.engine.Engine`."""
+
+    description: str
+    output_names: frozenset[str]
+
+    def run(self, image: np.ndarray, intrinsics: np.ndarray, wanted: frozenset[str]) -> Any: ...
+
+    def outputs(self) -> Mapping[str, np.ndarray]: ...
+
+    def reset(self) -> None: ...
 
 
 class WrongValues(EngineError):
@@ -244,7 +254,7 @@ def _match_rows(want: np.ndarray, got: np.ndarray) -> np.ndarray:
     return match
 
 
-def check(engine: Engine, golden: Golden, precision: str) -> list[Difference]:
+def check(engine: Verifiable, golden: Golden, precision: str) -> list[Difference]:
     """Run the golden frames through an engine, which is reset before and after.
 
     Raises:

@@ -11,12 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from dvps_ros.data.world.forks import Forks
 
 WHEELBASE_M = 2.71
 START_M = -60.0
@@ -196,10 +193,16 @@ def draw_section(style: Style, rng: np.random.Generator) -> CrossSection:
     )
 
 
+class Branchings(Protocol):
+    """Where a road forks; see :class:`dvps_ros.data.world.forks.Forks`."""
+
+    def near(self, start_m: float, end_m: float, /) -> Any: ...
+
+
 class Route:
     """Middle line of the road, extended on demand; the same seed gives the same line however it is asked."""
 
-    def __init__(self, style: Style, seed: int, forks: Forks):
+    def __init__(self, style: Style, seed: int, forks: Branchings):
         self._rng = np.random.default_rng([seed, 101])
         self._style, self._forks = style, forks
         self._x, self._y, self._z = [0.0], [0.0], [0.0]
