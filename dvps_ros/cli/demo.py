@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -10,7 +11,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -112,10 +113,19 @@ class VerdictFailed(DvpsError):
     """The graph ran, but a figure misses its threshold."""
 
 
-def checked(report: Mapping[str, Any], spec: str) -> str:
-    """What the verdict stands on, in a sentence."""
+def checked(report: Mapping[str, Any], spec: str, *, whole: bool = True) -> str:
+    """What the verdict stands on, in a sentence.
+
+    Args:
+        whole: whether all frames were played.
+    """
     if spec == SCENE:
-        return "Checked against the truth of the rendered scene."
+        part = (
+            ""
+            if whole
+            else f" The thresholds are for all of it, not for its first {report['frames_in']} frames."
+        )
+        return f"Checked against the truth of the rendered scene.{part}"
     if report["quality"]:
         return (
             "Only checked that the images were processed: thresholds exist for the built-in scene alone. "
@@ -165,18 +175,58 @@ def command(
     truth, on an input of yours only that its images were processed.
     """
     from dvps_ros.cli import results
-    from dvps_ros.data.sources import WorldSource, open_source
+    from dvps_ros.data.sources import open_source
     from dvps_ros.runtime.manifest import find_model, load_manifest
-    from dvps_ros.viz.report import write_html
 
     if not (rate_hz == -1 or rate_hz >= 0):
         raise InputError(f"--rate: expected -1, 0 or images a second, got {rate_hz:g}")
     # What is missing is said at once, not after a scene is rendered and played.
     results.require("jinja2", "matplotlib", "rosbags", "rclpy")
-    manifest = load_manifest(find_model(model))
+    load_manifest(find_model(model))
+    if input_spec == SCENE and (fov_deg is not None or camera_file is not None):
+        raise InputError(
+            "--fov and --camera are of an input of yours, and none is given; add --input (with make: INPUT=)"
+        )
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     out.mkdir(parents=True, exist_ok=True)
-    clear(out)
+    with replacing(out):
+        report, checks, note = _demonstrate(
+            source,
+            input_spec,
+            out,
+            rate_hz,
+            max_frames,
+            model,
+            backend,
+            camera_height_m,
+            fov_deg,
+            camera_file,
+        )
+    click.echo(results.console_summary(report, out))
+    failed = [str(check) for check in checks if not check.holds]
+    if failed:
+        raise VerdictFailed("missed: " + "; ".join(failed))
+    click.echo(f"passed: {'; '.join(map(str, checks))}\n{note}")
+
+
+def _demonstrate(
+    source: FrameSource,
+    input_spec: str,
+    out: Path,
+    rate_hz: float,
+    max_frames: int | None,
+    model: str,
+    backend: str,
+    camera_height_m: float,
+    fov_deg: float | None,
+    camera_file: Path | None,
+) -> tuple[dict[str, Any], list[Check], str]:
+    """Run the graph and leave its results in ``out``: the report, the verdict, and what that stands on."""
+    from dvps_ros.cli import results
+    from dvps_ros.data.sources import WorldSource
+    from dvps_ros.runtime.manifest import find_model, load_manifest
+    from dvps_ros.viz.report import write_html
+
     played = input_spec
     if isinstance(source, WorldSource):
         played = str(out / "scene")
@@ -199,12 +249,13 @@ def command(
     }
     frames = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
     ran = run_graph(out, source.name, frames, player, node)
-    report, page = evaluate(out, source, input_spec, manifest.label_space, ran)
+    label_space = load_manifest(find_model(model)).label_space
+    report, page = evaluate(out, source, input_spec, label_space, ran)
     if input_spec == SCENE:
         checks = verdict(report, SCENE_LIMITS)
     else:
         checks = verdict(report, LIVE_LIMITS if rate_hz else INPUT_LIMITS)
-    note = checked(report, input_spec)
+    note = checked(report, input_spec, whole=max_frames is None)
     results.write_report(out / "report.json", report)
     write_html(
         out / "report.html",
@@ -215,11 +266,7 @@ def command(
         note=note,
         **page,
     )
-    click.echo(results.console_summary(report, out))
-    failed = [str(check) for check in checks if not check.holds]
-    if failed:
-        raise VerdictFailed("missed: " + "; ".join(failed))
-    click.echo(f"passed: {'; '.join(map(str, checks))}\n{note}")
+    return report, checks, note
 
 
 def rate_parameters(rate_hz: float) -> dict[str, Any]:
@@ -244,20 +291,55 @@ def render(world: WorldSource, folder: Path) -> FrameSource:
     return write_scene(folder, clips, world.camera, name=world.name, rate_hz=world.rate_hz)
 
 
-def clear(out: Path) -> None:
-    """Remove what an earlier demo left in ``out``, and nothing else.
+BEFORE = ".before"
+"""Folder in the results of a demo that runs: those of the one before."""
+
+
+@contextlib.contextmanager
+def replacing(out: Path) -> Iterator[None]:
+    """Makes room in ``out`` for the results of a demo; if it fails or is interrupted, those of the one before
+    come back. Its logs stay in either case, and nothing that no demo left is touched.
 
     Raises:
         InputError: there is a bag that no demo has left.
     """
     from dvps_ros.cli.results import FILES
 
+    before = out / BEFORE
+    names = (*FILES, SENT)
+    if before.is_dir():  # that demo was killed
+        _move(before, out, names)
+        _remove(before)
     ours = (out / "logs").is_dir()
     if (out / "bag").exists() and not ours:
         raise InputError(f"{out} holds a bag that is not of an earlier demo: choose another --out")
-    for name in (*FILES, "logs", SENT) if ours else ():
-        path = out / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if ours:
+        before.mkdir()
+        _move(out, before, names)
+        _remove(out / "logs")
+    try:
+        yield
+    except BaseException:
+        for name in names:
+            _remove(out / name)
+        _move(before, out, names)
+        raise
+    finally:
+        _remove(before)
+
+
+def _move(source: Path, target: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (source / name).exists():
+            _remove(target / name)
+            (source / name).rename(target / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def run_graph(

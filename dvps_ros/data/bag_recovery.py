@@ -135,8 +135,13 @@ def _read_mcap(file: Path, found: Recovered) -> Iterator[Entry]:
                     yield channel.topic, schema.name, definition, record.log_time, record.data
                 ended |= isinstance(record, Footer)
         except Exception as error:  # of mcap's own family, and whatever its decompressors raise
-            place = f"byte {stream.tell()} of {file.stat().st_size}"
-            found.lost = f"{file.name} is torn at {place}: {error or 'it ends'}"
+            place, size = stream.tell(), file.stat().st_size
+            if place < size or str(error):
+                found.lost = f"{file.name} is torn at byte {place} of {size}: {error or 'it ends'}"
+            else:
+                found.lost = (
+                    f"{file.name} is torn: it ends without an index, after {size} bytes, all of them read"
+                )
             return
     if not ended:
         found.lost = f"{file.name} has no end"

@@ -319,8 +319,9 @@ def camera_for(
     """
     if camera is None and fov_deg is None:
         raise InputError(
-            f"{name} has no camera calibration: pass the horizontal field of view in degrees (--fov, FOV=90) "
-            "or a camera file (--camera, CAMERA=camera.yaml)"
+            f"{name} has no camera calibration: give the horizontal field of view of the lens in degrees "
+            "(--fov 70; with make FOV=70; parameter fov_deg of the player) or a camera file "
+            "(--camera FILE; CAMERA=FILE; parameter camera)"
         )
     if camera is None:
         return CameraModel.from_fov(width, height, float(fov_deg))  # type: ignore[arg-type]

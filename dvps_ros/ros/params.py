@@ -51,10 +51,12 @@ def declare(node: Node, cls: type, *, locked: Callable[[], bool] = lambda: True)
     unknown = sorted(k for k in given if k not in (*known, *_OF_ROS) and not k.startswith(_QOS))
     slips = {k: meant for k in unknown if (meant := _meant(k, known))}
     if slips:
-        told = ", ".join(f"{k} (is {meant} meant?)" for k, meant in slips.items())
-        raise ConfigError(f"unknown parameters {told}; known are {', '.join(known)}")
+        told = ", ".join(f"{k} (did you mean {meant}?)" for k, meant in slips.items())
+        plural = "s" if len(slips) > 1 else ""
+        raise ConfigError(f"unknown parameter{plural}: {told}; known are {', '.join(known)}")
     if unknown:
-        node.get_logger().warning(f"parameters that are not of this node are ignored: {', '.join(unknown)}")
+        told = ", ".join(f"{name}{_same_leaf(name, known)}" for name in unknown)
+        node.get_logger().warning(f"parameters that are not of this node are ignored: {told}")
     for key, opt in known.items():
         value = opt.default
         if key in given:
@@ -79,6 +81,12 @@ def declare(node: Node, cls: type, *, locked: Callable[[], bool] = lambda: True)
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(check)
+
+
+def _same_leaf(name: str, known: Iterable[str]) -> str:
+    """A question, where a name without a group is one of the node's without its group."""
+    near = next((k for k in known if k.rpartition(".")[2] == name), "")
+    return f" (did you mean {near}?)" if near else ""
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -7,7 +7,9 @@ import logging
 import re
 import signal
 import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 import rclpy
@@ -17,6 +19,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from dvps_ros.config import options
 from dvps_ros.errors import DvpsError
 from dvps_ros.ros.memory import keep_freed_memory
 
@@ -58,15 +61,38 @@ class RosLog(logging.Handler):
             self._logger.debug(text)
 
 
-def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+def usage(program: str, config: type) -> str:
+    """The help text of a node's program: its parameters, what they are for and their defaults."""
+    lines = [
+        f"usage: {program} [--ros-args [-p PARAMETER:=VALUE] [-r TOPIC:=OTHER] [--params-file FILE] ...]",
+        "",
+        "parameters:",
+    ]
+    for opt in options(config):
+        default = str(opt.default).lower() if isinstance(opt.default, bool) else repr(opt.default)
+        lines.append(f"  {opt.key} ({opt.type.__name__}, {default})")
+        lines += textwrap.wrap(opt.description, 96, initial_indent="      ", subsequent_indent="      ")
+    return "\n".join(lines)
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None, *, config: type) -> int:
     """Make a node and spin it until it is done, or until SIGINT, SIGTERM or a shutdown of ROS.
+
+    With ``-h`` or ``--help`` it only says which parameters there are.
 
     The signals are Python's, not rclpy's, which end ROS at once: the callback in work is finished, and the
     node can still publish a last word. Only a second signal interrupts a callback.
 
+    Args:
+        config: the dataclass of the node's parameters.
+
     Returns:
         Exit code: 0 for every normal end, 1 after a failure, whose sentence goes to stderr.
     """
+    given = sys.argv[1:] if args is None else args
+    if {"-h", "--help"} & set(given):
+        print(usage(Path(sys.argv[0]).name, config))
+        return 0
     keep_freed_memory()
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

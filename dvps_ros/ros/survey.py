@@ -190,7 +190,10 @@ class Survey(Observer):
     def _state(self, node: str) -> Seen:
         answers = twins(self._node.get_node_names_and_namespaces(), node)
         if answers > 1:
-            return Seen(f"{answers} nodes are called {node}", "start each under a name of its own (name:=)")
+            return Seen(
+                f"{answers} nodes are called {node}",
+                "start each under a name of its own (launch: name:=; by hand: -r __node:=NAME)",
+            )
         if node not in self._states:
             return Seen(f"{node} runs")
         if not self._states[node].done():
@@ -227,6 +230,8 @@ class Survey(Observer):
                     yield Seen(f"{node} takes {topic}, asks for {_words(ends[0])}")
                 else:
                     problem, _, advice = why.partition("; ")
+                    if kind == type_name(CameraInfo) and not any(k == kind for _, k in cameras):
+                        advice = "nobody publishes CameraInfo here: start it, or set horizontal_fov_deg"
                     yield Seen(f"{node} gets nothing {problem}", advice or "correct one of the two sides")
 
     def _diagnoses(self, node: str) -> Iterator[Seen]:

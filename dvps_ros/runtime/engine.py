@@ -446,7 +446,7 @@ class _Opener:
                 engine.close()
         engines[best].reset()
         shown = {f"{name} {precision}": round(ms, 2) for (name, precision), ms in median_ms.items()}
-        log.info("engine measured, milliseconds: %s", shown)
+        log.info("engines measured: %s", ", ".join(f"{name} {ms} ms" for name, ms in shown.items()))
         return engines[best], {"backend": best[0], "precision": best[1], "median_ms": shown}
 
 

@@ -186,15 +186,46 @@ def test_console_summary_names_the_files(tmp_path: Path) -> None:
     assert f"{tmp_path}/report.json" in text and "demo.mp4" not in text
 
 
-def test_clear_removes_only_what_a_demo_left(tmp_path: Path) -> None:
+def test_a_run_that_ends_early_brings_back_the_results_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "bag").mkdir()
-    with pytest.raises(InputError, match="not of an earlier demo"):
-        demo.clear(tmp_path)
+    with pytest.raises(InputError, match="not of an earlier demo"), demo.replacing(tmp_path):
+        pass
     (tmp_path / "logs").mkdir()
-    (tmp_path / "report.json").write_text("{}")
-    demo.clear(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    (tmp_path / "logs" / "old.log").write_text("")
+    (tmp_path / "report.json").write_text("old")
+
+    def begin() -> None:
+        assert not (tmp_path / "report.json").exists() and not (tmp_path / "bag").exists()
+        (tmp_path / "bag").mkdir()
+        (tmp_path / "bag" / "new.mcap").write_text("")
+        (tmp_path / "sent.json").write_text("new")
+        (tmp_path / "logs").mkdir()
+        (tmp_path / "logs" / "new.log").write_text("")
+
+    with pytest.raises(KeyboardInterrupt), demo.replacing(tmp_path):
+        begin()
+        raise KeyboardInterrupt
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    assert names == ["bag", "logs", "logs/new.log", "mine.txt", "report.json"]
+    assert (tmp_path / "report.json").read_text() == "old"
+    (tmp_path / ".before").mkdir()  # of a demo that was killed
+    (tmp_path / ".before" / "cloud.ply").write_text("older")
+    with demo.replacing(tmp_path):
+        begin()
+        (tmp_path / "report.json").write_text("new")
+    names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
+    assert names == [
+        "bag", "bag/new.mcap", "logs", "logs/new.log", "mine.txt", "report.json", "sent.json"
+    ]  # fmt: skip
+    assert (tmp_path / "report.json").read_text() == "new"
+
+
+def test_a_camera_without_an_input_is_refused(tmp_path: Path, tiny_model: Path) -> None:
+    arguments = ["--fov", "70", "--out", str(tmp_path / "out"), "--model", str(tiny_model)]
+    with pytest.raises(InputError, match="none is given; add --input"):
+        demo.command.main(arguments, standalone_mode=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_model_is_said_before_anything_runs(tmp_path: Path) -> None:

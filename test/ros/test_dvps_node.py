@@ -820,7 +820,7 @@ def test_parameters_are_fixed_while_configured(graph: Graph) -> None:
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"tracker__memory": 1.0}, r"unknown parameters tracker.memory \(is tracker.memory_s meant\?\)"),
+        ({"tracker__memory": 1.0}, r"unknown parameter: tracker.memory \(did you mean tracker.memory_s\?\)"),
         ({"tracker__memory_s": -1.0}, "tracker.memory_s: expected 0.0 to 60.0, got -1.0"),
         ({"tracker__memory_s": "long"}, "tracker.memory_s: expected float, got 'long'"),
         ({"image_transport": "theora"}, "image_transport: expected one of raw, compressed, got 'theora'"),

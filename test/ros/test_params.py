@@ -78,11 +78,11 @@ def test_parameters_of_other_nodes_in_a_file_for_the_robot_are_named_in_the_log(
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("engine: {modle: lite}", r"engine.modle \(is engine.model meant\?\)"),
-        ("image_transprot: raw", r"image_transprot \(is image_transport meant\?\)"),
-        ("use_sim_tme: true", r"use_sim_tme \(is use_sim_time meant\?\)"),
-        ("engine: fast", r"engine \(is engine.… meant\?\)"),
-        ("engine: {model: {name: lite}}", r"engine.model.name \(is engine.model meant\?\)"),
+        ("engine: {modle: lite}", r"engine.modle \(did you mean engine.model\?\)"),
+        ("image_transprot: raw", r"image_transprot \(did you mean image_transport\?\)"),
+        ("use_sim_tme: true", r"use_sim_tme \(did you mean use_sim_time\?\)"),
+        ("engine: fast", r"engine \(did you mean engine.…\?\)"),
+        ("engine: {model: {name: lite}}", r"engine.model.name \(did you mean engine.model\?\)"),
         ("use_sim_time: 'yes'", "use_sim_time: expected true or false, got 'yes'"),
         ("use_sim_time: 1", "use_sim_time: expected true or false, got 1"),
         ("qos_overrides: 5", "qos_overrides"),

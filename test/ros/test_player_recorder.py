@@ -340,7 +340,7 @@ def test_what_has_come_when_the_recorder_ends_is_in_the_bag(graph: Graph, tmp_pa
     [
         (Recorder, {}, ConfigError, "output: expected the folder"),
         (Recorder, {"output": "x", "topics": "(["}, ConfigError, "regular expressions"),
-        (Recorder, {"outputs": "x"}, ConfigError, "unknown parameters outputs"),
+        (Recorder, {"outputs": "x"}, ConfigError, "unknown parameter: outputs"),
         (Player, {}, InputError, "source: expected a video"),
         (Player, {"source": "/nowhere.mp4"}, InputError, "there is no input /nowhere.mp4"),
         (Player, {"source": "x", "rate_hz": -2.0}, ConfigError, "rate_hz: expected -1.0"),

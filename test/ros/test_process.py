@@ -41,7 +41,7 @@ class Late(Node):
         print("ROS still carries this", flush=True)
         super().destroy_node()
 
-sys.exit(run(Late))
+sys.exit(run(Late, config=type(None)))
 """
 
 
@@ -89,3 +89,12 @@ def test_a_broken_parameter_file_is_one_sentence(
     line = ended.stderr.splitlines()[-1]  # rcl's own complaint comes before
     assert line.startswith("error: ROS cannot start with these arguments: ") and words in line
     assert "/project/src" not in line
+
+
+@pytest.mark.parametrize("program", ["dvps", "steering", "player", "recorder"])
+def test_help_tells_the_parameters_and_starts_nothing(program: str) -> None:
+    command = [sys.executable, "-m", f"dvps_ros.ros.nodes.{program}", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    parameter = {"dvps": "engine.model", "steering": "base_frame", "player": "source", "recorder": "output"}
+    assert ended.returncode == 0 and "--ros-args" in ended.stdout
+    assert f"\n  {parameter[program]} (str, " in ended.stdout

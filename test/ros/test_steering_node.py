@@ -379,7 +379,7 @@ from dvps_ros.runtime.steering import SteeringPipeline
 values = parameters(perception_node="", min_frames=1, max_age_s=5.0, watchdog_s=60.0)
 opened = lambda config: SteeringPipeline(KnownHead(), config)
 make = lambda: SteeringNode(open_pipeline=opened, namespace=sys.argv[1], parameter_overrides=values)
-sys.exit(main_of(make, []))
+sys.exit(main_of(make, [], config=type(None)))
 """
 
 
@@ -467,5 +467,5 @@ def test_a_straight_path_is_straight() -> None:
 
 
 def test_unknown_parameters_are_refused(graph: Graph) -> None:
-    with pytest.raises(ConfigError, match="unknown parameters wheel_base"):
+    with pytest.raises(ConfigError, match="unknown parameter: wheel_base"):
         SteeringNode(namespace=graph.namespace, parameter_overrides=parameters(wheel_base=2.0))

@@ -311,7 +311,8 @@ class BaseNode(LifecycleNode, Generic[C]):
         name = self.get_fully_qualified_name()
         if twins(self.get_node_names_and_namespaces(), name) > 1:
             self._trouble(
-                f"another node is called {name} too: both answer; start one under another name (name:=)"
+                f"another node is called {name} too: both answer; start one under another name "
+                "(launch: name:=; by hand: -r __node:=NAME)"
             )
         array = DiagnosticArray(status=self.diagnostics())
         array.header.stamp = self.get_clock().now().to_msg()
@@ -323,7 +324,7 @@ class BaseNode(LifecycleNode, Generic[C]):
         return status(name, DiagnosticStatus.STALE, "not configured", {})
 
 
-def main_of(make: Callable[[], BaseNode[Any]], args: list[str] | None) -> int:
+def main_of(make: Callable[[], BaseNode[Any]], args: list[str] | None, *, config: type) -> int:
     """Make, start and spin a node: the body of an entry point. Returns the exit code."""
 
     def make_node() -> BaseNode[Any]:
@@ -331,4 +332,4 @@ def main_of(make: Callable[[], BaseNode[Any]], args: list[str] | None) -> int:
         node.start()
         return node
 
-    return run(make_node, args)
+    return run(make_node, args, config=config)

@@ -517,7 +517,8 @@ class DvpsNode(BaseNode[NodeConfig]):
         if not self._active:
             return status(name, DiagnosticStatus.OK, "inactive", values)
         silence = self._silence()
-        if silence and self._silence_throttle.ready("silence"):
+        # Its first words tell what is missing; what follows are numbers that change.
+        if silence and self._silence_throttle.ready(silence[:8]):
             self.get_logger().warning(silence)
         trouble = silence or self.health.recent_trouble() or self._doubts or self._losses()
         if trouble:
@@ -580,7 +581,7 @@ class DvpsNode(BaseNode[NodeConfig]):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_node``."""
-    return main_of(DvpsNode, args)
+    return main_of(DvpsNode, args, config=NodeConfig)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from dvps_ros.ros import convert, params, qos
 from dvps_ros.ros.process import run
 from dvps_ros.types import Frame
 
+TELL_AFTER_S = 3.0
+"""Of waiting for listeners in silence."""
 _SETTLE_S = 0.3
 """The middleware finds the other topics of a new listener a moment after the first."""
 
@@ -161,8 +163,16 @@ class Player(Node):
         """Raises: InputError when nobody came in time."""
         deadline = time.monotonic() + self.config.start_timeout_s
         header = Header(frame_id="camera_optical")
+        told = False
         while not self._stopped and time.monotonic() < deadline:
             listeners = self._images.get_subscription_count()
+            if not told and time.monotonic() > deadline - self.config.start_timeout_s + TELL_AFTER_S:
+                told = True
+                self.get_logger().info(
+                    f"waiting for {self.config.subscribers} subscribers on {self._images.topic_name} and "
+                    f"for the perception node to be ready, {self.config.start_timeout_s:g} s at most; now "
+                    f"there are {listeners} (another topic: -r image:=TOPIC; at once: -p subscribers:=0)"
+                )
             if listeners >= self.config.subscribers:
                 if self._ready or not self.count_publishers(self._labels_in.topic_name):
                     self._wait(lambda: self._stopped, _SETTLE_S)
@@ -274,7 +284,7 @@ class Player(Node):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_player``."""
-    return run(Player, args)
+    return run(Player, args, config=PlayerConfig)
 
 
 if __name__ == "__main__":

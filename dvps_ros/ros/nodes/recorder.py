@@ -202,7 +202,7 @@ def _matches(topic: str, patterns: list[re.Pattern[str]]) -> bool:
 
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_recorder``."""
-    return run(Recorder, args)
+    return run(Recorder, args, config=RecorderConfig)
 
 
 if __name__ == "__main__":

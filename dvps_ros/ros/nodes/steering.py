@@ -268,7 +268,7 @@ class SteeringNode(BaseNode[NodeConfig]):
 
 def main(args: list[str] | None = None) -> int:
     """Entry point ``dvps_steering``."""
-    return main_of(SteeringNode, args)
+    return main_of(SteeringNode, args, config=NodeConfig)
 
 
 if __name__ == "__main__":
