@@ -77,7 +77,7 @@ def oneformer(names: Sequence[str]) -> Any:
             backbone_config=swin(),
             conv_dim=32,
             hidden_dim=32,
-            mask_dim=16,
+            mask_dim=32,
             encoder_feedforward_dim=16,
             dim_feedforward=16,
             encoder_layers=1,

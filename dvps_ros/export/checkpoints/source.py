@@ -6,9 +6,10 @@ No code of the folder is run, no pickled object is made, and what the folder doe
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,20 +167,18 @@ def load_model(
             f"{checkpoint.name}: there are no weights that can be loaded{found}; expected "
             f"{WEIGHTS[0]} or {WEIGHTS[2]}, as save_pretrained writes them"
         )
-    loud = logging.getLogger("transformers")
-    level = loud.level
-    loud.setLevel(logging.CRITICAL)  # what it says of keys is said below
     try:
-        model, info = model_class.from_pretrained(
-            checkpoint.folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            weights_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-            dtype=torch.float32,
-            attn_implementation="eager",
-        )
+        with _quiet():
+            model, info = model_class.from_pretrained(
+                checkpoint.folder,
+                local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                dtype=torch.float32,
+                attn_implementation="eager",
+            )
     # Which exception a damaged file or configuration raises depends on the library that reads it.
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
@@ -188,8 +187,6 @@ def load_model(
             f"({type(error).__name__}: {reason}); files must be safetensors, or tensors only "
             "(torch's weights_only: other pickled objects are refused), whole, and of this configuration"
         ) from error
-    finally:
-        loud.setLevel(level)
     shapes = sorted(f"{key} ({_sizes(got)} instead of {_sizes(want)})" for key, got, want in _mismatched(info))
     if shapes:
         raise CheckpointError(
@@ -214,6 +211,22 @@ def load_model(
             )
         log.warning("%s: %s; missing ones are random", checkpoint.name, problem)
     return model.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences progress and what transformers says of keys, which is said here."""
+    from transformers.utils import logging as transformers_logging
+
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _mismatched(info: Any) -> list[tuple[str, Any, Any]]:

@@ -175,7 +175,8 @@ class MasksFusion(nn.Module):
         """[B,C,N]: ln of a soft maximum of the evidence over the queries of each class."""
         classes = torch.arange(len(self.is_thing), device=evidence.device)
         of_class = (class_id[:, None] == classes[:, None]).float()
-        return (of_class @ evidence.square().square() + 1e-12).log() / SHARPNESS
+        # Bounded, not added to: the exporter drops added constants up to 1e-8.
+        return (of_class @ evidence.square().square()).clamp(min=1e-12).log() / SHARPNESS
 
     def _propagate(self, p: MasksPrediction, row: Tensor, order: Tensor, used: Tensor) -> dict[str, Tensor]:
         vectors, pixels, previous = p.mask_vectors, p.pixel_vectors, p.previous_vectors
