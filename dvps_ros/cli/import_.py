@@ -44,6 +44,12 @@ def _pairs(context: click.Context, option: click.Parameter, texts: tuple[str, ..
     help="Label space to map to (YAML); by default the Cityscapes classes.",
 )
 @click.option(
+    "--names",
+    "names_file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="Names of the checkpoint's classes, one a line, if its config.json has none.",
+)
+@click.option(
     "--map",
     "classes",
     multiple=True,
@@ -72,6 +78,11 @@ def _pairs(context: click.Context, option: click.Parameter, texts: tuple[str, ..
 @click.option(
     "--min-score", type=click.FloatRange(0.001, 1), help="Least probability of a segment's class [0.8]."
 )
+@click.option(
+    "--min-visible",
+    type=click.FloatRange(0, 1),
+    help="Least share of a segment's mask that no other one hides [0.8].",
+)
 @click.option("--allow-missing", is_flag=True, help="Random values for weights that are missing.")
 @click.option("--panoptic", "is_panoptic", is_flag=True, help="It is panoptic, whatever its name says.")
 @click.option("--model-version", "version", default="0.1.0", show_default=True, help="Version of the model.")
@@ -83,6 +94,7 @@ def command(
     licence: str | None,
     depth_licence: str | None,
     labels: Path | None,
+    names_file: Path | None,
     classes: dict[str, str],
     max_depth: float | None,
     canonical_focal: float | None,
@@ -93,6 +105,7 @@ def command(
     depth_mean: tuple[float, ...] | None,
     depth_std: tuple[float, ...] | None,
     min_score: float | None,
+    min_visible: float | None,
     allow_missing: bool,
     is_panoptic: bool,
     version: str,
@@ -141,14 +154,15 @@ def command(
             depth_std=depth_std,
             depth=DepthOptions(max_depth, relative_depth, canonical_focal, own_size),
             classes=classes,
+            names=None if names_file is None else names_file.read_text().splitlines(),
             allow_missing=allow_missing,
             panoptic=is_panoptic,
         ),
         wanted,
     )
     click.echo(imported.classes.table())
-    manifest = import_model(
-        imported, out, wanted, version=version, fusion={} if min_score is None else {"min_score": min_score}
-    )
+    stated = {"min_score": min_score, "min_visible": min_visible}
+    fusion = {name: value for name, value in stated.items() if value is not None}
+    manifest = import_model(imported, out, wanted, version=version, fusion=fusion)
     click.echo(f"{out}: {manifest.name} {manifest.version}, {', '.join(g.size for g in manifest.graphs)}")
     click.echo(f"licence: {manifest.licence}")

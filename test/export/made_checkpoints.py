@@ -125,7 +125,8 @@ def depth_anything(kind: str = "metric", max_depth: int | None = 80) -> Any:
         apply_layernorm=True,
         reshape_hidden_states=False,
     )
-    return DepthAnythingForDepthEstimation(
+    torch.manual_seed(4)
+    model = DepthAnythingForDepthEstimation(
         DepthAnythingConfig(
             backbone_config=backbone,
             reassemble_hidden_size=16,
@@ -136,7 +137,17 @@ def depth_anything(kind: str = "metric", max_depth: int | None = 80) -> Any:
             depth_estimation_type=kind,
             max_depth=max_depth,
         )
-    )
+    ).eval()
+    with torch.no_grad():
+        # They begin so small that all depths would be one.
+        for part in (*model.neck.modules(), *model.head.modules()):
+            if isinstance(part, (torch.nn.Conv2d, torch.nn.ConvTranspose2d)):
+                torch.nn.init.kaiming_normal_(part.weight)
+        image = torch.randn(1, 3, 70, 70, generator=torch.Generator().manual_seed(1))
+        values = (model(pixel_values=image).predicted_depth / (max_depth or 1)).clamp(1e-4, 1 - 1e-4).logit()
+        model.head.conv3.weight.mul_(1 / values.std())
+        model.head.conv3.bias.copy_((model.head.conv3.bias - values.mean()) / values.std())
+    return model
 
 
 NETWORKS = {
@@ -160,8 +171,31 @@ def made(name: str, names: Sequence[str] = CITYSCAPES.names) -> Any:
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.running_mean.normal_(std=0.2)
                 part.running_var.uniform_(0.5, 2)
-        decide(class_head(model), len(names))
+        decide(model, len(names))
+        # Masks with edges that a rounding does not move, but not so steep that all queries tie at 1.
+        last = mask_head(model)
+        spread = model(**noise(model)).masks_queries_logits.std()
+        last.weight.mul_(3 / spread)
+        last.bias.mul_(3 / spread)
     return model
+
+
+def noise(model: Any, height: int = 64, width: int = 64) -> dict[str, torch.Tensor]:
+    """What the network's own forward takes."""
+    generator = torch.Generator().manual_seed(1)
+    feeds = {"pixel_values": torch.randn(1, 3, height, width, generator=generator)}
+    if model.config.model_type == "oneformer":
+        feeds["task_inputs"] = torch.ones(1, model.config.task_seq_len)
+    return feeds
+
+
+def mask_head(model: Any) -> torch.nn.Linear:
+    """The last layer of what makes the mask vectors."""
+    if hasattr(model, "mask_head"):
+        return model.mask_head.fc3
+    decoder = model.model.transformer_module.decoder
+    head = decoder.mask_embed if hasattr(decoder, "mask_embed") else decoder.mask_predictor.mask_embedder
+    return [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
 
 
 def class_head(model: Any) -> Any:
@@ -170,11 +204,19 @@ def class_head(model: Any) -> Any:
     return model.model.transformer_module.decoder.class_embed
 
 
-def decide(head: Any, classes: int) -> None:
-    """Large weights: each query is sure of the class that its embedding points at."""
-    head.weight.normal_(std=6.0)
-    head.bias.zero_()
-    head.bias[classes] = -100.0  # never "no object"
+def decide(model: Any, classes: int) -> None:
+    """Each query is sure of a class, and they are of several: what all embeddings share says nothing."""
+    head, seen = class_head(model), []
+    hook = head.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    model(**noise(model))
+    hook.remove()
+    hidden = seen[-1].flatten(0, -2)
+    centred = hidden - hidden.mean(0)
+    head.weight.normal_()
+    head.weight.mul_(6 / (centred @ head.weight.T).std())
+    head.bias.copy_(-(head.weight @ hidden.mean(0)))
+    head.bias[classes] = -30.0  # never "no object"
+    head.weight[classes] = 0.0
 
 
 def save_panoptic(folder: Path, model: Any, *, licence: str | None = "mit", **changes: Any) -> Path:

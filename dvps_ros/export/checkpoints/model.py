@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,12 +28,15 @@ from dvps_ros.export.checkpoints.source import (
     open_checkpoint,
     read_preprocessing,
 )
-from dvps_ros.export.model import MODEL_CARD, export_model
+from dvps_ros.export.model import MODEL_CARD, GoldenFrames, export_model, world_frames
 from dvps_ros.files import write_text
 from dvps_ros.labels import CITYSCAPES, LabelSpace
 from dvps_ros.runtime.manifest import Manifest, hash_file
 
 log = logging.getLogger(__name__)
+
+SWITCH = "TRANSFORMERS_DISABLE_TORCH_CHECK"
+"""Environment variable that switches checks of tensors in transformers off."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,8 @@ class ImportOptions:
     depth: DepthOptions = DepthOptions()
     classes: Mapping[str, str] = field(default_factory=dict)
     """Name of the checkpoint's class -> name of ours, or ``void``."""
+    names: Sequence[str] | None = None
+    """Of the checkpoint's classes by id, where its config.json names none."""
     allow_missing: bool = False
     panoptic: bool = False
     """Take a checkpoint whose name or card says that it is semantic."""
@@ -98,7 +105,7 @@ def open_network(
         source.licence(options.licence, "--licence"),
         depth_source.licence(options.depth_licence, "--depth-licence"),
     )
-    classes = ClassMap.by_name(_class_names(source), labels, options.classes)
+    classes = ClassMap.by_name(_class_names(source, options.names), labels, options.classes)
     preprocessing = read_preprocessing(source, options.mean, options.std)
     depth_preprocessing = read_preprocessing(
         depth_source, options.depth_mean, options.depth_std, prefix="--depth-"
@@ -123,6 +130,7 @@ def import_model(
     *,
     version: str,
     fusion: Mapping[str, Any] | None = None,
+    golden_frames: Callable[[int, int], GoldenFrames] = world_frames,
 ) -> Manifest:
     """Write the model folder, and its card if there is none; see :func:`~dvps_ros.export.model.export_model`.
 
@@ -131,20 +139,37 @@ def import_model(
     """
     card = out_dir / MODEL_CARD
     kept = card.exists()
-    manifest = export_model(
-        imported.network,
-        imported.classes.labels,
-        out_dir,
-        sizes,
-        name=out_dir.resolve().name,
-        version=version,
-        licence=imported.licence,
-        training=_provenance(imported),
-        fusion=fusion,
-    )
+    with _without_checks():
+        manifest = export_model(
+            imported.network,
+            imported.classes.labels,
+            out_dir,
+            sizes,
+            name=out_dir.resolve().name,
+            version=version,
+            licence=imported.licence,
+            training=_provenance(imported),
+            fusion=fusion,
+            golden_frames=golden_frames,
+        )
     if not kept:
         write_text(card, _card(imported, manifest))
     return manifest
+
+
+@contextlib.contextmanager
+def _without_checks() -> Iterator[None]:
+    """Leaves checks of transformers out of the graph: OneFormer's are tensors, which ONNX has no operator
+    for."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SWITCH]
+        else:
+            os.environ[SWITCH] = before
 
 
 def _check_task(checkpoint: Checkpoint, options: ImportOptions) -> None:
@@ -161,20 +186,30 @@ def _check_task(checkpoint: Checkpoint, options: ImportOptions) -> None:
         )
 
 
-def _class_names(checkpoint: Checkpoint) -> list[str]:
+def _class_names(checkpoint: Checkpoint, stated: Sequence[str] | None) -> list[str]:
     """By class id.
 
     Raises:
-        ConfigError: config.json has no usable ``id2label``.
+        ConfigError: config.json does not name them and nobody else does.
     """
-    names = checkpoint.config.get("id2label")
+    found = checkpoint.config.get("id2label")
     try:
-        by_id = {int(key): str(name) for key, name in dict(names).items()}  # type: ignore[call-overload]
+        by_id = {int(key): str(name) for key, name in dict(found).items()}  # type: ignore[arg-type]
     except (TypeError, ValueError):
         by_id = {}
-    if not by_id or sorted(by_id) != list(range(len(by_id))):
+    numbered = sorted(by_id) == list(range(len(by_id)))
+    count = len(by_id) or checkpoint.config.get("num_labels")
+    if stated is not None:
+        if count is not None and len(stated) != count:
+            raise ConfigError(
+                f"{checkpoint.name}: expected the names of its {count} classes, got {len(stated)}; give one "
+                "a line, in the order of their ids"
+            )
+        return list(stated)
+    if not by_id or not numbered:
         raise ConfigError(
-            f"{checkpoint.name}: expected id2label in config.json to name the classes 0..n-1, got {names!r:.80}"
+            f"{checkpoint.name}: expected id2label in config.json to name the classes 0..n-1, got "
+            f"{str(found):.80}; state them with --names FILE, one a line, in the order of their ids"
         )
     return [by_id[i] for i in range(len(by_id))]
 

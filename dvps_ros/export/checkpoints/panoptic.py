@@ -275,6 +275,7 @@ def _oneformer(checkpoint: Checkpoint, allow_missing: bool) -> Segmenter:
         OneFormerForUniversalSegmentation,
         allow_missing=allow_missing,
         unused=("model.text_mapper.",),
+        changes={"is_training": False},
     )
     length = model.config.task_seq_len
     words = tokenizer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,12 @@ def _fetched(source: str) -> Path:
 
 
 def load_model(
-    checkpoint: Checkpoint, model_class: Any, *, allow_missing: bool, unused: Sequence[str] = ()
+    checkpoint: Checkpoint,
+    model_class: Any,
+    *,
+    allow_missing: bool,
+    unused: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """The network in float32 and evaluation mode.
 
@@ -156,6 +161,7 @@ def load_model(
         allow_missing: random values for keys that the file lacks, instead of an error; surplus ones are
             ignored.
         unused: beginnings of keys that only training needs.
+        changes: to the configuration.
 
     Raises:
         CheckpointError: no weights, pickled objects, or keys or shapes that do not fit the configuration.
@@ -178,6 +184,7 @@ def load_model(
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
                 attn_implementation="eager",
+                **(changes or {}),
             )
     # Which exception a damaged file or configuration raises depends on the library that reads it.
     except Exception as error:
