@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folders of the transformers library with tiny networks of random weights, as its users have them on disk."""
+"""Folders of the transformers library with tiny networks of random weights, as users have them on disk."""
 
 from __future__ import annotations
 
@@ -35,7 +35,12 @@ QUERIES = 8
 
 def swin() -> SwinConfig:
     return SwinConfig(
-        image_size=64, embed_dim=16, depths=[1] * 4, num_heads=[1, 2, 2, 2], window_size=4, out_features=STAGES
+        image_size=64,
+        embed_dim=16,
+        depths=[1] * 4,
+        num_heads=[1, 2, 2, 2],
+        window_size=4,
+        out_features=STAGES,
     )
 
 
@@ -171,6 +176,9 @@ def made(name: str, names: Sequence[str] = CITYSCAPES.names) -> Any:
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.running_mean.normal_(std=0.2)
                 part.running_var.uniform_(0.5, 2)
+        if name == "oneformer":  # else the task's words outweigh what makes queries differ
+            model.model.transformer_module.queries_embedder.weight.normal_(std=3.0)
+            model.model.task_encoder.task_mlp.layers[0][0].weight.mul_(0.01)
         decide(model, len(names))
         # Masks with edges that a rounding does not move, but not so steep that all queries tie at 1.
         last = mask_head(model)

@@ -94,7 +94,7 @@ class ClassMap:
         return tuple(c.name for c in self.labels.classes if c.id not in self.targets)
 
     def matrix(self) -> Tensor:
-        """float32 [sources + 1, ours + 1]: adds up probabilities; void joins "no object", the last of each."""
+        """float32 [sources + 1, ours + 1]: adds up probabilities; void joins the last, "no object"."""
         nothing = len(self.labels)
         matrix = torch.zeros(len(self.sources) + 1, nothing + 1)
         for source, target in enumerate((*self.targets, None)):

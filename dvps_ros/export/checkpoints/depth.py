@@ -84,12 +84,12 @@ class Depth(nn.Module):
             size = {"height": size, "width": size}
         if not isinstance(size, dict) or not {"height", "width"} <= set(size):
             raise ConfigError(
-                f"the depth network's preprocessor_config.json says no size of height and width (got {size!r});"
-                " state it with --depth-size HxW"
+                f"the depth network's preprocessor_config.json says no height and width (got {size!r}); "
+                "state it with --depth-size HxW"
             )
         scales = [size["height"] / height, size["width"] / width]
         if self.data.get("keep_aspect_ratio"):
-            scales = [min(scales, key=lambda scale: (abs(1 - scale)))] * 2
+            scales = [min(scales, key=lambda scale: abs(1 - scale))] * 2
         multiple = max(int(self.data.get("ensure_multiple_of") or 1), self.patch)
         sides = (round(s * n / multiple) * multiple for s, n in zip(scales, (height, width), strict=True))
         high, wide = (max(side, multiple) for side in sides)
@@ -106,9 +106,7 @@ class Depth(nn.Module):
         rows, columns = self.input_size(height, width)
         x = image
         if (rows, columns) != (height, width):
-            # As Pillow does: across, then down, in bytes.
-            x = (x @ resampling(width, columns, self.filter).to(x).T).clamp(0, 255)
-            x = (resampling(height, rows, self.filter).to(x) @ x).clamp(0, 255)
+            x = resize(x, (rows, columns), self.filter)
         depth = self.model(pixel_values=self.normalise(x)).predicted_depth[:, None]
         size = [height // OUTPUT_STRIDE, width // OUTPUT_STRIDE]
         depth = F.interpolate(depth, size=size, mode="bilinear", align_corners=False)
@@ -118,6 +116,16 @@ class Depth(nn.Module):
             focal_px = intrinsics[:, :1] * (columns / width)
             depth = depth * (focal_px / self.options.canonical_focal_px)[:, :, None, None]
         return depth
+
+
+def resize(image: Tensor, size: tuple[int, int], filter: int) -> Tensor:
+    """[B,C,H,W] of 0..255 to another (height, width), as image processors do it: across, then down, in bytes.
+
+    By matrix products, because no runtime's own resizing widens its kernel where the image shrinks.
+    """
+    (height, width), (rows, columns) = image.shape[2:], size
+    x = (image @ resampling(width, columns, filter).to(image).T).clamp(0, 255)
+    return (resampling(height, rows, filter).to(image) @ x).clamp(0, 255)
 
 
 def resampling(source: int, target: int, filter: int) -> Tensor:
@@ -159,7 +167,9 @@ def check_depth(checkpoint: Checkpoint, options: DepthOptions) -> None:
     if metric and options.relative_factor_m is not None:
         raise ConfigError(f"{checkpoint.name} predicts metric depth; leave --relative-depth out")
     if not metric and options.max_depth_m is not None:
-        raise ConfigError(f"{checkpoint.name} predicts relative depth, which has no --max-depth; leave it out")
+        raise ConfigError(
+            f"{checkpoint.name} predicts relative depth, which has no --max-depth; leave it out"
+        )
     if metric and options.max_depth_m is None and not (config.get("max_depth") or 0) > 1:
         raise CheckpointError(
             f"{checkpoint.name}: expected its config.json to say max_depth in metres, got "

@@ -277,7 +277,7 @@ Imported by `dvps import`, not trained by this project. Both licences hold for t
 |---|---|---|---|
 {rows}
 
-Label space `{manifest.label_space.name}` ({len(manifest.label_space)} classes), input sizes {", ".join(sizes)}
+Label space `{manifest.label_space.name}` ({len(manifest.label_space)} classes), input {", ".join(sizes)}
 (depth at {", ".join(depth_sizes)}); graph contract version {manifest.contract} (docs/graph_contract.md).
 {scale}
 

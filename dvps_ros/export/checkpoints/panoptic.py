@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -114,6 +114,44 @@ class Mask2Former(Segmenter):
         )
 
 
+class _OneFormerLayer(nn.Module):
+    """A decoder layer of OneFormer that frees the queries whose mask is empty by comparison: its own forward
+    writes to their indices, of which no runtime but ONNX Runtime knows how many there are.
+
+    Args:
+        layer: of transformers; its parts are used.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.cross_attn, self.self_attn, self.ffn = layer.cross_attn, layer.self_attn, layer.ffn
+        self.levels = int(layer.num_feature_levels)
+
+    def forward(
+        self,
+        index: int,
+        output: Tensor,
+        multi_stage_features: Sequence[Tensor],
+        multi_stage_positional_embeddings: Sequence[Tensor],
+        attention_mask: Tensor,
+        query_embeddings: Tensor | None = None,
+        output_attentions: bool = False,
+    ) -> tuple[Tensor]:
+        """The queries [Q,B,D] after this layer; ``attention_mask`` [B heads,Q,N] is true where they may not
+        look."""
+        level = index % self.levels
+        looks = attention_mask.sum(-1, keepdim=True) < attention_mask.shape[-1]
+        output, _ = self.cross_attn(
+            output,
+            multi_stage_features[level],
+            memory_mask=attention_mask & looks,
+            pos=multi_stage_positional_embeddings[level],
+            query_pos=query_embeddings,
+        )
+        output, _ = self.self_attn(output, query_pos=query_embeddings)
+        return (self.ffn(output),)
+
+
 class OneFormer(Segmenter):
     """Jain et al. 2023, asked for the panoptic task.
 
@@ -132,6 +170,7 @@ class OneFormer(Segmenter):
                 "transformers loads no weights for the projections between them; both must be equal, and "
                 "enforce_input_proj false"
             )
+        module.decoder.layers = nn.ModuleList(_OneFormerLayer(layer) for layer in module.decoder.layers)
         self.register_buffer("task", task.float())
 
     @property
@@ -174,7 +213,7 @@ class Eomt(Segmenter):
         if any(share not in (0.0, 1.0) for share in shares):
             raise CheckpointError(
                 f"EoMT whose masked attention is switched off for a part of the queries at random "
-                f"(attn_mask_probs {shares}): its training was not finished; expected 0 (or 1) for every block"
+                f"(attn_mask_probs {shares}): its training was not finished; expected 0 or 1 for every block"
             )
         self.masked = tuple(share > 0 for share in shares)
 
@@ -227,16 +266,12 @@ class Eomt(Segmenter):
         prefix = torch.cat((embeddings.cls_token, embeddings.register_tokens), 1)
         return torch.cat((prefix.expand(len(pixels), -1, -1), patches), 1)
 
-    def _masks(
-        self, tokens: Tensor, count: int, prefix: int, grid: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _masks(self, tokens: Tensor, count: int, prefix: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Mask vectors [B,Q,E] and pixel vectors [B,E,h,w] of normalised tokens."""
         maps = self.model.upscale_block(_as_map(tokens[:, count + prefix :], grid))
         return self.model.mask_head(tokens[:, :count]), maps
 
-    def _attention_bias(
-        self, vectors: Tensor, maps: Tensor, prefix: int, grid: tuple[int, int]
-    ) -> Tensor:
+    def _attention_bias(self, vectors: Tensor, maps: Tensor, prefix: int, grid: tuple[int, int]) -> Tensor:
         """[B,1,N,N]: queries look at the patches of their masks only."""
         b, count, _ = vectors.shape
         logits = (vectors @ maps.flatten(2)).reshape(b, count, *maps.shape[2:])
@@ -279,7 +314,11 @@ def _oneformer(checkpoint: Checkpoint, allow_missing: bool) -> Segmenter:
     )
     length = model.config.task_seq_len
     words = tokenizer(
-        ["the task is panoptic"], padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        ["the task is panoptic"],
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
     )
     return OneFormer(model, words["input_ids"] * words["attention_mask"])
 

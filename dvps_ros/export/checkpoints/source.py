@@ -104,7 +104,9 @@ def open_checkpoint(source: str) -> Checkpoint:
                 f"{source}: expected a folder with config.json and weights, got a file; give its folder"
             )
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?", source):
-            raise CheckpointError(f"{source}: there is no such folder, and a hub name has the form owner/name")
+            raise CheckpointError(
+                f"{source}: there is no such folder, and a hub name has the form owner/name"
+            )
         folder = _fetched(source)
         revision = folder.name
     path = folder / "config.json"
@@ -194,7 +196,9 @@ def load_model(
             f"({type(error).__name__}: {reason}); files must be safetensors, or tensors only "
             "(torch's weights_only: other pickled objects are refused), whole, and of this configuration"
         ) from error
-    shapes = sorted(f"{key} ({_sizes(got)} instead of {_sizes(want)})" for key, got, want in _mismatched(info))
+    shapes = sorted(
+        f"{key} ({_sizes(got)} instead of {_sizes(want)})" for key, got, want in _mismatched(info)
+    )
     if shapes:
         raise CheckpointError(
             f"{checkpoint.name}: the weights have other shapes than config.json says: {_listed(shapes)}; "
@@ -237,7 +241,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _mismatched(info: Any) -> list[tuple[str, Any, Any]]:
-    return [tuple(entry) for entry in info["mismatched_keys"]]  # type: ignore[misc]
+    return [tuple(entry) for entry in info["mismatched_keys"]]
 
 
 def _sizes(shape: Any) -> str:
