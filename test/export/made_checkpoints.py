@@ -178,7 +178,8 @@ def made(name: str, names: Sequence[str] = CITYSCAPES.names) -> Any:
                 part.running_var.uniform_(0.5, 2)
         if name == "oneformer":  # else the task's words outweigh what makes queries differ
             model.model.transformer_module.queries_embedder.weight.normal_(std=3.0)
-            model.model.task_encoder.task_mlp.layers[0][0].weight.mul_(0.01)
+            words = (m for m in model.model.task_encoder.modules() if isinstance(m, torch.nn.Linear))
+            next(words).weight.mul_(0.01)
         decide(model, len(names))
         # Masks with edges that a rounding does not move, but not so steep that all queries tie at 1.
         last = mask_head(model)

@@ -309,20 +309,27 @@ def test_engines_agree_with_torch_on_the_golden_frames(imported: tuple[Any, Path
 
 
 def test_rows_are_found_again_by_their_masks(imported: tuple[Any, Path]) -> None:
-    """The same picture twice: each row's mask lies on its own segment more than on any other."""
+    """The same picture twice: the mask that comes from before is that of the same query."""
     network = imported[0].network
-    graph = DeployedGraph(network, CITYSCAPES, **LOOSE)
-    image = torch.from_numpy(world_frames(*SIZE).images[0])[None]
-    state, intrinsics = torch.zeros(graph.state[0].sizes(*SIZE)), torch.tensor([[96.0, 96.0, 47.5, 31.5]])
-    for _ in range(2):
-        with torch.inference_mode():
-            out = dict(zip(graph.output_names, graph(image, intrinsics, state), strict=True))
-        state = out["next_state_rows"]
-    used = int((out["segments"][0, :, 1] > 0).sum())
-    assert used, "the made network sees no thing"
-    overlap = out["overlap"][0]
-    rows = torch.nonzero(out["segments"][0, :, 1] > 0)[:, 0]
-    assert (overlap[rows, rows] > 0.02).all() and not overlap[out["segments"][0, :, 1] == 0].any()
+    fusion = network.fusion(tuple(range(len(CITYSCAPES))), min_visible=0.02, min_score=0.3)
+    image = torch.from_numpy(world_frames(*SIZE).images[0]).permute(2, 0, 1)[None].float()
+    state, intrinsics = (
+        torch.zeros(1, *network.state_shapes["rows"]),
+        torch.tensor([[96.0, 96.0, 47.5, 31.5]]),
+    )
+    with torch.inference_mode():
+        first = fusion(network(image, intrinsics, {"rows": state}))
+        p = network(image, intrinsics, {"rows": first["next_state_rows"]})
+        second = fusion(p)
+    assert not first["overlap"].any()
+    used = second["segments"][0, :, 1] > 0
+    assert used.any() and torch.equal(first["segment_map"], second["segment_map"])
+    for row in torch.nonzero(used)[:, 0]:
+        query = (p.mask_vectors[0] - second["next_state_rows"][0, row]).abs().sum(1).argmin()
+        mask = p.mask_logits[0, query] > 0
+        segment = second["segment_map"][0] == row
+        iou = float((mask & segment).sum() / (mask | segment).sum())
+        assert float(second["overlap"][0, row, row]) == pytest.approx(iou, abs=0.02) and iou > 0
 
 
 def test_the_pipeline_takes_the_folder(imported: tuple[Any, Path], tmp_path: Path) -> None:
