@@ -30,7 +30,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "motorcycle": ("motorbike", "minibike"),
     "bicycle": ("bike",),
 }
-"""Class of ours -> other names of it, as COCO, ADE20K and Mapillary Vistas write them."""
+"""Class of ours -> other names of it, mostly those of COCO and ADE20K."""
 
 
 def names_of(source: str) -> list[str]:
