@@ -22,6 +22,7 @@ COMMANDS = {
     "world": "Render synthetic driving sequences with exact truth.",
     "train": "Train a network from a recipe.",
     "export": "Write a trained network as a model folder that the engines load.",
+    "import": "Make a model folder of networks of the transformers library.",
     "engine": "Build, list, verify, profile and remove the engines of this machine.",
     "predict": "Write predictions of a data set in its official format.",
     "eval": "Score predictions against ground truth.",
@@ -30,10 +31,12 @@ COMMANDS = {
     "doctor": "Check this machine and installation, and say what to do.",
 }
 """Sub-command -> its one-line help; the code is ``dvps_ros.cli.<name>.command``."""
+MODULES = {"import": "import_"}
+"""Sub-commands whose module has another name, because theirs is a keyword."""
 
 
 EXTRAS = {
-    "train": {"lightning", "onnx", "onnxscript", "torch"},
+    "train": {"huggingface_hub", "lightning", "onnx", "onnxscript", "safetensors", "torch", "transformers"},
     "tools": {"av", "jinja2", "matplotlib", "mcap", "rosbags"},
     "peers": {"transformers"},
     "ros": {"rclpy", "sensor_msgs", "rosgraph_msgs", "diagnostic_msgs", "visualization_msgs", "nav_msgs"},
@@ -51,7 +54,7 @@ class CommandTable(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        return importlib.import_module(f"dvps_ros.cli.{cmd_name}").command
+        return importlib.import_module(f"dvps_ros.cli.{MODULES.get(cmd_name, cmd_name)}").command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

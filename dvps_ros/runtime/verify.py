@@ -83,6 +83,8 @@ SURE_SCORE = 0.5
 """Of the golden objects whose identities count: weaker ones may come and go by a rounding."""
 TABLES = ("segments", "segment_map", "embedding")
 """Outputs by which the tracker links two frames."""
+ROWS = "next_state_rows"
+"""Memory that has an entry for each row of the table, where a network has it."""
 CENTER = [Column.CENTER_X, Column.CENTER_Y]
 SAME_CENTER_PX = 8.0
 """Segments of two engines are the same when their centres lie within two cells of the stride-4 map."""
@@ -170,7 +172,7 @@ def compare(
             want = match[want]
         elif name == "overlap":  # of each row the best; rows of the frame before may have swapped
             want, got = want[0].max(0)[pairs[0]], got[0].max(0)[pairs[1]]
-        elif name in ("segments", "embedding"):
+        elif name in ("segments", "embedding", ROWS):
             want, got = want[0, pairs[0]], got[0, pairs[1]]
         gap = np.abs(want.astype(np.float64) - got.astype(np.float64))
         mean, largest = (float(gap.mean()), float(gap.max())) if gap.size else (0.0, 0.0)

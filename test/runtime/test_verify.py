@@ -53,6 +53,14 @@ def test_rows_in_another_order_are_the_same_segments():
     assert failed(outputs(), wrong) == {"segment_map", "panoptic"}
 
 
+def test_memory_by_rows_follows_the_rows():
+    golden = outputs() | {"next_state_rows": outputs()["embedding"]}
+    got = swapped(outputs()) | {"next_state_rows": swapped(outputs())["embedding"]}
+    assert not failed(golden, got)
+    got["next_state_rows"] = golden["next_state_rows"]  # of the other object
+    assert failed(golden, got) == {"next_state_rows"}
+
+
 def test_no_segments_at_all():
     empty = outputs()
     for name, blank in (("segments", 0), ("embedding", 0), ("segment_map", 255), ("nearest", 255)):
