@@ -222,7 +222,11 @@ def test_batches_are_single_frames_side_by_side() -> None:
             torch.testing.assert_close(got[name][i], want[name][0])
 
 
-NAMES = tuple(n for n in MasksPrediction.__dataclass_fields__ if n not in ("state", "layers", "latent"))
+NAMES = tuple(
+    n
+    for n in MasksPrediction.__dataclass_fields__
+    if n not in ("state", "layers", "latent", "depth_features")
+)
 
 
 class FusionAlone(nn.Module):
