@@ -76,7 +76,9 @@ class CameraModel:
     def from_fov(cls, width: int, height: int, horizontal_fov_deg: float) -> CameraModel:
         """An ideal camera with square pixels, centred principal point and this horizontal field of view."""
         if not 0.0 < horizontal_fov_deg < 180.0:
-            raise InputError(f"field of view: expected 0 to 180 degrees, got {horizontal_fov_deg}")
+            raise InputError(
+                f"field of view: expected more than 0 and less than 180 degrees, got {horizontal_fov_deg:g}"
+            )
         f = 0.5 * width / math.tan(math.radians(horizontal_fov_deg) / 2)
         return cls(width, height, f, f, (width - 1) / 2, (height - 1) / 2)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dvps_ros.errors import CheckpointError
+from dvps_ros.export.graph import CONVOLUTION_AND_NORM
 from dvps_ros.export.published import published_weights
 
 
@@ -40,10 +41,11 @@ def start_from_model(
     biases: dict[nn.BatchNorm2d, Tensor] = {}
     for name, module in modules.items():
         if isinstance(module, nn.BatchNorm2d):
-            parent, _, index = name.rpartition(".")
-            folded = f"{parent}.{int(index) - 1}.bias"
+            folded = f"{_before(name)}.bias"
             if folded not in found or found[folded].shape != module.bias.shape:
-                raise CheckpointError(f"model {folder} does not fit the network: no bias {folded} for {name}")
+                raise CheckpointError(
+                    f"model {folder} does not fit the network: no bias {folded} for {name}; start from a checkpoint"
+                )
             biases[module] = found.pop(folded)
     wanted = {n: p for n, p in network.named_parameters() if modules[n.rpartition(".")[0]] not in biases}
     wrong = [
@@ -59,6 +61,13 @@ def start_from_model(
     for name, parameter in wanted.items():
         parameter.copy_(found[name])
     _unfold(network, biases, batches, forward)
+
+
+def _before(norm: str) -> str:
+    """Name of the convolution that a normalisation follows, see ``export.graph.folded``."""
+    parent, _, last = norm.rpartition(".")
+    convolution, normalisation = CONVOLUTION_AND_NORM
+    return f"{parent}.{convolution if last == normalisation else int(last) - 1}"
 
 
 @dataclass
