@@ -44,7 +44,8 @@ def start_from_model(
             folded = f"{_before(name)}.bias"
             if folded not in found or found[folded].shape != module.bias.shape:
                 raise CheckpointError(
-                    f"model {folder} does not fit the network: no bias {folded} for {name}; start from a checkpoint"
+                    f"model {folder} does not fit the network: no bias {folded} for {name}; start from a "
+                    "model of the same architecture, or from a checkpoint"
                 )
             biases[module] = found.pop(folded)
     wanted = {n: p for n, p in network.named_parameters() if modules[n.rpartition(".")[0]] not in biases}
@@ -56,7 +57,7 @@ def start_from_model(
     if wrong:
         raise CheckpointError(
             f"model {folder} does not fit the network: {len(wrong)} parameters differ, {sorted(wrong)[0]} "
-            "first; start from a model of the same architecture"
+            "first; start from a model of the same architecture, or from a checkpoint"
         )
     for name, parameter in wanted.items():
         parameter.copy_(found[name])

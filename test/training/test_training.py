@@ -999,7 +999,7 @@ def test_deep_dps_trains_validates_and_exports_in_two_steps(cache, tmp_path):
     assert [s.name for s in manifest.state] == ["state_rows"]
     with Engine.open(tmp_path / "m", EngineConfig(backend="openvino", precision="fp32")) as engine:
         assert "overlap" in engine.output_names and engine.differences
-    with pytest.raises(CheckpointError, match="start from a checkpoint"):
+    with pytest.raises(CheckpointError, match="or from a checkpoint"):
         start_from_model(loaded.network, tmp_path / "m", [], lambda batch: None)
 
 
