@@ -671,6 +671,16 @@ def test_camera_info_that_was_sent_once_before_the_node_was_there(graph: Graph) 
     assert rig.counts["bad_camera_info"] == 0 and rig.node.health.recent_trouble() is None
 
 
+def test_a_camera_that_keeps_nothing_is_not_asked_to(graph: Graph) -> None:
+    """A subscription that asks for more than it offers is a warning in the driver's log."""
+    rig = Rig(graph)
+    rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)
+    rig.ready()
+    topic = f"{graph.namespace}/dvps/input/camera_info"
+    ends = [e for e in graph.node.get_subscriptions_info_by_topic(topic) if e.node_name == "dvps"]
+    assert [e.qos_profile.durability for e in ends] == [QoSDurabilityPolicy.VOLATILE]
+
+
 def test_images_that_get_lost_on_the_way_are_told(graph: Graph) -> None:
     rig = Rig(graph)
     rig.listen(dvps_msg.ScaleEstimate, "output/scale", 10)

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import QoSDurabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
@@ -234,7 +235,20 @@ class DvpsNode(BaseNode[NodeConfig]):
         if fov_deg == 0:
             self._info_qos = qos.sensor()
             self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, self._info_qos)
-            # A driver may send it once, for all who come later; those who do not keep it are served above.
+        self._hears_latched = fov_deg > 0
+        self._hear_latched()
+
+    def _hear_latched(self) -> None:
+        """A driver may send its CameraInfo once, for all who come later: listen for that where one does.
+
+        To others such a subscription is a fault, of which they would warn in their log.
+        """
+        if self._hears_latched:
+            return
+        topic = self.resolve_topic_name("~/input/camera_info")
+        ends = self.get_publishers_info_by_topic(topic)
+        if any(e.qos_profile.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL for e in ends):
+            self._hears_latched = True
             self._subscription(
                 CameraInfo, "~/input/camera_info", self._on_latched_info, qos.latched(), quiet=True
             )
@@ -502,6 +516,8 @@ class DvpsNode(BaseNode[NodeConfig]):
 
     def _report(self) -> None:
         """While an engine is built, say so in the log as well."""
+        if self._configured:
+            self._hear_latched()
         if self._configured and self._engine == "opening" and time.monotonic() - self._begin_s > 5.0:
             if self._building_throttle.ready("building"):
                 self.get_logger().info(self._opening())
