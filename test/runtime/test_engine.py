@@ -203,13 +203,13 @@ def test_auto_measures_once_and_remembers(tiny_model, cache, caplog):
     caplog.set_level(logging.INFO)
     auto = config("auto", "auto")
     Engine.open(tiny_model, auto, cache_dir=cache).close()
-    assert "engine measured" in caplog.text
+    assert "engines measured" in caplog.text
     (entry,) = json.loads((cache / "engine_choices.json").read_text()).values()
     assert sorted(entry["median_ms"]) == sorted(" ".join(c) for c in AUTOMATIC)
     caplog.clear()
     with Engine.open(tiny_model, auto, cache_dir=cache) as engine:
         assert entry["backend"] in engine.description and entry["precision"] in engine.description
-    assert "engine measured" not in caplog.text
+    assert "engines measured" not in caplog.text
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{", '{"backend": '])
@@ -218,7 +218,7 @@ def test_auto_measures_again_when_its_memory_is_damaged(tiny_model, cache, caplo
     cache.mkdir()
     (cache / "engine_choices.json").write_text(content)
     Engine.open(tiny_model, config("auto", "auto"), cache_dir=cache).close()
-    assert "measuring again" in caplog.text and "engine measured" in caplog.text
+    assert "measuring again" in caplog.text and "engines measured" in caplog.text
     assert len(json.loads((cache / "engine_choices.json").read_text())) == 1
 
 
