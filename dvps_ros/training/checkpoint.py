@@ -19,7 +19,8 @@ from dvps_ros.networks import NETWORKS
 
 META = "dvps"
 """Key of the description in a checkpoint file."""
-_PREFIX = "objective.network."
+PERCEPTION = "objective.network."
+"""Before the names of a perception network's weights: it is a part of its objective."""
 _IDENTITY = ("network", "network_config", "labels")
 """What decides which weights a network takes, and what its outputs mean."""
 
@@ -160,9 +161,9 @@ def _flat_identity(meta: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def network_weights(data: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The averaged weights of the network in a raw checkpoint."""
-    return {k[len(_PREFIX) :]: v for k, v in data["state_dict"].items() if k.startswith(_PREFIX)}
+def network_weights(data: Mapping[str, Any], prefix: str = PERCEPTION) -> dict[str, Tensor]:
+    """The averaged weights of the network in a raw checkpoint, whose names begin with ``prefix`` there."""
+    return {k.removeprefix(prefix): v for k, v in data["state_dict"].items() if k.startswith(prefix)}
 
 
 def load_weights(network: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -299,7 +299,7 @@ def fit_steering(recipe: SteeringRecipe) -> Path:
     module = LitSteering(recipe, windows.inputs(np.array([full])))
     module.network.standardise(torch.from_numpy(windows.latent).float())
     if recipe.start_from:
-        weights = network_weights(read_checkpoint(recipe.start_from))
+        weights = network_weights(read_checkpoint(recipe.start_from), "network.")
         load_weights(module.network, weights, recipe.start_from)
     trainer = pl.Trainer(
         accelerator="auto",
@@ -353,7 +353,7 @@ def load_head(path: str | Path) -> HeadCheckpoint:
     if meta.get("network") != "steering":
         raise CheckpointError(f"checkpoint {path}: expected a steering head, got {meta.get('network')!r}")
     network = SteeringHead(from_mapping(SteeringConfig, meta["network_config"]))
-    load_weights(network, network_weights(data), path)
+    load_weights(network, network_weights(data, "network."), path)
     golden = tuple(data[GOLDEN][name].float().numpy() for name in ("latent", "age_s"))
     return HeadCheckpoint(network.eval(), meta, golden)
 

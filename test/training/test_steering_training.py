@@ -94,6 +94,10 @@ def test_training_learns_what_there_is_to_learn(tmp_path, monkeypatch):
     assert latent.shape == (1, 4, 6, 8) and (age_s >= 0).all()
     again = st.score(loaded.network, [test], np.zeros(2), None)
     assert again["head"]["mse_rad2"] == pytest.approx(figures["head"]["mse_rad2"], rel=1e-4)
+    onward = replace(recipe, out=str(tmp_path / "onward"), start_from=str(checkpoint), steps=1)
+    st.fit_steering(onward)
+    figures = json.loads((tmp_path / "onward" / "figures.json").read_text())[st.WORLD]
+    assert figures["head"]["correlation"] > 0.8
 
 
 def test_calibration_makes_the_deviation_hold_for_what_was_not_learnt():

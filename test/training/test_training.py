@@ -275,7 +275,7 @@ def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
         ("model.width=5", "model: width: expected 8 to 128, got 5"),
         ("model.width=big", "model: width: expected int"),
         ("model.classes=3", "the label space decides"),
-        ("network=giant", "network: expected one of lite, got 'giant'"),
+        ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_recipe(path, [change])
@@ -923,7 +923,8 @@ def write_cityscapes(root: Path, split: str, frames: int) -> None:
         )  # fmt: skip
 
 
-def test_clips_of_data_sets_are_mixed_in(cache, tmp_path):
+def test_clips_of_data_sets_are_mixed_in(cache, tmp_path, monkeypatch):
+    monkeypatch.delenv("DVPS_DATA", raising=False)
     for split in ("train", "val"):
         write_cityscapes(tmp_path / "cs", split, 4)
     recipe = recipe_for(
