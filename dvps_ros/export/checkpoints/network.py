@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from dvps_ros.config import from_flat
 from dvps_ros.export.checkpoints.classes import ClassMap
@@ -49,7 +48,6 @@ class ImportedNetwork(Network[MasksPrediction]):
         self.segmenter, self.normalise, self.depth = segmenter, normalise, depth
         self.register_buffer("classes", classes.matrix())
         self.slots = MasksConfig().slots
-        fold_normalisation(self)
 
     @property
     def state_shapes(self) -> Mapping[str, tuple[int | str, ...]]:
@@ -77,15 +75,3 @@ class ImportedNetwork(Network[MasksPrediction]):
             pixel_vectors=pixels,
             previous_vectors=previous,
         )
-
-
-def fold_normalisation(module: nn.Module) -> None:
-    """Fold batch normalisation into the convolutions before it, where transformers names the two so.
-
-    The exporter would do it too, but after the weights were rounded to float16.
-    """
-    for part in list(module.modules()):
-        convolution, norm = getattr(part, "convolution", None), getattr(part, "normalization", None)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            part.convolution = fuse_conv_bn_eval(convolution.eval(), norm.eval())
-            part.normalization = nn.Identity()
