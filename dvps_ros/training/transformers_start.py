@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from dvps_ros.errors import CheckpointError
+from dvps_ros.export.checkpoints.source import open_checkpoint
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import DeepDps, Network
 from dvps_ros.networks.deep_dps import mask2former_weights
@@ -32,16 +31,16 @@ def start_from_transformers(network: Network, folder: Path, labels: LabelSpace) 
         CheckpointError: of another architecture or size, unreadable, or with parameters that the network has
             not.
     """
-    config, weights = _read(folder)
-    kind = config.get("model_type")
-    if not isinstance(network, DeepDps) or kind != "mask2former":
+    checkpoint = open_checkpoint(str(folder))
+    weights = _read_weights(folder)
+    if not isinstance(network, DeepDps) or checkpoint.kind != "mask2former":
         raise CheckpointError(
-            f"{folder} is of model type {kind!r}: expected mask2former, for network deep_dps; or export it "
-            "with dvps import instead"
+            f"{folder} is of model type {checkpoint.kind!r}: expected mask2former, for network deep_dps; or "
+            "export it with dvps import instead"
         )
     found = mask2former_weights(weights)
     state = network.state_dict()
-    names = {int(i): name for i, name in config.get("id2label", {}).items()}
+    names = {int(i): name for i, name in checkpoint.config.get("id2label", {}).items()}
     classifier = {n: found.pop(n) for n in list(found) if n.startswith(CLASSIFIER)}
     wrong = sorted(n for n, v in found.items() if n not in state or state[n].shape != v.shape)
     if wrong:
@@ -70,18 +69,12 @@ def start_from_transformers(network: Network, folder: Path, labels: LabelSpace) 
     )
 
 
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and weights of a folder.
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """In float32.
 
     Raises:
         CheckpointError: unreadable; pickled weights are refused.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"cannot read {folder / 'config.json'}: {error}") from error
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{folder / 'config.json'}: expected a mapping, got {type(config).__name__}")
     path = folder / WEIGHTS
     if not path.is_file():
         raise CheckpointError(
@@ -95,4 +88,4 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         weights: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"cannot read {path}: {error}; fetch it again") from error
-    return config, {n: v.to(torch.float32) if v.is_floating_point() else v for n, v in weights.items()}
+    return {n: v.to(torch.float32) if v.is_floating_point() else v for n, v in weights.items()}
