@@ -8,6 +8,7 @@ vectors, C classes, T tokens of F channels.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
@@ -110,6 +111,23 @@ OUTPUTS = {
 """Name -> output, in the order in which graphs have them; the memory, ``next_state_*``, comes after."""
 REQUIRED_OUTPUTS = tuple(o.name for o in OUTPUTS.values() if o.required)
 OPTIONAL_OUTPUTS = tuple(o.name for o in OUTPUTS.values() if not o.required)
+
+
+def state_size(entry: int | str, height: int, width: int) -> int:
+    """An entry of a memory tensor's shape, at a network input of height x width.
+
+    Args:
+        entry: such as 64; or ``"H/8"`` or ``"W/8"`` (any whole divisor), a fraction of the input size.
+
+    Raises:
+        ValueError: neither.
+    """
+    if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
+        return entry
+    match = re.fullmatch(r"([HW])(?:/([1-9]\d*))?", entry) if isinstance(entry, str) else None
+    if match:
+        return (height if match[1] == "H" else width) // int(match[2] or 1)
+    raise ValueError(f'state shape: expected positive sizes or strings such as "H/8", got {entry!r}')
 
 
 def outputs_table() -> str:

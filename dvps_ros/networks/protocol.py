@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+from dvps_ros.contract import state_size
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses.targets import FrameBatch
 from dvps_ros.losses.term import Terms
@@ -131,18 +131,9 @@ class Network(nn.Module, ABC, Generic[P]):
         """The memory before the first frame: zeros, which mean "no previous frame"."""
         b, _, h, w = image.shape
         return {
-            name: image.new_zeros(b, *(size(entry, h, w) for entry in shape))
+            name: image.new_zeros(b, *(state_size(entry, h, w) for entry in shape))
             for name, shape in self.state_shapes.items()
         }
-
-
-def size(entry: int | str, height: int, width: int) -> int:
-    """An entry of a state's shape, such as 64 or ``"H/8"``, at an input of height x width."""
-    if isinstance(entry, int):
-        return entry
-    match = re.fullmatch(r"([HW])/(\d+)", entry)
-    assert match, f"state shape: expected a number or such as H/8, got {entry!r}"
-    return (height if match[1] == "H" else width) // int(match[2])
 
 
 class Objective(nn.Module, ABC):

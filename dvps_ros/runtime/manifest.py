@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, VERSION
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, VERSION, state_size
 from dvps_ros.errors import ConfigError, EngineError, ModelFileError
 from dvps_ros.files import open_regular, read_data, write_text
 from dvps_ros.labels import LabelSpace
@@ -47,16 +46,7 @@ class StateTensor:
 
     def sizes(self, height: int, width: int) -> tuple[int, ...]:
         """The shape at a network input of height x width."""
-        return tuple(_size(s, height, width) for s in self.shape)
-
-
-def _size(entry: int | str, height: int, width: int) -> int:
-    if isinstance(entry, int) and not isinstance(entry, bool) and entry > 0:
-        return entry
-    match = re.fullmatch(r"([HW])(?:/([1-9]\d*))?", entry) if isinstance(entry, str) else None
-    if match:
-        return (height if match[1] == "H" else width) // int(match[2] or 1)
-    raise ValueError(f'state shape: expected positive sizes or strings such as "H/8", got {entry!r}')
+        return tuple(state_size(s, height, width) for s in self.shape)
 
 
 @dataclass(frozen=True)
