@@ -75,6 +75,11 @@ class LabelSpace:
         return tuple(c.id for c in self.classes if not c.is_thing)
 
     @property
+    def sky_id(self) -> int | None:
+        """The class whose depth is +inf; None without one."""
+        return self.id_of("sky") if "sky" in self.names else None
+
+    @property
     def is_thing(self) -> np.ndarray:
         """bool [256]: look-up by class id; False for void and unused ids."""
         table = np.zeros(256, bool)

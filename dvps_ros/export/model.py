@@ -160,7 +160,7 @@ def export_model(
             embedding_size=shapes["embedding"][2],
             latent_shape=shapes["latent"][1:],
             state=graph.state,
-            sky_class=labels.id_of("sky") if "sky" in labels.names else None,
+            sky_class=labels.sky_id,
             weights=WeightsFile(WEIGHTS, hash_file(part / WEIGHTS)),
             graphs=tuple(graphs),
             licence=licence,

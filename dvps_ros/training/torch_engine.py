@@ -36,7 +36,7 @@ class TorchEngine:
     @property
     def sky_class(self) -> int | None:
         """Class whose depth is +inf."""
-        return self.label_space.id_of("sky") if "sky" in self.label_space.names else None
+        return self.label_space.sky_id
 
     @torch.inference_mode()
     def run(
