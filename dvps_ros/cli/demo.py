@@ -175,14 +175,16 @@ def command(
     truth, on an input of yours only that its images were processed.
     """
     from dvps_ros.cli import results
-    from dvps_ros.data.sources import open_source
+    from dvps_ros.data.sources import WorldSource, open_source
     from dvps_ros.runtime.manifest import find_model, load_manifest
 
     if not (rate_hz == -1 or rate_hz >= 0):
         raise InputError(f"--rate: expected -1, 0 or images a second, got {rate_hz:g}")
     # What is missing is said at once, not after a scene is rendered and played.
     results.require("jinja2", "matplotlib", "rosbags", "rclpy")
-    load_manifest(find_model(model))
+    from dvps_ros.viz.report import write_html
+
+    label_space = load_manifest(find_model(model)).label_space
     if input_spec == SCENE and (fov_deg is not None or camera_file is not None):
         raise InputError(
             "--fov and --camera are of an input of yours, and none is given; add --input (with make: INPUT=)"
@@ -190,83 +192,51 @@ def command(
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     out.mkdir(parents=True, exist_ok=True)
     with replacing(out):
-        report, checks, note = _demonstrate(
-            source,
-            input_spec,
-            out,
-            rate_hz,
-            max_frames,
-            model,
-            backend,
-            camera_height_m,
-            fov_deg,
-            camera_file,
+        played = input_spec
+        if isinstance(source, WorldSource):
+            played = str(out / "scene")
+            camera_height_m = camera_height_m or source.camera_height_m
+            source = render(source, out / "scene")
+        player = {
+            "source": played,
+            "camera": str(camera_file or ""),
+            "fov_deg": fov_deg or 0.0,
+            "frames": max_frames or 0,
+            "start_timeout_s": START_LIMIT_S,
+            "processed_timeout_s": SILENCE_LIMIT_S,
+            **rate_parameters(rate_hz),
+        }
+        node = {
+            "engine.model": model,
+            "engine.backend": backend,
+            "scale.camera_height_m": camera_height_m,
+            **({} if rate_hz else {"time_jump_s": TIME_JUMP_S}),
+        }
+        frames = (
+            source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
+        )
+        ran = run_graph(out, source.name, frames, player, node)
+        report, page = evaluate(out, source, input_spec, label_space, ran)
+        if input_spec == SCENE:
+            checks = verdict(report, SCENE_LIMITS)
+        else:
+            checks = verdict(report, LIVE_LIMITS if rate_hz else INPUT_LIMITS)
+        note = checked(report, input_spec, whole=max_frames is None)
+        results.write_report(out / "report.json", report)
+        write_html(
+            out / "report.html",
+            report,
+            title=f"dvps demo: {source.name}",
+            files=results.left_behind(out),
+            verdict=checks,
+            note=note,
+            **page,
         )
     click.echo(results.console_summary(report, out))
     failed = [str(check) for check in checks if not check.holds]
     if failed:
         raise VerdictFailed("missed: " + "; ".join(failed))
     click.echo(f"passed: {'; '.join(map(str, checks))}\n{note}")
-
-
-def _demonstrate(
-    source: FrameSource,
-    input_spec: str,
-    out: Path,
-    rate_hz: float,
-    max_frames: int | None,
-    model: str,
-    backend: str,
-    camera_height_m: float,
-    fov_deg: float | None,
-    camera_file: Path | None,
-) -> tuple[dict[str, Any], list[Check], str]:
-    """Run the graph and leave its results in ``out``: the report, the verdict, and what that stands on."""
-    from dvps_ros.cli import results
-    from dvps_ros.data.sources import WorldSource
-    from dvps_ros.runtime.manifest import find_model, load_manifest
-    from dvps_ros.viz.report import write_html
-
-    played = input_spec
-    if isinstance(source, WorldSource):
-        played = str(out / "scene")
-        camera_height_m = camera_height_m or source.camera_height_m
-        source = render(source, out / "scene")
-    player = {
-        "source": played,
-        "camera": str(camera_file or ""),
-        "fov_deg": fov_deg or 0.0,
-        "frames": max_frames or 0,
-        "start_timeout_s": START_LIMIT_S,
-        "processed_timeout_s": SILENCE_LIMIT_S,
-        **rate_parameters(rate_hz),
-    }
-    node = {
-        "engine.model": model,
-        "engine.backend": backend,
-        "scale.camera_height_m": camera_height_m,
-        **({} if rate_hz else {"time_jump_s": TIME_JUMP_S}),
-    }
-    frames = source.frames if max_frames is None or source.frames is None else min(source.frames, max_frames)
-    ran = run_graph(out, source.name, frames, player, node)
-    label_space = load_manifest(find_model(model)).label_space
-    report, page = evaluate(out, source, input_spec, label_space, ran)
-    if input_spec == SCENE:
-        checks = verdict(report, SCENE_LIMITS)
-    else:
-        checks = verdict(report, LIVE_LIMITS if rate_hz else INPUT_LIMITS)
-    note = checked(report, input_spec, whole=max_frames is None)
-    results.write_report(out / "report.json", report)
-    write_html(
-        out / "report.html",
-        report,
-        title=f"dvps demo: {source.name}",
-        files=results.left_behind(out),
-        verdict=checks,
-        note=note,
-        **page,
-    )
-    return report, checks, note
 
 
 def rate_parameters(rate_hz: float) -> dict[str, Any]:
