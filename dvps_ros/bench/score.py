@@ -4,7 +4,7 @@ network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dvps_ros.metrics.quality import ClipQuality
@@ -38,13 +38,12 @@ def score_frames(
         yield truth, result
 
 
-def headline(quality: ClipQuality) -> dict[str, float]:
-    """The numbers of :meth:`ClipQuality.compute` that the truth allows, by short names, plain and flat.
+def headline(scores: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of what :meth:`ClipQuality.compute` gives that the truth allows, by short names, flat.
 
     ``miou``, ``pq``, ``pq_things``, ``stq``, ``dvpq`` (mean over windows and limits), ``abs_rel``, ``found``,
     ``ids_kept``.
     """
-    scores = quality.compute()
     get: dict[str, Callable[[], Any]] = {
         "miou": lambda: scores["miou"],
         "pq": lambda: scores["pq"]["all"],

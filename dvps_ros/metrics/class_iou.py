@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dvps_ros.labels import VOID
+from dvps_ros.metrics.stq import class_iou
 
 
 class ClassIou:
@@ -35,10 +36,8 @@ class ClassIou:
 
     def iou(self) -> dict[str, float | None]:
         """Name -> IoU; None where the truth has none of the class."""
-        hit = np.diag(self._counts)
-        there = self._counts.sum(1)
-        union = there + self._counts[:, :-1].sum(0) - hit
-        return {n: float(hit[i] / union[i]) if there[i] else None for i, n in enumerate(self.names)}
+        iou, there = class_iou(self._counts), self._counts.sum(1)
+        return {n: float(iou[i]) if there[i] else None for i, n in enumerate(self.names)}
 
     def mean(self) -> float | None:
         """Over the classes that the truth has; None without any."""

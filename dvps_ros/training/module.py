@@ -113,10 +113,9 @@ class LitPerception(pl.LightningModule):
         self._validation.add(name, clip, picture=self.trainer.is_global_zero)
 
     def on_validation_epoch_end(self) -> None:
-        results = self._validation.results()
+        results, iou = self._validation.results()
         self.log_dict(results)  # every rank scores all clips
         if self.trainer.is_global_zero:
-            iou = self._validation.class_iou()
             line = {"step": self.global_step, "minutes": round(self.minutes, 2), **results, "iou": iou}
             with (Path(self.recipe.out) / "validation.jsonl").open("a") as f:
                 f.write(json.dumps(line) + "\n")

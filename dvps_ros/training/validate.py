@@ -62,18 +62,17 @@ class Validation:
             path = self._folder / f"{name}_{drawn:03d}_{self._stem}.jpg"
             write_picture(path, *last, self._labels)
 
-    def results(self) -> dict[str, float]:
-        """``set/score`` -> value, see ``bench.score.headline``."""
-        return {f"{name}/{k}": v for name, q in self._qualities.items() for k, v in headline(q).items()}
-
-    def class_iou(self) -> dict[str, Any]:
-        """Set -> name of the class -> IoU, None where the truth has none."""
-        found = {name: q.compute().get("iou") for name, q in self._qualities.items()}
-        return {
-            name: {c: None if v is None else round(v, 3) for c, v in iou.items()}
-            for name, iou in found.items()
-            if iou is not None
-        }
+    def results(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """``set/score`` -> value, see ``bench.score.headline``; set -> name of the class -> IoU, None where
+        the truth has none."""
+        values: dict[str, float] = {}
+        class_iou: dict[str, Any] = {}
+        for name, quality in self._qualities.items():
+            scores = quality.compute()
+            values |= {f"{name}/{k}": v for k, v in headline(scores).items()}
+            if "iou" in scores:
+                class_iou[name] = {c: None if v is None else round(v, 3) for c, v in scores["iou"].items()}
+        return values, class_iou
 
 
 def write_picture(path: Path, truth: Sample, result: FrameResult, labels: LabelSpace) -> None:

@@ -381,7 +381,8 @@ def test_validation_scores_what_an_export_would_run(tmp_path):
     sample = street(frames=2)
     validation = Validation(network, CITYSCAPES, tmp_path, "step0")
     validation.add("street", sample)
-    scores, iou = validation.results(), validation.class_iou()["street"]
+    scores, class_iou = validation.results()
+    iou = class_iou["street"]
     road = (sample.class_map == 0).mean()
     assert iou["road"] == pytest.approx(road, abs=1e-3) and iou["car"] == 0 and iou["person"] is None
     assert scores["street/miou"] == pytest.approx(road / 3, abs=1e-4)
