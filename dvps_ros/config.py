@@ -145,7 +145,17 @@ def from_mapping(cls: type[T], data: Mapping[str, Any]) -> T:
 
 
 def from_yaml(cls: type[T], path: str | Path) -> T:
-    """Read a configuration file. A ROS parameter file (``/**: ros__parameters:``) is accepted as well.
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: see :func:`read_keys`.
+    """
+    return from_flat(cls, read_keys(cls, path))
+
+
+def read_keys(cls: type, path: str | Path) -> dict[str, Any]:
+    """What a configuration file of ``cls`` says, by dotted keys. A ROS parameter file
+    (``/**: ros__parameters:``) is accepted as well.
 
     Raises:
         ConfigError: the file is missing, not a YAML mapping, or holds unknown keys or bad values.
@@ -161,10 +171,12 @@ def from_yaml(cls: type[T], path: str | Path) -> T:
     inner = list(data.values())
     if len(inner) == 1 and isinstance(inner[0], dict) and set(inner[0]) == {"ros__parameters"}:
         data = inner[0]["ros__parameters"]
+    values = flatten(data)
     try:
-        return from_mapping(cls, data)
+        from_flat(cls, values)
     except ConfigError as error:
         raise ConfigError(f"configuration {path}: {error}") from error
+    return values
 
 
 def to_dict(config: Any) -> dict[str, Any]:

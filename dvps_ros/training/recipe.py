@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 
 import yaml
 
-from dvps_ros.config import flatten, from_flat, group, mapping, option
+from dvps_ros.config import from_flat, group, mapping, option, read_keys
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.transforms import AugmentConfig
 from dvps_ros.errors import ConfigError
-from dvps_ros.files import read_data
 from dvps_ros.labels import CITYSCAPES, LabelSpace, with_things
 from dvps_ros.losses.weighting import WEIGHTINGS
 from dvps_ros.networks import NETWORKS, SIZE_STEP
 
 T = TypeVar("T")
+CITYSCAPES_SOURCES = ("synthetic", "synthetic_stills", "camvid", "idd_lite", "kitti")
+"""Fields of ``DataConfig``: clips in a batch whose labels are in the space ``cityscapes``."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +135,7 @@ def read_recipe(path: str | Path, changes: Sequence[str] = ()) -> Recipe:
     loss_weights(recipe)
     data = recipe.data
     _check_mix(data)
-    if (
-        data.synthetic + data.synthetic_stills + data.camvid + data.idd_lite + data.kitti == 0
-        and not data.mix
-    ):
+    if not data.mix and not any(getattr(data, name) for name in CITYSCAPES_SOURCES):
         raise ConfigError("data: a batch needs at least one clip; set data.synthetic or another source")
     height, width = recipe.augment.height, recipe.augment.width
     if height % SIZE_STEP or width % SIZE_STEP:
@@ -177,10 +175,7 @@ def label_space(recipe: Recipe) -> LabelSpace:
         return CITYSCAPES
     if name in LAYOUTS:
         data = recipe.data
-        foreign = [
-            n for n in ("synthetic", "synthetic_stills", "camvid", "idd_lite", "kitti") if getattr(data, n)
-        ]
-        foreign += [n for n in data.mix if n != name]
+        foreign = [n for n in CITYSCAPES_SOURCES if getattr(data, n)] + [n for n in data.mix if n != name]
         if foreign:
             raise ConfigError(
                 f"labels: {name} is the data set's own space, which {', '.join(foreign)} of data lacks; "
@@ -224,17 +219,7 @@ def _read_with_base(cls: type, path: Path, seen: tuple[Path, ...] = ()) -> dict[
     place = path.resolve()
     if place in seen:
         raise ConfigError(f"base: {path} is based on itself, by way of {', '.join(p.name for p in seen)}")
-    try:
-        data = read_data(path)
-    except ValueError as error:
-        raise ConfigError(f"cannot read configuration {path}: {error}") from error
-    if not isinstance(data or {}, dict):
-        raise ConfigError(f"configuration {path}: expected a mapping, got {type(data).__name__}")
-    values = flatten(data or {})
-    try:
-        from_flat(cls, values)
-    except ConfigError as error:
-        raise ConfigError(f"configuration {path}: {error}") from error
+    values = read_keys(cls, path)
     base = values.get("base", "")
     if not base:
         return values

@@ -152,14 +152,13 @@ def held_out_sets(recipe: Recipe) -> list[tuple[str, Sample]]:
         "idd_lite": ("idd_lite", lambda path: spread(list(read_idd_lite(path, "val")), count)),
         "kitti": (KITTI_DRIVE, lambda path: _later_pairs(KittiRaw(path), max(1, count // 2))),
     }
+    native = recipe.labels in LAYOUTS
     for name in recipe.data.mix:
         clips_of = LAYOUTS[name].clips(
-            Path(recipe.data.places[name]), "val", recipe.data.frames, native=recipe.labels in LAYOUTS
+            Path(recipe.data.places[name]), "val", recipe.data.frames, native=native
         )
         sets[name] = [read_one() for read_one in spread(clips_of, count)]
-    for name, (part, read) in (
-        readers.items() if os.environ.get("DVPS_DATA") and recipe.labels not in LAYOUTS else ()
-    ):
+    for name, (part, read) in readers.items() if os.environ.get("DVPS_DATA") and not native else ():
         path = data_root() / part
         if path.is_dir():
             sets[name] = read(path)
