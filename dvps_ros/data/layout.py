@@ -148,10 +148,8 @@ class Layout(ABC):
         Raises:
             InputError: naming the file that is missing, broken or of another size.
         """
-        for _, group in groupby(self.index(root, split), key=lambda f: f.sequence):
-            frames = list(group)
-            for start in range(0, len(frames) - length + 1, stride):
-                yield self.sample(frames[start : start + length])
+        for frames in self._windows(root, split, length, stride):
+            yield self.sample(frames)
 
     def clips(
         self, root: Path, split: str, length: int, *, native: bool = False
@@ -164,16 +162,19 @@ class Layout(ABC):
         Raises:
             InputError: as :meth:`index`; or no sequence is so long.
         """
-        found: list[Callable[[], Sample]] = []
-        for _, group in groupby(self.index(root, split), key=lambda f: f.sequence):
-            frames = list(group)
-            for start in range(len(frames) - length + 1):
-                found.append(partial(self.sample, frames[start : start + length], native=native))
+        windows = self._windows(root, split, length)
+        found: list[Callable[[], Sample]] = [partial(self.sample, w, native=native) for w in windows]
         if not found:
             raise InputError(
                 f"{root}: no sequence of {self.name} (split {split}) has {length} labelled frames"
             )
         return found
+
+    def _windows(self, root: Path, split: str, length: int, stride: int = 1) -> Iterator[list[FrameFiles]]:
+        for _, group in groupby(self.index(root, split), key=lambda f: f.sequence):
+            frames = list(group)
+            for start in range(0, len(frames) - length + 1, stride):
+                yield frames[start : start + length]
 
     def sample(self, frames: list[FrameFiles], *, native: bool = False) -> Sample:
         """The clip of these frames, ids of unlabelled things -1.
