@@ -20,7 +20,7 @@ def log_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
         depth_m: float [B,h,w], 0 = no truth (masked); beyond ``max_depth_m`` masked as well.
     """
     valid = (depth_m > 0) & (depth_m <= max_depth_m)
-    return Term((log_depth[:, 0].float() - _safe_log(depth_m, valid)).abs(), valid.float())
+    return Term((log_depth[:, 0] - _safe_log(depth_m, valid)).abs(), valid.float())
 
 
 @in_float32
@@ -31,7 +31,7 @@ def scale_invariant(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> T
     """
     valid = (depth_m > 0) & (depth_m <= max_depth_m)
     weight = valid.float()
-    error = torch.where(valid, log_depth[:, 0].float() - _safe_log(depth_m, valid), 0.0)
+    error = torch.where(valid, log_depth[:, 0] - _safe_log(depth_m, valid), 0.0)
     mean = error.sum((1, 2), keepdim=True) / weight.sum((1, 2), keepdim=True).clamp_min(1)
     return Term((error - mean).abs(), weight)
 
@@ -43,7 +43,7 @@ def gradient_l1(log_depth: Tensor, depth_m: Tensor, max_depth_m: float) -> Term:
     Gradient matching of Li and Snavely 2018 (MegaDepth, eq. 3) at one scale.
     """
     valid = (depth_m > 0) & (depth_m <= max_depth_m)
-    error = log_depth[:, 0].float() - _safe_log(depth_m, valid)
+    error = log_depth[:, 0] - _safe_log(depth_m, valid)
     value, weight = torch.zeros_like(error), torch.zeros_like(error)
     value[:, :, :-1] += torch.where(
         valid[:, :, 1:] & valid[:, :, :-1], (error[:, :, 1:] - error[:, :, :-1]).abs(), 0.0
@@ -61,7 +61,7 @@ def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
         log_depth: float [B,1,h,w], ln metres.
         sky: bool [B,h,w].
     """
-    return Term((math.log(max_depth_m) - log_depth[:, 0].float()).clamp_min(0), sky.float())
+    return Term((math.log(max_depth_m) - log_depth[:, 0]).clamp_min(0), sky.float())
 
 
 @in_float32
@@ -75,7 +75,7 @@ def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
         log_depth: float [B,1,h,w].
         image: float [B,3,h,w], 0..255, at the same size.
     """
-    d, i = log_depth.float(), image.float() / 255
+    d, i = log_depth, image / 255
     value = torch.zeros_like(d[:, 0])
     dx = (d[..., :, 1:] - d[..., :, :-1]).abs()[:, 0] * torch.exp(
         -(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * 10

@@ -24,7 +24,7 @@ def center_focal(
         heat: float [B,h,w], Gaussians with the value 1 in the cell of each centre.
         valid: bool [B,h,w].
     """
-    x = logits[:, 0].float()
+    x = logits[:, 0]
     log_p, log_not_p = F.logsigmoid(x), F.logsigmoid(-x)
     p = x.sigmoid()
     peak = heat >= 1.0
@@ -42,7 +42,7 @@ def offset_l1(offset_px: Tensor, target_px: Tensor, valid: Tensor) -> Term:
         valid: bool [B,h,w], pixels of instances with a known id.
     """
     target = torch.where(valid[:, None], target_px, 0.0)
-    return Term((offset_px.float() - target).abs().sum(1), valid.float())
+    return Term((offset_px - target).abs().sum(1), valid.float())
 
 
 @in_float32
@@ -64,15 +64,15 @@ def identity_contrast(
     ids_of, _ = _instances(current_ids)
     weight = torch.zeros(current_ids.shape, dtype=torch.float32, device=current.device)
     if len(keys) < 2:
-        return Term(current[:, 0].float() * 0, weight)
+        return Term(current[:, 0] * 0, weight)
     d = current.shape[1]
-    pixels = previous.float().permute(0, 2, 3, 1).reshape(-1, d)
+    pixels = previous.permute(0, 2, 3, 1).reshape(-1, d)
     inside = keys_of.flatten() >= 0
     sums = torch.zeros(len(keys), d, device=current.device).index_add(
         0, keys_of.flatten()[inside], pixels[inside]
     )
     means = F.normalize(sums, dim=1)
-    similarity = torch.einsum("bdhw,kd->bkhw", current.float(), means) / temperature
+    similarity = torch.einsum("bdhw,kd->bkhw", current, means) / temperature
     # Which key, if any, is the object under a pixel of the current frame.
     packed = _pack(current_ids)
     row = torch.searchsorted(keys, packed).clamp_max(len(keys) - 1)

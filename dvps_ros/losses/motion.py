@@ -23,7 +23,7 @@ def charbonnier(
     valid = torch.isfinite(target_px).all(1)
     target = torch.where(valid[:, None], target_px, 0.0)
     valid = valid & (target.abs().amax(1) <= limit_px)
-    error = torch.where(valid[:, None], motion_px.float() - target, 0.0)
+    error = torch.where(valid[:, None], motion_px - target, 0.0)
     return Term((error.square().sum(1) + epsilon_px**2).sqrt() - epsilon_px, valid.float())
 
 
@@ -38,5 +38,5 @@ def moving_cross_entropy(logits: Tensor, moving: Tensor, *, positive_weight: flo
     """
     known = moving != 255
     target = (moving == 1).float()
-    value = F.binary_cross_entropy_with_logits(logits[:, 0].float(), target, reduction="none")
+    value = F.binary_cross_entropy_with_logits(logits[:, 0], target, reduction="none")
     return Term(value, known.float() * (1 + (positive_weight - 1) * target))

@@ -56,7 +56,7 @@ def guided_triplet(features: Tensor, segments: Tensor) -> Term:
         features: float [B,F,h,w].
         segments: int64 [B,h,w] as in :func:`guided_smoothness`.
     """
-    x = F.normalize(features.float(), dim=1)
+    x = F.normalize(features, dim=1)
     b, _, h, w = x.shape
     r = TRIPLET_RADIUS
     padded, labels = F.pad(x, (r, r, r, r)), F.pad(segments, (r, r, r, r), value=-1)
@@ -77,9 +77,9 @@ def guided_triplet(features: Tensor, segments: Tensor) -> Term:
     return Term((near + TRIPLET_MARGIN - far).clamp_min(0), enough.float())
 
 
-def _neighbours(log_depth: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """|difference| [B,2,h,w] to the right and lower neighbour; are both of one segment; are they of two."""
-    d = log_depth.float()
+def _neighbours(d: Tensor, segments: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """|difference| [B,2,h,w] of d [B,1,h,w] to the right and lower neighbour; are both of one segment; are
+    they of two."""
     step = torch.cat(
         (
             F.pad((d[..., 1:] - d[..., :-1]).abs(), (0, 1)),

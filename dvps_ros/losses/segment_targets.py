@@ -13,11 +13,8 @@ from torch import Tensor
 
 from dvps_ros.contract import OUTPUT_STRIDE
 from dvps_ros.labels import VOID, LabelSpace
-from dvps_ros.losses.targets import _cells, _known, _segments
+from dvps_ros.losses.targets import TRACK_BITS, cells_of, dense_segments, nearest_known
 from dvps_ros.types import Sample
-
-TRACK_BITS = 32
-"""A segment's key is class << 32 | track id, as in ``DenseTargets.segments``."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ def segment_targets(samples: Sequence[Sample], t: int, labels: LabelSpace) -> Se
         "track_ids": np.where(used, table & ((1 << TRACK_BITS) - 1), -1),
         "is_thing": labels.is_thing[np.where(used, classes, VOID)],
         "segments": np.stack([segments for _, _, segments in frames]),
-        "depth_m": np.stack([_known(s.depth_m, t, _shape(s), np.float32, 0) for s in samples]),
+        "depth_m": np.stack([cells_of(s.depth_m, t, _shape(s), np.float32, 0) for s in samples]),
     }
     return SegmentTargets(**{name: torch.from_numpy(array) for name, array in arrays.items()})
 
@@ -103,9 +100,9 @@ def _segment_keys(sample: Sample, t: int, labels: LabelSpace) -> np.ndarray:
     class_map, instance = sample.class_map[t], sample.instance_map[t]
     # The same pixel must give both: the class of one with the id of another would make up a segment.
     unknown = (class_map == VOID) | (labels.is_thing[class_map] & (instance <= 0))
-    class_cells = _cells(class_map, unknown)
-    track = np.where(labels.is_thing[class_cells], _cells(instance, unknown), 0).astype(np.int64)
-    return np.where(_cells(unknown, unknown), -1, (class_cells.astype(np.int64) << TRACK_BITS) + track)
+    class_cells = nearest_known(class_map, unknown)
+    track = np.where(labels.is_thing[class_cells], nearest_known(instance, unknown), 0).astype(np.int64)
+    return np.where(nearest_known(unknown, unknown), -1, (class_cells.astype(np.int64) << TRACK_BITS) + track)
 
 
 def _coarse_segments(sample: Sample, t: int, labels: LabelSpace) -> np.ndarray:
@@ -113,10 +110,10 @@ def _coarse_segments(sample: Sample, t: int, labels: LabelSpace) -> np.ndarray:
     shape = _shape(sample)
     if sample.coarse_map is None:
         return np.full(shape, -1, np.int64)
-    return _segments(
+    return dense_segments(
         np.full(shape, VOID, np.uint8),
-        _known(sample.coarse_map, t, shape, np.uint8, VOID),
-        _known(sample.instance_map, t, shape, np.int32, -1),
+        cells_of(sample.coarse_map, t, shape, np.uint8, VOID),
+        cells_of(sample.instance_map, t, shape, np.int32, -1),
         sample.coarse_groups,
         labels,
     )

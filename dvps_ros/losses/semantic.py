@@ -58,7 +58,7 @@ def cross_entropy(logits: Tensor, class_map: Tensor, class_weight: Tensor | None
     target = torch.where(known, class_map, 0).long()
     labelled = known.flatten(1).any(1)  # the others would only cost time
     value = torch.zeros(class_map.shape, device=logits.device)
-    value[labelled] = F.cross_entropy(logits[labelled].float(), target[labelled], reduction="none")
+    value[labelled] = F.cross_entropy(logits[labelled], target[labelled], reduction="none")
     weight = known.float()
     if class_weight is not None:
         weight = weight * class_weight.to(logits.device)[target]
@@ -92,7 +92,7 @@ def set_cross_entropy(
             "coarse labels: a label in use stands for no class; give it at least one class or void"
         )
     labelled = known.flatten(1).any(1)  # the others would only cost time
-    x, known_here = logits[labelled].float(), known[labelled]
+    x, known_here = logits[labelled], known[labelled]
     member = groups[labelled][sample[: len(x)], rows[labelled]].permute(0, 3, 1, 2)
     inside = torch.where(member | ~known_here[:, None], x, torch.finfo(x.dtype).min)
     value = torch.zeros(rows.shape, device=logits.device)
@@ -123,7 +123,7 @@ def lovasz(logits: Tensor, class_map: Tensor) -> Term:
     """
     known = class_map != VOID
     _refuse_unknown_ids(class_map, known, logits.shape[1])
-    probability = logits.movedim(1, 0)[:, known].float().softmax(0)
+    probability = logits.movedim(1, 0)[:, known].softmax(0)
     return _lovasz_term([(probability, class_map[known].long())])
 
 
@@ -142,7 +142,7 @@ def set_lovasz(logits: Tensor, coarse_map: Tensor, groups: Tensor) -> Term:
     parts = []
     for sets in torch.unique(groups, dim=0):
         rows = (groups == sets).flatten(1).all(1)
-        probability = logits[rows].movedim(1, 0)[:, known[rows]].float().softmax(0)
+        probability = logits[rows].movedim(1, 0)[:, known[rows]].softmax(0)
         parts.append((sets.to(probability.dtype) @ probability, coarse_map[rows][known[rows]].long()))
     return _lovasz_term(parts)
 

@@ -20,6 +20,8 @@ from dvps_ros.contract import OUTPUT_STRIDE
 from dvps_ros.labels import VOID, LabelSpace
 from dvps_ros.types import Sample
 
+TRACK_BITS = 32
+"""A segment's key is label << TRACK_BITS | track id."""
 MIN_CELLS = 3
 """Instances with fewer stride-4 cells are too small to be asked for."""
 
@@ -134,12 +136,12 @@ def dense_targets(samples: Sequence[Sample], t: int, labels: LabelSpace) -> Dens
 def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.ndarray]:
     """Arrays of :class:`DenseTargets` for one frame (no batch axis), ``other`` spread to ``other_...``."""
     h, w = (n // OUTPUT_STRIDE for n in sample.images.shape[1:3])
-    class_map = _known(sample.class_map, t, (h, w), np.uint8, VOID)
-    coarse_map = _known(sample.coarse_map, t, (h, w), np.uint8, VOID)
-    sky_ids = [i for i, name in enumerate(labels.names) if name == "sky"]
+    class_map = cells_of(sample.class_map, t, (h, w), np.uint8, VOID)
+    coarse_map = cells_of(sample.coarse_map, t, (h, w), np.uint8, VOID)
+    sky_ids = [] if labels.sky_id is None else [labels.sky_id]
     sky_groups = [g for g, members in enumerate(sample.coarse_groups) if list(members) == sky_ids]
-    instance = _known(sample.instance_map, t, (h, w), np.int32, -1)
-    depth = _known(sample.depth_m, t, (h, w), np.float32, 0)
+    instance = cells_of(sample.instance_map, t, (h, w), np.int32, -1)
+    depth = cells_of(sample.depth_m, t, (h, w), np.float32, 0)
     heat, heat_valid, offset = center_targets(
         None if sample.instance_map is None else sample.instance_map[t], instance
     )
@@ -147,8 +149,8 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
     heat_valid &= ~(labels.is_thing[class_map] & (instance <= 0)) | (heat > 0)
     flow = np.full((2, h, w), np.nan, np.float32)
     if sample.flow_px is not None:
-        flow[0] = _cells(sample.flow_px[t, ..., 0], np.isnan(sample.flow_px[t, ..., 0]))
-        flow[1] = _cells(sample.flow_px[t, ..., 1], np.isnan(sample.flow_px[t, ..., 1]))
+        flow[0] = nearest_known(sample.flow_px[t, ..., 0], np.isnan(sample.flow_px[t, ..., 0]))
+        flow[1] = nearest_known(sample.flow_px[t, ..., 1], np.isnan(sample.flow_px[t, ..., 1]))
     return {
         "class_map": class_map,
         "coarse_map": coarse_map,
@@ -159,15 +161,15 @@ def frame_targets(sample: Sample, t: int, labels: LabelSpace) -> dict[str, np.nd
         "depth_m": depth,
         "dense_depth": np.array(sample.depth_m is not None and float((sample.depth_m[t] > 0).mean()) > 0.25),
         "motion_px": flow,
-        "moving": _known(sample.moving, t, (h, w), np.uint8, 255),
+        "moving": cells_of(sample.moving, t, (h, w), np.uint8, 255),
         "sky": np.isin(class_map, sky_ids) | np.isin(coarse_map, sky_groups),
-        "segments": _segments(class_map, coarse_map, instance, sample.coarse_groups, labels),
+        "segments": dense_segments(class_map, coarse_map, instance, sample.coarse_groups, labels),
         **_view(sample, t),
         **{f"other_{k}": v for k, v in _other_view(sample, t).items()},
     }
 
 
-def _segments(
+def dense_segments(
     class_map: np.ndarray,
     coarse_map: np.ndarray,
     instance: np.ndarray,
@@ -180,7 +182,7 @@ def _segments(
     label = np.where(class_map != VOID, class_map.astype(np.int64), coarse_map.astype(np.int64) + VOID + 1)
     is_thing = np.where(class_map != VOID, labels.is_thing[class_map], things[coarse_map])
     known = ((class_map != VOID) | (coarse_map != VOID)) & np.where(is_thing, instance > 0, instance >= 0)
-    return np.where(known, (label << 32) + instance, -1)
+    return np.where(known, (label << TRACK_BITS) + instance, -1)
 
 
 def _view(sample: Sample, t: int) -> dict[str, np.ndarray]:
@@ -210,15 +212,16 @@ def _other_view(sample: Sample, t: int) -> dict[str, np.ndarray]:
     return {**_view(sample, other), "view_from_camera": pose.astype(np.float32)}
 
 
-def _known(
+def cells_of(
     clip: np.ndarray | None, t: int, shape: tuple[int, int], dtype: type, missing: float
 ) -> np.ndarray:
+    """Frame ``t`` of truth at stride 4, of this shape; all ``missing`` where the clip has none."""
     if clip is None:
         return np.full(shape, missing, dtype)
-    return _cells(clip[t], clip[t] == missing)
+    return nearest_known(clip[t], clip[t] == missing)
 
 
-def _cells(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+def nearest_known(full: np.ndarray, unknown: np.ndarray) -> np.ndarray:
     """One value a cell of 4x4 pixels: the known pixel nearest to its centre; sparse truth survives."""
     order = ((2, 2), (1, 1), (1, 2), (2, 1))
     out, missing = (
