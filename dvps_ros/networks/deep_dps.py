@@ -315,22 +315,23 @@ class DeepDpsObjective(Objective):
         masks = t.masks
         cost = CostWeights(w.classification, w.mask, w.dice)
         layers: Sequence[DecoderPrediction] = p.layers
-        by_segment = [x for x in layers if x.depth_m is not None and x.depth_m.shape[1] > 1]
-        with_backup = [x for x in layers if x.backup_depth_m is not None]
+        by_segment = p.depth_m.shape[1] > 1
+        with_depth = sum(x.depth_m is not None for x in layers)
+        with_backup = sum(x.backup_depth_m is not None for x in layers)
         for x in layers:
             matched = match(
                 x.class_logits, x.mask_logits, t.classes, masks, t.known, weights=cost, points=w.points
             )
             classification = query_class(x.class_logits, t.classes, matched, t.has_panoptic, w.no_object)
-            terms.add("classification", _summed(classification, layers), sources)
+            terms.add("classification", _summed(classification, len(layers)), sources)
             mask, dice = query_masks(x.mask_logits, masks, t.known, matched, points=w.points)
-            terms.add("mask", _summed(mask, layers), sources)
-            terms.add("dice", _summed(dice, layers), sources)
-            if w.depth and x.depth_m is not None and x.depth_m.shape[1] > 1:
+            terms.add("mask", _summed(mask, len(layers)), sources)
+            terms.add("dice", _summed(dice, len(layers)), sources)
+            if w.depth and by_segment and x.depth_m is not None:
                 depth = query_depth(
                     x.depth_m, t.depth_m, masks, matched, max_depth_m=w.max_depth_m, literal=w.literal
                 )
-                terms.add("depth", _summed(depth, by_segment), sources)
+                terms.add("depth", _summed(depth, with_depth), sources)
             if w.backup and x.backup_depth_m is not None:
                 backup = backup_depth(
                     x.backup_depth_m, t.depth_m, max_depth_m=w.max_depth_m, literal=w.literal
@@ -351,9 +352,9 @@ class DeepDpsObjective(Objective):
             terms.add("semantic_guidance", guided, sources)
 
 
-def _summed(term: Term, layers: Sequence[Any]) -> Term:
-    """So that the mean over all layers becomes the sum over them, as the paper's weights want it."""
-    return Term(term.value * len(layers), term.weight, term.divisor)
+def _summed(term: Term, layers: int) -> Term:
+    """So that the mean over so many layers becomes the sum over them, as the paper's weights want it."""
+    return Term(term.value * layers, term.weight, term.divisor)
 
 
 @dataclass(frozen=True)

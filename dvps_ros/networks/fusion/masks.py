@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvps_ros.config import option
-from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, OUTPUTS
+from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, OUTPUTS, Column
 from dvps_ros.labels import VOID
 from dvps_ros.networks.fusion.tables import DEPTH_RANGE_M, sums
 from dvps_ros.networks.protocol import MasksPrediction
@@ -109,7 +109,7 @@ class MasksFusion(nn.Module):
         segments = self._table(
             p, row, depth, class_id.gather(1, order), score.gather(1, order) * used, (h, w)
         )
-        used = (segments[..., 1] > 0).float()
+        used = (segments[..., Column.SCORE] > 0).float()
         identity = p.embedding.float().gather(1, order[:, :, None].expand(-1, -1, p.embedding.shape[2]))
         identity = identity * torch.rsqrt((identity * identity).sum(2, keepdim=True) + 1e-6)
         byte = torch.uint8
