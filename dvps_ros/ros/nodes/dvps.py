@@ -235,7 +235,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         if fov_deg == 0:
             self._info_qos = qos.sensor()
             self._subscription(CameraInfo, "~/input/camera_info", self._on_camera_info, self._info_qos)
-        self._hears_latched = fov_deg > 0
+        self._hears_latched = False
         self._hear_latched()
 
     def _hear_latched(self) -> None:
@@ -243,7 +243,7 @@ class DvpsNode(BaseNode[NodeConfig]):
 
         To others such a subscription is a fault, of which they would warn in their log.
         """
-        if self._hears_latched:
+        if self._hears_latched or not self._cameras.missing:
             return
         topic = self.resolve_topic_name("~/input/camera_info")
         ends = self.get_publishers_info_by_topic(topic)
