@@ -39,7 +39,7 @@ lint: .venv-test/.ready
 	@echo "$(@D), 1 of 2: the ROS 2 message generators, from PyPI"
 	$(CLEAN_ENV) $(@D)/bin/python -m pip install -q "setuptools>=77" wheel \
 	  $$($(PYTHON) -c 'import re; print(*re.findall(r"\"(ros-[\w-]+==[\d.]+)\"", open("pyproject.toml").read().split("[project]")[0]))') numpy
-	@echo "$(@D), 2 of 2: this package's messages (C++) and the libraries it needs; minutes; 1.3 GB on the disk, with what tests need 2.3 GB"
+	@echo "$(@D), 2 of 2: this package's messages (C++) and the libraries it needs; minutes; 1.3 GB on the disk, with what tests need 2.5 GB"
 	$(CLEAN_ENV) $(@D)/bin/python -m pip install -q --no-build-isolation -e ".[$(EXTRA)]"
 	touch $@
 
