@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from dvps_ros.data.world import World, WorldConfig
-from dvps_ros.data.world.forks import Branch, Forks
+from dvps_ros.data.world.branch import Branch
+from dvps_ros.data.world.forks import Forks
 from dvps_ros.data.world.materials import BUILDING, FENCE, POLE, ROAD, WALL
-from dvps_ros.data.world.route import STYLES
+from dvps_ros.data.world.styles import STYLES
 from dvps_ros.types import CameraModel
 
 CAMERA = CameraModel.from_fov(256, 128, 90.0)

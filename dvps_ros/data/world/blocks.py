@@ -30,7 +30,7 @@ from dvps_ros.data.world.mesh import Mesh, box, boxes, facets, grid, merge, ribb
 from dvps_ros.data.world.route import EGO_START_M, START_M
 
 if TYPE_CHECKING:
-    from dvps_ros.data.world.forks import Branch
+    from dvps_ros.data.world.branch import Branch
     from dvps_ros.data.world.scene import Scene
 
 BLOCK_M = 40.0

@@ -16,7 +16,8 @@ import numpy as np
 from dvps_ros.data.world import models, shade
 from dvps_ros.data.world.agents import ALWAYS, NEVER, Agent, Lane, Span
 from dvps_ros.data.world.blocks import Block
-from dvps_ros.data.world.forks import Branch, Fork, Forks
+from dvps_ros.data.world.branch import Branch
+from dvps_ros.data.world.forks import Fork, Forks
 from dvps_ros.data.world.materials import (
     BICYCLE,
     BUS,
@@ -42,7 +43,8 @@ from dvps_ros.data.world.materials import (
     hue,
     pick,
 )
-from dvps_ros.data.world.route import EGO_START_M, STYLES, CrossSection, Route, Style, draw_section
+from dvps_ros.data.world.route import EGO_START_M, Route
+from dvps_ros.data.world.styles import STYLES, CrossSection, Style, draw_section
 from dvps_ros.labels import VOID
 
 SWING_FROM_M, SWUNG_M = 14.0, 3.0

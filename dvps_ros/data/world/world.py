@@ -19,9 +19,10 @@ from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import Block, blocks_between
 from dvps_ros.data.world.materials import SKY
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
-from dvps_ros.data.world.route import STYLES, WHEELBASE_M, Ego, EgoState
+from dvps_ros.data.world.route import WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
 from dvps_ros.data.world.sensor import Sensor, expose
+from dvps_ros.data.world.styles import STYLES
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
