@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves: agents, and the lanes that they come along."""
+"""What moves: agents, and the times between which they do."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -56,18 +55,3 @@ class Agent:
                 del self._known[min(self._known)]
             self._known[t] = self._motion(t)
         return self._known[t]
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A stream of agents along the road: place j has its agent at ``s = direction * speed * t + j * gap``."""
-
-    key: int
-    d: float
-    direction: int
-    speed: float
-    gap: float
-    fill: float
-    kinds: dict[str, float]
-    ego: bool = False
-    wander: float = 0.15

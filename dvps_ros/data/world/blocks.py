@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dvps_ros.data.world import models, shade
 from dvps_ros.data.world.agents import ALWAYS, Agent
+from dvps_ros.data.world.branch import Branch
+from dvps_ros.data.world.markings import branch_markings
 from dvps_ros.data.world.materials import (
     BICYCLE,
     BUILDING,
@@ -20,7 +22,6 @@ from dvps_ros.data.world.materials import (
     TERRAIN,
     WALL,
     Part,
-    car_color,
     grey,
     hue,
     part_arrays,
@@ -28,10 +29,8 @@ from dvps_ros.data.world.materials import (
 )
 from dvps_ros.data.world.mesh import Mesh, box, boxes, facets, grid, merge, ribbons, turn_z
 from dvps_ros.data.world.route import EGO_START_M, START_M
-
-if TYPE_CHECKING:
-    from dvps_ros.data.world.branch import Branch
-    from dvps_ros.data.world.scene import Scene
+from dvps_ros.data.world.street import Street
+from dvps_ros.data.world.vehicles import draw_vehicle, on_wheels, two_wheeler_materials
 
 BLOCK_M = 40.0
 
@@ -43,7 +42,7 @@ SIDE_STREET_M = 62.0
 class Block:
     """One stretch of street: ``parts`` that stand still, ``agents`` that use its side streets."""
 
-    def __init__(self, scene: Scene, number: int):
+    def __init__(self, scene: Street, number: int):
         self.scene, self.number = scene, number
         self.rng = np.random.default_rng([scene.seed, 3, number & 0xFFFFFFFF])
         self.s0 = number * BLOCK_M
@@ -171,25 +170,17 @@ class Block:
         branch = self.branch
         if branch is not None:
             count = 41
+        look = scene.palette.road
+        road = look.plain
         if self.crosswalk is not None or branch is not None:
-            params = list(scene._road_params)
-            if self.crosswalk is not None:
-                params[15], params[16], params[22] = self.crosswalk, 3.0, 0.0
+            markings = replace(look.markings, crosswalk_s=self.crosswalk)
             if branch is not None and branch.fork.s < self.s0 + BLOCK_M and branch.nose > self.s0:
                 # The line at the road's edge is broken where the branch leaves.
-                outermost = (
-                    x.median + x.lanes_left * x.lane_width
-                    if branch.side > 0
-                    else -x.lanes_right * x.lane_width
-                )
-                for i in range(int(params[0])):
-                    if abs(params[1 + 2 * i] - outermost) < 1e-6:
-                        params[2 + 2 * i] = 1
+                markings = markings.broken_at(x.lanes_left_d if branch.side > 0 else x.lanes_right_d)
+            seed = scene.materials.seed(look.plain)
             road = scene.materials.add(
-                shade.ROAD, ROAD, scene._asphalt, scene._white, params, seed=scene._road_plain * 7 + 3
+                shade.ROAD, ROAD, look.asphalt, look.paint, markings.params(), seed=seed
             )
-        else:
-            road = scene._road_plain
         strips: list[tuple] = []
         origin = scene.route.points(self.s0, 0.0)
         ends = (self.s0, self.s0 + BLOCK_M)
@@ -244,26 +235,40 @@ class Block:
                     pose = np.eye(4)
                     pose[:3, 3] = origin
                     number = scene.pool.add(merge([faces], two_sided=True))
-                    self.parts.append(Part(number, (scene._kerb,), 0, pose))
+                    self.parts.append(Part(number, (scene.palette.ground.kerb,), 0, pose))
         strip(1, ends, x.right_edge, 0.0, x.left_edge, 0.0, 0)
         ground = {
-            "rows": scene._yard,
-            "blocks": scene._yard if self.rng.random() < 0.6 else scene._grass,
+            "rows": scene.palette.ground.yard,
+            "blocks": scene.palette.ground.yard if self.rng.random() < 0.6 else scene.palette.ground.grass,
             "parking": road,
-            "field": scene._field,
-            "rail": scene._dirt,
-            "forest": scene._dirt,
+            "field": scene.palette.ground.field,
+            "rail": scene.palette.ground.dirt,
+            "forest": scene.palette.ground.dirt,
         }
-        far = scene._field if scene.style.name in ("rural", "highway") else scene._grass
+        far = (
+            scene.palette.ground.field
+            if scene.style.name in ("rural", "highway")
+            else scene.palette.ground.grass
+        )
         materials = (
             road,
-            scene._walk,
-            scene._grass,
-            scene._kerb,
+            scene.palette.ground.walk,
+            scene.palette.ground.grass,
+            scene.palette.ground.kerb,
             far,
-            ground.get(lots[-1], scene._grass),
-            ground.get(lots[1], scene._grass),
-            scene.branch_road(branch) if branch is not None else road,
+            ground.get(lots[-1], scene.palette.ground.grass),
+            ground.get(lots[1], scene.palette.ground.grass),
+            road
+            if branch is None
+            else scene.materials.add(
+                shade.ROAD,
+                ROAD,
+                look.asphalt,
+                look.paint,
+                branch_markings(
+                    look.markings, branch.half, marked=scene.markings, one_way=branch.one_way
+                ).params(),
+            ),
         )
         pose = np.eye(4)
         pose[:3, 3] = origin
@@ -327,18 +332,24 @@ class Block:
         up: float = 0.0,
     ) -> None:
         scene, rng = self.scene, self.rng
-        kind = kind or scene._tree_kinds[int(rng.integers(len(scene._tree_kinds)))]
+        kind = (
+            kind or scene.palette.plants.tree_kinds[int(rng.integers(len(scene.palette.plants.tree_kinds)))]
+        )
         if self.on_branch(s, d, 1.5):
             return
         mesh = models.tree(kind, int(rng.integers(3)), fine)
-        leaves = scene._fir if kind == "conifer" else scene._leaves[int(rng.integers(4))]
-        self.put(mesh, (scene._bark, leaves), s, d, up, rng.uniform(0, 6.28), height)
+        leaves = (
+            scene.palette.plants.fir
+            if kind == "conifer"
+            else scene.palette.plants.leaves[int(rng.integers(4))]
+        )
+        self.put(mesh, (scene.palette.plants.bark, leaves), s, d, up, rng.uniform(0, 6.28), height)
 
     def bushes(self, s: float, d: float, size: float, up: float = 0.0) -> None:
         rng = self.rng
         self.put(
             models.bush(int(rng.integers(4))),
-            (self.scene._bark, self.scene._leaves[int(rng.integers(4))]),
+            (self.scene.palette.plants.bark, self.scene.palette.plants.leaves[int(rng.integers(4))]),
             s,
             d,
             up,
@@ -544,7 +555,7 @@ class Block:
             ends = [box((0.05, 2 * half, height), (0, 0, height / 2), 0)]
             mesh = merge(sheets, two_sided=True)
             if kind == "hedge":
-                material = scene._leaves[int(rng.integers(4))]
+                material = scene.palette.plants.leaves[int(rng.integers(4))]
             elif kind == "noise":
                 material = add(
                     shade.PLANKS, WALL, hue(rng, 0.3, rng.uniform(0.15, 0.5)), params=(rng.uniform(0.3, 4.0),)
@@ -806,7 +817,10 @@ class Block:
             pose[:3, :3] = turn_z(rng.uniform(0, 6)) @ np.diag([size, size, rng.uniform(12, 45)])
             self.parts.append(
                 Part(
-                    scene.pool.add(mesh), (scene._leaves[0] if rng.random() < 0.6 else scene._grass,), 0, pose
+                    scene.pool.add(mesh),
+                    (scene.palette.plants.leaves[0] if rng.random() < 0.6 else scene.palette.ground.grass,),
+                    0,
+                    pose,
                 )
             )
 
@@ -867,8 +881,8 @@ class Block:
             )
         if rng.random() < 0.5:
             kind = pick(rng, {"car": 6, "van": 1, "bus": 0.3, "truck": 0.5})
-            vehicle, materials = scene.vehicle(kind, rng)
-            parts, poses = scene.on_wheels(vehicle, materials)
+            vehicle, materials = draw_vehicle(scene, kind, rng)
+            parts, poses = on_wheels(scene, vehicle, materials)
             pace = rng.uniform(2.5, 8.0)
             begin = (middle - EGO_START_M - 25.0) / max(scene.speed, 2.0) - rng.uniform(0.0, 5.0)
             route = scene.route
@@ -937,7 +951,7 @@ class Block:
                 lamp = models.lamp("arm")
                 self.put(
                     lamp,
-                    (scene._metal, scene._lamp_glass),
+                    (scene.palette.furniture.metal, scene.palette.furniture.lamp_glass),
                     s,
                     side * (high + 0.6),
                     up,
@@ -958,11 +972,13 @@ class Block:
         d = branch.side * 0.5 * (abs(self.edge(branch.side)) + float(low))
         yaw, up = 0.5 * branch.yaw(s), scene.section.kerb
         for k in (-0.7, 0.7):
-            self.put(models.pole(3.4, 0.05), (scene._metal,), s, d + k, up)
-        board = scene._boards[int(self.rng.integers(3))]
+            self.put(models.pole(3.4, 0.05), (scene.palette.furniture.metal,), s, d + k, up)
+        board = scene.palette.furniture.boards[int(self.rng.integers(3))]
         pose = scene.route.pose(s - 0.1, d, up + 2.7, yaw)
         pose[:3, :3] = pose[:3, :3] * np.array([1.0, 2.2, 1.1])[None]
-        self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
+        self.parts.append(
+            Part(scene.pool.add(models.sign("wide")), (board, scene.palette.furniture.sign_back), 0, pose)
+        )
 
     def _leavers(self, branch: Branch) -> None:
         """Vehicles that are driving away on the branch when the ego vehicle comes."""
@@ -974,8 +990,8 @@ class Block:
         first, last = branch.mouth + 2.0, branch.fork.end - 5.0
         for _ in range(int(rng.integers(1, 4))):
             kind = pick(rng, {"car": 8, "van": 1.3, "truck": 1, "bus": 0.4})
-            vehicle, materials = scene.vehicle(kind, rng)
-            parts, poses = scene.on_wheels(vehicle, materials)
+            vehicle, materials = draw_vehicle(scene, kind, rng)
+            parts, poses = on_wheels(scene, vehicle, materials)
             length = vehicle.size[0]
             begin -= (length + rng.uniform(8.0, 30.0)) / pace
 
@@ -991,8 +1007,8 @@ class Block:
     def _waiting(self, branch: Branch) -> None:
         """A vehicle that comes along the branch, brakes, and waits where it meets our road."""
         scene, rng = self.scene, self.rng
-        vehicle, materials = scene.vehicle(pick(rng, {"car": 8, "van": 1.3, "truck": 0.7}), rng)
-        parts, poses = scene.on_wheels(vehicle, materials)
+        vehicle, materials = draw_vehicle(scene, pick(rng, {"car": 8, "van": 1.3, "truck": 0.7}), rng)
+        parts, poses = on_wheels(scene, vehicle, materials)
         stop = branch.nose + 2.0 + 0.5 * vehicle.size[0]
         far = min(branch.fork.end - 5.0, stop + 110.0)
         pace, lane = rng.uniform(5.0, 9.0), 0.5 * scene.section.lane_width
@@ -1027,21 +1043,33 @@ class Block:
         pose[:3, 3] = origin
         self.parts.append(Part(scene.pool.add(merge(rails, two_sided=True)), (steel,), 0, pose))
         if rng.random() < 0.75:
-            vehicle, materials = scene.vehicle("rail", rng)
-            self.put(vehicle.whole, materials, self.s0 + 20, d, up, instance=scene._instance(), upright=False)
+            vehicle, materials = draw_vehicle(scene, "rail", rng)
+            self.put(
+                vehicle.whole, materials, self.s0 + 20, d, up, instance=scene.new_instance(), upright=False
+            )
         if rng.random() < 0.6:
             self.barrier(side, front + side * 0.4, self.s0, self.s0 + BLOCK_M, "mesh", scene.section.kerb)
         for k in (5.0, 25.0):
-            self.put(models.pole(7.0, 0.12), (scene._dark_pole,), self.s0 + k, d + side * 3.0, up)
+            self.put(
+                models.pole(7.0, 0.12), (scene.palette.furniture.dark_pole,), self.s0 + k, d + side * 3.0, up
+            )
 
     def parked_car(self, s: float, d: float, yaw: float, up: float = 0.0, *, street: bool = False) -> None:
         scene, rng = self.scene, self.rng
         kind = pick(rng, {"car": 10, "van": 1.3, "truck": 0.15})
         if not street and self.meets_branch(s, d, 5.0, 2.0, yaw):
             return
-        vehicle, materials = scene.vehicle(kind, rng)
+        vehicle, materials = draw_vehicle(scene, kind, rng)
         self.put(
-            vehicle.whole, materials, s, d, up, yaw, instance=scene._instance(), upright=False, street=street
+            vehicle.whole,
+            materials,
+            s,
+            d,
+            up,
+            yaw,
+            instance=scene.new_instance(),
+            upright=False,
+            street=street,
         )
 
     def parking(self, side: int) -> None:
@@ -1077,7 +1105,7 @@ class Block:
         ):
             self.put(
                 models.lamp(str(lamp_kind)),
-                (scene._metal, scene._lamp_glass),
+                (scene.palette.furniture.metal, scene.palette.furniture.lamp_glass),
                 self.s0 + 4 + rng.uniform(-1, 1),
                 d,
                 up,
@@ -1101,17 +1129,19 @@ class Block:
                     )
             if rng.random() < 0.15:
                 for s in np.arange(self.s0, self.s0 + BLOCK_M, 2.0):
-                    self.put(models.pole(0.95, 0.06), (scene._dark_pole,), s, e + side * 0.35, up)
+                    self.put(
+                        models.pole(0.95, 0.06), (scene.palette.furniture.dark_pole,), s, e + side * 0.35, up
+                    )
             if rng.random() < 0.45:
                 for k in range(int(rng.integers(1, 7))):
                     self.parked_bicycle(self.s0 + 10 + 0.7 * k, e + side * (x.lot - 0.9), up)
             if rng.random() < 0.3:
                 self.parked_motorcycle(self.s0 + rng.uniform(3, 35), e + side * 0.9, up)
             for _ in range(int(rng.integers(0, 2))):
-                body = scene._clutter[int(rng.integers(3))]
+                body = scene.palette.furniture.clutter[int(rng.integers(3))]
                 self.put(
                     models.bin_box(),
-                    (body, scene._clutter[0]),
+                    (body, scene.palette.furniture.clutter[0]),
                     self.s0 + rng.uniform(0, 40),
                     e + side * (x.lot - 0.4),
                     up,
@@ -1124,10 +1154,16 @@ class Block:
             if self.branch is None:
                 self.gantry()
         if name in ("rural", "residential") and side > 0 and scene.seed % 2 == 0:
-            self.put(models.pole(8.0, 0.11), (scene._dark_pole,), self.s0 + 10, e + side * (x.lot + 0.4), 0.0)
+            self.put(
+                models.pole(8.0, 0.11),
+                (scene.palette.furniture.dark_pole,),
+                self.s0 + 10,
+                e + side * (x.lot + 0.4),
+                0.0,
+            )
             self.put(
                 box((0.1, 1.8, 0.12), (0, 0, 7.4), 0),
-                (scene._dark_pole,),
+                (scene.palette.furniture.dark_pole,),
                 self.s0 + 10,
                 e + side * (x.lot + 0.4),
                 0.0,
@@ -1140,26 +1176,33 @@ class Block:
         yaw = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
         yaw += rng.normal() * 0.12
         height = rng.uniform(2.1, 3.0)
-        self.put(models.pole(height + 0.3, 0.042), (scene._metal,), s, d, up)
+        self.put(models.pole(height + 0.3, 0.042), (scene.palette.furniture.metal,), s, d, up)
         for k in range(1 if rng.random() < 0.7 else 2):
             pattern = int(rng.integers(0, 8))
             shape = ("round", "triangle", "round", "octagon", "square", "square", "wide", "wide")[pattern]
-            face = scene._faces[pattern] if pattern < 6 else scene._boards[int(rng.integers(3))]
+            face = (
+                scene.palette.furniture.sign_faces[pattern]
+                if pattern < 6
+                else scene.palette.furniture.boards[int(rng.integers(3))]
+            )
             size = rng.uniform(0.55, 0.85)
             mesh = models.sign(shape)
             pose = scene.route.pose(s, d, up + height - k * 0.75, yaw)
             pose[:3, 3] -= pose[:3, 0] * 0.06
             stretch = np.array([1.0, 1.6 if shape == "wide" else 1.0, 0.5 if shape == "wide" else 1.0]) * size
             pose[:3, :3] = pose[:3, :3] * stretch[None]
-            self.parts.append(Part(scene.pool.add(mesh), (face, scene._sign_back), 0, pose))
+            self.parts.append(Part(scene.pool.add(mesh), (face, scene.palette.furniture.sign_back), 0, pose))
 
     def light(self, s: float, d: float, up: float, reach: float, facing: bool) -> None:
         scene = self.scene
         on = int(self.rng.integers(3))
-        lenses = [scene._lens_on[k] if k == on else scene._lens_off[k] for k in range(3)]
+        lenses = [
+            scene.palette.furniture.lens_on[k] if k == on else scene.palette.furniture.lens_off[k]
+            for k in range(3)
+        ]
         self.put(
             models.traffic_light(round(reach, 1)),
-            (scene._metal, scene._housing, *lenses),
+            (scene.palette.furniture.metal, scene.palette.furniture.housing, *lenses),
             s,
             d,
             up,
@@ -1170,14 +1213,16 @@ class Block:
         scene, rng = self.scene, self.rng
         x = scene.section
         s = self.s0 + 20.0
-        self.put(models.pole(7.0, 0.16), (scene._metal,), s, x.right_edge - 1.0, 0.0)
+        self.put(models.pole(7.0, 0.16), (scene.palette.furniture.metal,), s, x.right_edge - 1.0, 0.0)
         beam = box((0.2, abs(x.right_edge) + 2.0, 0.25), (0, -(abs(x.right_edge) - 1.0) / 2, 6.4), 0)
-        self.put(beam, (scene._metal,), s, 0.0)
-        board = scene._boards[int(rng.integers(3))]
+        self.put(beam, (scene.palette.furniture.metal,), s, 0.0)
+        board = scene.palette.furniture.boards[int(rng.integers(3))]
         for lane in range(x.lanes_right):
             pose = scene.route.pose(s - 0.3, x.lane_d(lane), 6.3)
             pose[:3, :3] = pose[:3, :3] * np.array([1.0, x.lane_width * 0.85, 1.9])[None]
-            self.parts.append(Part(scene.pool.add(models.sign("wide")), (board, scene._sign_back), 0, pose))
+            self.parts.append(
+                Part(scene.pool.add(models.sign("wide")), (board, scene.palette.furniture.sign_back), 0, pose)
+            )
 
     def guard_rail(self, d: float, s0: float, s1: float) -> None:
         scene = self.scene
@@ -1188,15 +1233,16 @@ class Block:
         points = scene.route.points(s[:, None], d + out[None], z[None]) - origin
         pose = np.eye(4)
         pose[:3, 3] = origin
-        self.parts.append(Part(scene.pool.add(grid(points, 0)), (scene._rail_guard,), 0, pose))
+        self.parts.append(
+            Part(scene.pool.add(grid(points, 0)), (scene.palette.furniture.guard_rail,), 0, pose)
+        )
         for at in np.arange(s0, s1, 4.0):
-            self.put(box((0.06, 0.1, 0.7), (0, 0, 0.3), 0), (scene._rail_guard,), at, d, 0.0)
+            self.put(box((0.06, 0.1, 0.7), (0, 0, 0.3), 0), (scene.palette.furniture.guard_rail,), at, d, 0.0)
 
     def parked_bicycle(self, s: float, d: float, up: float) -> None:
         scene, rng = self.scene, self.rng
         c = BICYCLE
-        paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.4)
-        parts = scene.vehicle_materials(paint, c, glazed=False)
+        parts = two_wheeler_materials(scene, c, rng, gloss=0.4)
         self.put(
             models.bicycle().whole,
             parts,
@@ -1204,14 +1250,13 @@ class Block:
             d,
             up,
             math.pi / 2 + rng.normal() * 0.15,
-            instance=scene._instance(),
+            instance=scene.new_instance(),
         )
 
     def parked_motorcycle(self, s: float, d: float, up: float) -> None:
         scene, rng = self.scene, self.rng
         c = MOTORCYCLE
-        paint = scene.materials.add(shade.PAINT, c, car_color(rng), params=(0.1, 90, 91, 92, 93), gloss=0.5)
-        parts = scene.vehicle_materials(paint, c, glazed=False)
+        parts = two_wheeler_materials(scene, c, rng, gloss=0.5)
         self.put(
             models.motorcycle("scooter" if rng.random() < 0.5 else "road").whole,
             parts,
@@ -1219,7 +1264,7 @@ class Block:
             d,
             up,
             rng.normal() * 0.4,
-            instance=scene._instance(),
+            instance=scene.new_instance(),
         )
 
     def median(self) -> None:
@@ -1250,7 +1295,9 @@ class Block:
         mesh = grid(points, np.tile([[1, 0, 1]], (10, 1)), crease_deg=30.0)
         pose = np.eye(4)
         pose[:3, 3] = origin
-        self.parts.append(Part(scene.pool.add(mesh), (scene._grass, scene._kerb), 0, pose))
+        self.parts.append(
+            Part(scene.pool.add(mesh), (scene.palette.ground.grass, scene.palette.ground.kerb), 0, pose)
+        )
         if rng.random() < 0.6:
             for at in np.arange(self.s0 + 3, self.s0 + BLOCK_M, 9.0):
                 self.tree(at, d, rng.uniform(4, 8), up=0.1)

@@ -48,9 +48,14 @@ class Materials:
         self, kind: int, class_id: int, a, b=(0, 0, 0), params=(), *, gloss: float = 0.0, seed: int = 0
     ) -> int:
         """A new row; returns its number."""
-        row = [kind, class_id, seed or len(self._rows) * 7 + 3, gloss, *a, *b, *params]
+        row = [kind, class_id, seed or self.seed(len(self._rows)), gloss, *a, *b, *params]
         self._rows.append(row + [0.0] * (MATERIAL_COLUMNS - len(row)))
         return len(self._rows) - 1
+
+    @staticmethod
+    def seed(number: int) -> int:
+        """Seed of the texture of row ``number``, where none of its own was given."""
+        return number * 7 + 3
 
     @property
     def table(self) -> np.ndarray:

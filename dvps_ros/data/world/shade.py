@@ -22,6 +22,22 @@ P = 10
 PLAIN, ROAD, PAVING, GROUND, FACADE, BRICK, PAINT, GLASS, LEAVES, SIGN, LIGHT, BUS, ROOF, PLANKS, CLOTH = (
     range(15)
 )
+# Parameters of ROAD (see markings.py): the number of lines, d and kind of MOST_LINES, then those below.
+SOLID, DASHED, DOUBLE, RAILS = range(4)
+MOST_LINES = 6
+_LINE_COUNT, _FIRST_LINE = P, P + 1
+(
+    _DASH_PERIOD,
+    _DASH,
+    _CROSSWALK_S,
+    _CROSSWALK_WIDTH,
+    _LANE_WIDTH,
+    _LEFT_EDGE,
+    _RIGHT_EDGE,
+    _WEAR,
+    _LINE_WIDTH,
+    _STOP_LINE_TO,
+) = range(_FIRST_LINE + 2 * MOST_LINES, _FIRST_LINE + 2 * MOST_LINES + 10)
 
 
 class Light(NamedTuple):
@@ -210,7 +226,7 @@ def _road(m, u, v, across, along, seed):
     base = 1.0 + 0.22 * _detail(u, v, 0.08, along, seed) + 0.20 * _detail(u, v * 3, 0.35, along, seed + 1)
     base += 0.22 * _detail(u, v, 9.0, along, seed + 2) + 0.35 * _detail(u, v, 40.0, along, seed + 3)
     r, g, b = m[4] * base, m[5] * base, m[6] * base
-    wear = m[P + 20]
+    wear = m[_WEAR]
     # Patches of newer asphalt, and cracks where a slow noise crosses its middle.
     patch = _hash(int(math.floor(u / 7.0)), int(math.floor(v / 2.9)), seed + 9)
     if patch > 1.0 - 0.22 * wear:
@@ -221,38 +237,40 @@ def _road(m, u, v, across, along, seed):
         dark = 0.55 * wear * _cover(crack * 1.6, 0.016, 0.6 * along)
         r, g, b = r * (1 - dark), g * (1 - dark), b * (1 - dark)
     paint = 0.0
-    count = int(m[P])
+    count = int(m[_LINE_COUNT])
     for i in range(count):
-        d = v - m[P + 1 + 2 * i]
-        kind = int(m[P + 2 + 2 * i])
+        d = v - m[_FIRST_LINE + 2 * i]
+        kind = int(m[_FIRST_LINE + 2 * i + 1])
         if abs(d) > 1.0 + across:
             continue
-        half = 0.5 * m[P + 21]
-        if kind == 0:
+        half = 0.5 * m[_LINE_WIDTH]
+        if kind == SOLID:
             paint = max(paint, _cover(abs(d), half, across))
-        elif kind == 2:
+        elif kind == DOUBLE:
             paint = max(paint, _cover(abs(abs(d) - 0.14), half, across))
-        elif kind == 3:
+        elif kind == RAILS:
             metal = _cover(abs(abs(d) - 0.7175), 0.05, across)
             r, g, b = r + (0.09 - r) * metal, g + (0.085 - g) * metal, b + (0.08 - b) * metal
         else:
-            period, dash = m[P + 13], m[P + 14]
+            period, dash = m[_DASH_PERIOD], m[_DASH]
             phase = u - period * math.floor(u / period + 0.5)
             paint = max(paint, _cover(abs(d), half, across) * _cover(abs(phase), 0.5 * dash, along))
-    if m[P + 16] > 0.0:
-        z = u - m[P + 15]
-        if -1.0 < z < m[P + 16] + 1.0 and m[P + 19] < v < m[P + 18]:
-            bar = _wave(v, 1.0, 0.5, across) * _cover(abs(z - 0.5 * m[P + 16]), 0.5 * m[P + 16], along)
+    if m[_CROSSWALK_WIDTH] > 0.0:
+        z = u - m[_CROSSWALK_S]
+        if -1.0 < z < m[_CROSSWALK_WIDTH] + 1.0 and m[_RIGHT_EDGE] < v < m[_LEFT_EDGE]:
+            bar = _wave(v, 1.0, 0.5, across) * _cover(
+                abs(z - 0.5 * m[_CROSSWALK_WIDTH]), 0.5 * m[_CROSSWALK_WIDTH], along
+            )
             paint = max(paint, bar)
-        stop = u - m[P + 15] + 1.6
-        if abs(stop) < 2.0 and v < m[P + 22] and v > m[P + 19]:
+        stop = u - m[_CROSSWALK_S] + 1.6
+        if abs(stop) < 2.0 and v < m[_STOP_LINE_TO] and v > m[_RIGHT_EDGE]:
             paint = max(paint, _cover(abs(stop), 0.2, along))
     if paint > 0.0:
         scuff = 1.0 - wear * _clamp(2.2 * (_noise(u * 2.3, v * 7.0, seed + 6) - 0.45), 0.0, 0.85)
         k = paint * scuff
         r, g, b = r + (m[7] - r) * k, g + (m[8] - g) * k, b + (m[9] - b) * k
     # Tyres darken two tracks in each lane.
-    lane = m[P + 17]
+    lane = m[_LANE_WIDTH]
     if lane > 0.0:
         q = v / lane
         track = abs(abs(q - math.floor(q) - 0.5) * lane - 0.78)

@@ -141,16 +141,32 @@ class CrossSection:
 
     @property
     def right_edge(self) -> float:
+        """d of the road's edge."""
         return -(self.lanes_right * self.lane_width + self.park_right + self.shoulder)
 
     @property
     def left_edge(self) -> float:
+        """d of the road's edge."""
         return self.median + self.lanes_left * self.lane_width + self.park_left + self.shoulder
+
+    @property
+    def lanes_right_d(self) -> float:
+        """d at which the right lanes end."""
+        return -self.lanes_right * self.lane_width
+
+    @property
+    def lanes_left_d(self) -> float:
+        """d at which the left lanes end."""
+        return self.median + self.lanes_left * self.lane_width
 
     @property
     def lot(self) -> float:
         """Width of what lies between the road's edge and the lots."""
         return self.verge + self.walk
+
+    def edge(self, side: int) -> float:
+        """d of the road's edge on a side: 1 left, -1 right."""
+        return self.right_edge if side < 0 else self.left_edge
 
     def lane_d(self, lane: int) -> float:
         """Middle of a lane: 0, 1, .. to the right, -1, -2, .. against us."""

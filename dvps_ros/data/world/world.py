@@ -364,7 +364,7 @@ class World:
             agents += [a for a in block.agents if a.during[0] <= t <= a.during[1]]
         for lane in self.scene.lanes:
             base = lane.direction * lane.speed * t
-            reach = min(view, 90.0) if lane.key >= 40 else view
+            reach = min(view, 90.0) if lane.of_people else view
             for place in range(
                 math.floor((e.s - 20.0 - base) / lane.gap), math.floor((e.s + reach - base) / lane.gap) + 1
             ):
