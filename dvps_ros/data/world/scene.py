@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dvps_ros.data.world.agents import ALWAYS, NEVER, Agent
-from dvps_ros.data.world.blocks import Block
+from dvps_ros.data.world.blocks import Block, grow_block
 from dvps_ros.data.world.lanes import ONCOMING, RIDERS_LEFT, RIDERS_RIGHT, Lane, draw_lanes
 from dvps_ros.data.world.materials import pick
 from dvps_ros.data.world.people import crossing, walkers
@@ -41,7 +41,7 @@ class Scene(Street):
     def block(self, number: int) -> Block:
         """The street from s = number * 40 m on."""
         if number not in self._blocks:
-            self._blocks[number] = Block(self, number)
+            self._blocks[number] = grow_block(self, number)
         return self._blocks[number]
 
     def agent(self, lane: Lane, place: int) -> Agent | None:
