@@ -158,7 +158,7 @@ def test_vehicles_leave_room_for_riders_at_the_edge():
                 car = scene.agent(lane, place)
                 if car is None or car.along is None:
                     continue
-                half_width = 0.5 * np.ptp(scene.pool._meshes[car.parts[0].mesh].vertices[:, 1])
+                half_width = 0.5 * np.ptp(scene.pool.mesh(car.parts[0].mesh).vertices[:, 1])
                 for t in np.arange(0.0, 20.0, 0.5):
                     s = car.along(t)
                     if s < -20.0:

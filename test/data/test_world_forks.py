@@ -119,7 +119,7 @@ def test_nothing_is_built_on_the_branch(seed, style):
             kinds = set(scene.materials.table[list(part.materials), 1].astype(int))
             if not kinds & {BUILDING, FENCE, POLE, WALL}:
                 continue
-            mesh = scene.pool._meshes[part.mesh]
+            mesh = scene.pool.mesh(part.mesh)
             points = mesh.vertices @ part.world_from_part[:3, :3].T + part.world_from_part[:3, 3]
             distance = np.linalg.norm(points[:, None, :2] - middle[None, :, :2], axis=2)
             nearest = middle[distance.argmin(1)]

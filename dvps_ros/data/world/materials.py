@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dvps_ros.data.world.mesh import SLOTS, Mesh
-from dvps_ros.data.world.shade import MATERIAL_COLUMNS
+from dvps_ros.data.world.shade import MATERIAL_COLUMNS, Meshes
 from dvps_ros.labels import CITYSCAPES
 
 (
@@ -65,13 +65,25 @@ class Materials:
         return self._table
 
 
+class PoolArrays(NamedTuple):
+    """Meshes in arrays, for the renderer."""
+
+    meshes: Meshes
+    ranges: np.ndarray
+    """int64 [N,4]: first and last+1 vertex, first and last+1 triangle of each mesh."""
+    spheres: np.ndarray
+    """float64 [N,4]: centre and radius of a sphere around it, metres."""
+    two_sided: np.ndarray
+    """uint8 [N]."""
+
+
 class Pool:
     """All meshes of a world in one set of arrays."""
 
     def __init__(self) -> None:
         self._meshes: list[Mesh] = []
         self._numbers: dict[int, int] = {}
-        self._arrays: tuple | None = None
+        self._arrays: PoolArrays | None = None
 
     def add(self, mesh: Mesh) -> int:
         """The mesh's number; the same mesh twice is stored once."""
@@ -83,23 +95,29 @@ class Pool:
             self._arrays = None
         return number
 
+    def mesh(self, number: int) -> Mesh:
+        """The mesh of this number."""
+        return self._meshes[number]
+
     @property
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        """vertices, normals, uv, triangles, slots; by mesh: ranges int64 [N,4], spheres [N,4], two_sided."""
+    def arrays(self) -> PoolArrays:
+        """All meshes in arrays."""
         if self._arrays is None:
             m = self._meshes
             v = np.cumsum([0] + [len(x.vertices) for x in m])
             t = np.cumsum([0] + [len(x.triangles) for x in m])
-            ranges = np.stack([v[:-1], v[1:], t[:-1], t[1:]], 1).astype(np.int64)
-            spheres = np.array([[*c, r] for c, r in (x.sphere for x in m)])
-            self._arrays = (
-                np.concatenate([x.vertices for x in m]),
-                np.concatenate([x.normals for x in m]),
-                np.concatenate([x.uv for x in m]),
-                np.concatenate([x.triangles + s for x, s in zip(m, v[:-1], strict=True)]).astype(np.int32),
-                np.concatenate([x.slots for x in m]),
-                ranges,
-                spheres,
+            self._arrays = PoolArrays(
+                Meshes(
+                    np.concatenate([x.vertices for x in m]),
+                    np.concatenate([x.normals for x in m]),
+                    np.concatenate([x.uv for x in m]),
+                    np.concatenate([x.triangles + s for x, s in zip(m, v[:-1], strict=True)]).astype(
+                        np.int32
+                    ),
+                    np.concatenate([x.slots for x in m]),
+                ),
+                np.stack([v[:-1], v[1:], t[:-1], t[1:]], 1).astype(np.int64),
+                np.array([[*c, r] for c, r in (x.sphere for x in m)]),
                 np.array([x.two_sided for x in m], np.uint8),
             )
         return self._arrays

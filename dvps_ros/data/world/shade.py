@@ -66,6 +66,93 @@ class Light(NamedTuple):
     seed: int
 
 
+class Visibility(NamedTuple):
+    """What each pixel sees, from :func:`raster.rasterise`."""
+
+    visible: np.ndarray
+    """int32 [H,W]: row of the two below, -1 is the sky."""
+    edges: np.ndarray
+    """float64 [M,3,3]: edge functions of the triangle."""
+    source: np.ndarray
+    """int32 [M,2]: triangle and part."""
+
+
+class Meshes(NamedTuple):
+    """All meshes of a world, one after the other."""
+
+    vertices: np.ndarray
+    """float32 [V,3], metres in the mesh's own frame."""
+    normals: np.ndarray
+    """float32 [V,3]."""
+    uv: np.ndarray
+    """float32 [V,2]."""
+    triangles: np.ndarray
+    """int32 [T,3]: vertices."""
+    slots: np.ndarray
+    """uint8 [T]."""
+
+
+class Parts(NamedTuple):
+    """The parts of one moment."""
+
+    normal_turn: np.ndarray
+    """float64 [P,3,4]: world normals (not of unit length) from those of the part."""
+    prev_from_here: np.ndarray
+    """float64 [P,3,4]: previous camera frame from this camera frame, for points of the part."""
+    material: np.ndarray
+    """int32 [P,8]: row of the materials for each slot."""
+    instance: np.ndarray
+    """int32 [P]."""
+    moving: np.ndarray
+    """uint8 [P]."""
+    two_sided: np.ndarray
+    """uint8 [P]."""
+    scale: np.ndarray
+    """float64 [P]: size of a mesh unit, metres."""
+
+
+class Shadow(NamedTuple):
+    """The shadow map, see :func:`raster.rasterise_shadow`."""
+
+    height_map: np.ndarray
+    """float32 [S,S]: greatest height along the light, metres."""
+    light_from_world: np.ndarray
+    """float64 [3,4]."""
+    texel_m: float
+
+
+class Eye(NamedTuple):
+    """The camera of one moment. Focal lengths and principal point in pixels."""
+
+    world_from_camera: np.ndarray
+    """float64 [4,4]."""
+    prev_turn: np.ndarray
+    """float64 [3,3]: rotation from this camera frame to the previous one (flow of the sky)."""
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+
+class Maps(NamedTuple):
+    """What is filled: ``rgb`` is linear light, the others are as in ``types.Sample``, for one frame."""
+
+    rgb: np.ndarray
+    """float32 [H,W,3]."""
+    class_map: np.ndarray
+    """uint8 [H,W]."""
+    instance_map: np.ndarray
+    """int32 [H,W]."""
+    depth_m: np.ndarray
+    """float32 [H,W]."""
+    flow_px: np.ndarray
+    """float32 [H,W,2]."""
+    moving: np.ndarray
+    """uint8 [H,W]."""
+    scene_flow_m: np.ndarray
+    """float32 [H,W,3]; [0,0,3] when it is not wanted."""
+
+
 # Value noise comes from a table: cheaper than hashing four corners, and its period shows nowhere.
 _TABLE_BITS = 7
 _TABLE = np.random.default_rng(1234).random((1 << _TABLE_BITS, 1 << _TABLE_BITS)).astype(np.float32)
@@ -429,62 +516,25 @@ def _sign_face(m, u, v, pattern, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def shade(
-    visible,
-    edges,
-    source,
-    vertices,
-    normals,
-    uv,
-    triangles,
-    slots,
-    part_world,
-    prev_from_here,
-    part_material,
-    part_instance,
-    part_moving,
-    part_two_sided,
-    part_scale,
-    materials,
-    light,
-    shadow,
-    light_from_world,
-    texel_m,
-    world_from_camera,
-    prev_turn,
-    fx,
-    fy,
-    cx,
-    cy,
-    sky_class,
-    rgb,
-    class_map,
-    instance_map,
-    depth_m,
-    flow_px,
-    moving,
-    scene_flow_m,
-    first_row,
-    last_row,
-):
+def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, maps, first_row, last_row):
     """Fill all maps of a frame from its visibility buffer.
 
     Args:
-        visible, edges, source: from :func:`raster.rasterise`.
-        vertices, normals, uv, triangles, slots: the pool of meshes.
-        part_world: float64 [P,3,4]: world from part.
-        prev_from_here: float64 [P,3,4]: previous camera frame from this camera frame, for points of the part.
-        part_material: int32 [P,8]: row of ``materials`` for each slot.
-        part_scale: float64 [P]: size of a mesh unit, metres.
-        light_from_world, texel_m, shadow: see :func:`raster.rasterise_shadow`.
-        prev_turn: float64 [3,3]: rotation from this camera frame to the previous one (flow of the sky).
-        rgb: float32 [H,W,3], out: linear light; the other maps as in ``types.Sample``, for one frame.
-        scene_flow_m: float32 [0,0,3] when it is not wanted.
+        visibility, meshes, parts, light, shadow, eye: records of those names, capitalised.
+        materials: float64 [N,36]: a row of ``MATERIAL_COLUMNS`` each.
+        sky_class: class of the sky.
+        maps: :class:`Maps`, out.
         first_row, last_row: only these rows, the last one not.
     """
+    # Taken out of their records once: the loop below runs over a million pixels.
+    visible, edges, source = visibility
+    vertices, normals, uv, triangles, slots = meshes
+    part_turn, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale = parts
+    height_map, light_from_world, texel_m = shadow
+    w, prev_turn, fx, fy, cx, cy = eye
+    rgb, class_map, instance_map, depth_m, flow_px, moving, scene_flow_m = maps
     width = visible.shape[1]
     with_scene_flow = scene_flow_m.shape[0] > 0
-    w = world_from_camera
     eye_x, eye_y, eye_z = w[0, 3], w[1, 3], w[2, 3]
     sun = light.to_sun
     lpos = np.empty(3)
@@ -543,7 +593,7 @@ def shade(
             tv = b0 * uv[i0, 1] + b1 * uv[i1, 1] + b2 * uv[i2, 1]
             m = materials[part_material[part, slots[tri]]]
             class_map[row, col] = np.uint8(m[1])
-            pw = part_world[part]
+            pw = part_turn[part]
             nx = pw[0, 0] * lnor[0] + pw[0, 1] * lnor[1] + pw[0, 2] * lnor[2]
             ny = pw[1, 0] * lnor[0] + pw[1, 1] * lnor[1] + pw[1, 2] * lnor[2]
             nz = pw[2, 0] * lnor[0] + pw[2, 1] * lnor[1] + pw[2, 2] * lnor[2]
@@ -708,7 +758,7 @@ def shade(
             if direct > 0.0 or light.softness >= 1.0:
                 bias = texel_m * (3.7 - 2.5 * max(direct, 0.0))
                 x, y, h = wx + nx * texel_m, wy + ny * texel_m, wz + nz * texel_m
-                lit = _lit(light, shadow, light_from_world, texel_m, bias, x, y, h, _hash(col, row, 77))
+                lit = _lit(light, height_map, light_from_world, texel_m, bias, x, y, h, _hash(col, row, 77))
             direct = max(direct, 0.0) * lit
             up = 0.5 + 0.5 * nz
             share = 1.0 - light.occlusion * (1.0 - lit) * (0.35 + 0.65 * up)

@@ -471,7 +471,7 @@ class World:
         # The scene knows no time before its start: the flow of frame 0 is not used.
         world_from_previous = self.world_from_camera(t_previous) if number else world_from_camera
         placed = self._place(t, t_previous if number else t)
-        vertices, normals, uv, triangles, slots, ranges, spheres, two_sided = self.scene.pool.arrays
+        meshes, ranges, spheres, two_sided = self.scene.pool.arrays
         camera_from_world = np.linalg.inv(world_from_camera)
         previous_from_world = np.linalg.inv(world_from_previous)
 
@@ -501,8 +501,8 @@ class World:
             camera_from_part,
             part_range,
             cull,
-            vertices,
-            triangles,
+            meshes.vertices,
+            meshes.triangles,
             camera.fx,
             camera.fy,
             camera.cx,
@@ -512,11 +512,9 @@ class World:
             edges,
             source,
         )
-        shadow, light_from_world, texel_m = workers.both(
+        shadow = workers.both(
             draw,
-            lambda: self._shadow(
-                world_from_camera, centre, radius, pose, part_range, vertices, triangles, height
-            ),
+            lambda: self._shadow(world_from_camera, centre, radius, pose, part_range, meshes, height),
         )
 
         # Points of a part: this camera -> part -> previous world pose -> previous camera. Parts at rest skip
@@ -533,65 +531,53 @@ class World:
         # the rotation over the scale, and shade() makes them unit again.
         normal_turn[:, :, :3] /= np.maximum(np.linalg.norm(pose[:, :, :3], axis=1, keepdims=True) ** 2, 1e-12)
 
-        rgb = np.empty((height, width, 3), np.float32)
-        class_map = np.empty((height, width), np.uint8)
-        instance_map = np.empty((height, width), np.int32)
-        depth_m = np.empty((height, width), np.float32)
-        flow_px = np.empty((height, width, 2), np.float32)
-        moving = np.empty((height, width), np.uint8)
-        scene_flow_m = np.empty((height, width, 3) if scene_flow else (0, 0, 3), np.float32)
+        maps = shade.Maps(
+            rgb=np.empty((height, width, 3), np.float32),
+            class_map=np.empty((height, width), np.uint8),
+            instance_map=np.empty((height, width), np.int32),
+            depth_m=np.empty((height, width), np.float32),
+            flow_px=np.empty((height, width, 2), np.float32),
+            moving=np.empty((height, width), np.uint8),
+            scene_flow_m=np.empty((height, width, 3) if scene_flow else (0, 0, 3), np.float32),
+        )
+        parts = shade.Parts(
+            normal_turn=normal_turn,
+            prev_from_here=prev_from_here,
+            material=placed.materials,
+            instance=placed.instance,
+            moving=placed.moving,
+            two_sided=two_sided[placed.mesh],
+            scale=scale,
+        )
+        turn = static[:3, :3].copy()
         paint = partial(
             shade.shade,
-            visible,
-            edges,
-            source,
-            vertices,
-            normals,
-            uv,
-            triangles,
-            slots,
-            normal_turn,
-            prev_from_here,
-            placed.materials,
-            placed.instance,
-            placed.moving,
-            two_sided[placed.mesh],
-            scale,
+            shade.Visibility(visible, edges, source),
+            meshes,
+            parts,
             self.scene.materials.table,
             self.light,
             shadow,
-            light_from_world,
-            texel_m,
-            world_from_camera,
-            static[:3, :3].copy(),
-            camera.fx,
-            camera.fy,
-            camera.cx,
-            camera.cy,
+            shade.Eye(world_from_camera, turn, camera.fx, camera.fy, camera.cx, camera.cy),
             SKY,
-            rgb,
-            class_map,
-            instance_map,
-            depth_m,
-            flow_px,
-            moving,
-            scene_flow_m,
+            maps,
         )
         workers.over_rows(height, paint)
-        image = expose(rgb, flow_px if number else None, self.sensor, round(t * 1000), workers.over_rows)
+        flow_px = maps.flow_px if number else None
+        image = expose(maps.rgb, flow_px, self.sensor, round(t * 1000), workers.over_rows)
         if number == 0:
-            flow_px[:] = np.nan
-            scene_flow_m[:] = np.nan
+            maps.flow_px[:] = np.nan
+            maps.scene_flow_m[:] = np.nan
         return Sample(
             images=image[None],
             intrinsics=camera.vector[None],
             source=f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s",
-            class_map=class_map[None],
-            instance_map=instance_map[None],
-            depth_m=depth_m[None],
-            flow_px=flow_px[None],
-            scene_flow_m=scene_flow_m[None] if scene_flow else None,
-            moving=moving[None],
+            class_map=maps.class_map[None],
+            instance_map=maps.instance_map[None],
+            depth_m=maps.depth_m[None],
+            flow_px=maps.flow_px[None],
+            scene_flow_m=maps.scene_flow_m[None] if scene_flow else None,
+            moving=maps.moving[None],
             world_from_camera=world_from_camera[None],
             steering_rad=np.array([ego.steering_rad], np.float32),
             speed_mps=np.array([ego.speed_mps], np.float32),
@@ -610,8 +596,10 @@ class World:
                 seen &= distance > -radius
         return seen
 
-    def _shadow(self, world_from_camera, centre, radius, pose, part_range, vertices, triangles, height: int):
-        """Shadow map ahead of the camera: heights along the light, light from world [3,4], texel size."""
+    def _shadow(
+        self, world_from_camera, centre, radius, pose, part_range, meshes: shade.Meshes, height: int
+    ) -> shade.Shadow:
+        """Shadow map ahead of the camera."""
         size = 320 if height < 300 else (512 if height < 640 else 768)
         span = 64.0
         texel = span / size
@@ -635,6 +623,12 @@ class World:
         light_from_part[:, :, 3] -= at
         shadow = np.full((size, size), -1e9, np.float32)
         raster.rasterise_shadow(
-            np.flatnonzero(near), light_from_part, part_range, vertices, triangles, texel, shadow
+            np.flatnonzero(near),
+            light_from_part,
+            part_range,
+            meshes.vertices,
+            meshes.triangles,
+            texel,
+            shadow,
         )
-        return shadow, light_from_world, texel
+        return shade.Shadow(shadow, light_from_world, texel)
