@@ -106,7 +106,9 @@ def test_scene_flow_minus_ego_motion_is_the_velocity_of_vehicles():
     """On every pixel of a moving car: the way that its own pose went over ground."""
     world = World(WorldConfig(seed=1, style="city", traffic=2.0))
     clip, found, rigid, turning = world.clip(4, CAMERA, scene_flow=True), 0, 0, 0
-    parts = {p.instance: a for a in world.scene._agents.values() if a for p in a.parts if a.along}
+    scene = world.scene
+    agents = [scene.agent(lane, place) for lane in scene.lanes for place in range(-10, 20)]
+    parts = {p.instance: a for a in agents if a for p in a.parts if a.along}
     for t in range(1, 4):
         ego, points = ego_scene_flow(clip, t)
         world_from_camera, world_from_previous = clip.world_from_camera[t], clip.world_from_camera[t - 1]
