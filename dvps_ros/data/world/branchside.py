@@ -19,7 +19,7 @@ from dvps_ros.data.world.signs import direction_sign
 from dvps_ros.data.world.site import Site
 from dvps_ros.data.world.vehicles import draw_vehicle, on_wheels
 
-GONE_M = 105.0
+BUILT_TO_M = 105.0
 """Nothing is built along a branch this far beside the road."""
 
 
@@ -31,7 +31,7 @@ def branchside(site: Site, branch: Branch, kind: str) -> None:
     """
     height = site.rng.uniform(8, 16)
     for s in np.arange(site.s0 + 5.0, site.s1, 10.0):
-        if float(branch.edges(s)[1]) <= GONE_M and s >= branch.mouth:
+        if float(branch.edges(s)[1]) <= BUILT_TO_M and s >= branch.mouth:
             _stretch(site, branch, kind, s, height)
     if site.s0 <= branch.nose < site.s1:
         direction_sign(site, branch)
@@ -76,7 +76,7 @@ def _stretch(site: Site, branch: Branch, kind: str, s: float, height: float) -> 
     if rng.random() < 0.5 and low - e > x.lot + x.walk + 3.0:
         d = side * rng.uniform(e + x.lot + 0.5, low - x.walk - 1.0)
         tree(site, s, d, rng.uniform(3, 7), up=up)
-    if rng.random() < 0.35 and not branch.one_way and high < GONE_M:
+    if rng.random() < 0.35 and not branch.one_way and high < BUILT_TO_M:
         lean = branch.half - 0.95
         parked_car(site, s, branch.beside(s, -lean), yaw, on_road=True)
     if rng.random() < 0.4 and street.style.name != "rural":
