@@ -11,7 +11,7 @@ import click
 from dvps_ros.cli.options import out_option
 
 if TYPE_CHECKING:
-    from dvps_ros.training.closed_loop import RoadDrive
+    from dvps_ros.training.steering.closed_loop import RoadDrive
 
 
 @click.command()
@@ -88,8 +88,8 @@ def command(
     from dvps_ros.config import EngineConfig, SteeringConfig
     from dvps_ros.runtime.engine import Engine
     from dvps_ros.runtime.steering import SteeringPipeline
-    from dvps_ros.training.closed_loop import Conditions, drive_on, drive_road, overall
-    from dvps_ros.training.drives import steering_world
+    from dvps_ros.training.steering.closed_loop import Conditions, drive_on, drive_road, overall
+    from dvps_ros.training.steering.drives import steering_world
     from dvps_ros.viz.files import video_file
 
     results.require("matplotlib")

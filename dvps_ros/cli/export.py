@@ -156,7 +156,7 @@ def command(
 def _export_steering(checkpoints: tuple[Path, ...], out: Path, version: str, licence: str) -> None:
     from dvps_ros.errors import ConfigError
     from dvps_ros.export import export_steering
-    from dvps_ros.training.steering import load_head
+    from dvps_ros.training.steering.head import load_head
 
     if len(checkpoints) != 1:
         raise ConfigError("a steering head is exported from one --checkpoint")

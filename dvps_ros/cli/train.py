@@ -92,7 +92,7 @@ def _network(recipe: Path) -> str:
 
 
 def _train_steering(recipe: Path, only_render: bool, only_validate: bool, changes: tuple[str, ...]) -> None:
-    from dvps_ros.training import steering
+    from dvps_ros.training.steering import head as steering
 
     run = steering.read_steering_recipe(recipe, changes)
     if only_validate:

@@ -14,8 +14,15 @@ from dvps_ros.data.world.driver import pursuit
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import InputError
 from dvps_ros.runtime.steering import SteeringResult
-from dvps_ros.training.closed_loop import Conditions, RoadDrive, Wheels, drive_on, drive_road, overall
-from dvps_ros.training.drives import lane_m, street_seeds
+from dvps_ros.training.steering.closed_loop import (
+    Conditions,
+    RoadDrive,
+    Wheels,
+    drive_on,
+    drive_road,
+    overall,
+)
+from dvps_ros.training.steering.drives import lane_m, street_seeds
 from dvps_ros.types import CameraModel
 
 CAMERA = CameraModel.from_fov(64, 32, 80.0)

@@ -20,12 +20,12 @@ from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
 from dvps_ros.networks.steering import SteeringConfig, SteeringHead
-from dvps_ros.training import drives, render
-from dvps_ros.training import steering as st
-from dvps_ros.training import steering_baselines as baselines
-from dvps_ros.training.latents import LatentMaker, Track
+from dvps_ros.training import render
 from dvps_ros.training.recipe import DataConfig
 from dvps_ros.training.render import VALIDATION_SEED
+from dvps_ros.training.steering import baselines, drives
+from dvps_ros.training.steering import head as st
+from dvps_ros.training.steering.latents import LatentMaker, TokenTrack
 from dvps_ros.types import Sample
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -34,16 +34,16 @@ HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout
 RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2, baseline_steps=0)
 
 
-def track(name: str, seed: int, frames: int = 120) -> Track:
+def track(name: str, seed: int, frames: int = 120) -> TokenTrack:
     """Curvature is 0.02 times one number of one token of the newest frame."""
     rng = np.random.default_rng(seed)
     latent = rng.normal(size=(frames, 6, 8)).astype(np.float16)
     angle = np.arctan(2.71 * 0.02 * latent[:, 4, 2].astype(np.float32))
     stamps = np.arange(frames, dtype=np.int64) * 100_000_000
-    return Track(name, latent, stamps, angle.astype(np.float32), np.full(frames, 10.0, np.float32), 2.71)
+    return TokenTrack(name, latent, stamps, angle.astype(np.float32), np.full(frames, 10.0, np.float32), 2.71)
 
 
-def sets_of(drives: list[Track], test: Track) -> st.TrackSets:
+def sets_of(drives: list[TokenTrack], test: TokenTrack) -> st.TrackSets:
     return st.TrackSets(*st.split_calibration(drives, []), {st.WORLD: [test]})
 
 
@@ -213,7 +213,7 @@ def test_angles_ago_look_back_by_time():
         np.testing.assert_array_equal(baselines.angles_ago(log, ago_s), want)
 
 
-def seen(name: str, seed: int, frames: int = 100) -> Track:
+def seen(name: str, seed: int, frames: int = 100) -> TokenTrack:
     """A track whose images tell the angle: the brighter the right half beside the left one, the more left."""
     plain = track(name, seed, frames)
     images = np.full((frames, 64, 128, 3), 120, np.uint8)

@@ -15,7 +15,7 @@ from dvps_ros.errors import InputError
 from dvps_ros.runtime.engine import Engine
 from dvps_ros.runtime.preprocess import Preprocess
 from dvps_ros.runtime.steering import SteeringPipeline
-from dvps_ros.training.drives import lane_m, street_seeds
+from dvps_ros.training.steering.drives import lane_m, street_seeds
 from dvps_ros.types import CameraModel
 
 VEHICLE_WIDTH_M = 1.8
@@ -180,7 +180,7 @@ def drive_on(
     Args:
         drive: drives the road of a seed for at most so many seconds.
         road_s: longest drive on one road.
-        marked: as of :func:`dvps_ros.training.drives.street_seeds`.
+        marked: as of :func:`dvps_ros.training.steering.drives.street_seeds`.
     """
     seed, rest_s = first_seed, total_s
     while rest_s > 1 / rate_hz:

@@ -30,11 +30,9 @@ from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint, source_commit
 from dvps_ros.training.checkpoint_io import WholeFiles
-from dvps_ros.training.drives import render_drives
-from dvps_ros.training.latents import LatentMaker, Track
 from dvps_ros.training.recipe import read_changed
 from dvps_ros.training.sources import data_root
-from dvps_ros.training.steering_baselines import (
+from dvps_ros.training.steering.baselines import (
     CnnLstm,
     angles_ago,
     fit_cnn_lstm,
@@ -43,7 +41,9 @@ from dvps_ros.training.steering_baselines import (
     run_cnn_lstm,
     thumbnails,
 )
-from dvps_ros.training.windows import Windows
+from dvps_ros.training.steering.drives import render_drives
+from dvps_ros.training.steering.latents import LatentMaker, TokenTrack
+from dvps_ros.training.steering.windows import Windows
 from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
@@ -198,10 +198,10 @@ def render(recipe: SteeringRecipe) -> None:
 class TrackSets:
     """What a training takes."""
 
-    learnt: list[Track]
-    kept_back: list[Track]
+    learnt: list[TokenTrack]
+    kept_back: list[TokenTrack]
     """Of the same drives and logs, not learnt: they calibrate."""
-    held_out: dict[str, list[Track]]
+    held_out: dict[str, list[TokenTrack]]
     """What scores the head, by the name of the set."""
 
 
@@ -215,9 +215,9 @@ def load_tracks(recipe: SteeringRecipe) -> TrackSets:
     """
     data = recipe.data
     maker = LatentMaker(recipe.perception, Path(data.cache) / "tokens")
-    drives: list[Track] = []
-    logs: list[Track] = []
-    held_out: dict[str, list[Track]] = {}
+    drives: list[TokenTrack] = []
+    logs: list[TokenTrack] = []
+    held_out: dict[str, list[TokenTrack]] = {}
     try:
         if data.drives:
             folder = Path(data.cache) / "drives"
@@ -242,19 +242,23 @@ def load_tracks(recipe: SteeringRecipe) -> TrackSets:
     return TrackSets(*split_calibration(drives, logs), held_out)
 
 
-def _drives(maker: LatentMaker, clips: list[Path], what: str, recipe: SteeringRecipe) -> list[Track]:
+def _drives(maker: LatentMaker, clips: list[Path], what: str, recipe: SteeringRecipe) -> list[TokenTrack]:
     return [
         _track(maker, f"{path.parent.name}-{path.stem}", read_clip(path), WHEELBASE_M, recipe)
         for path in tqdm(clips, desc=f"tokens of {what}", unit="drive")
     ]
 
 
-def _track(maker: LatentMaker, name: str, clip: Sample, wheelbase_m: float, recipe: SteeringRecipe) -> Track:
+def _track(
+    maker: LatentMaker, name: str, clip: Sample, wheelbase_m: float, recipe: SteeringRecipe
+) -> TokenTrack:
     track = maker.track(name, clip, wheelbase_m)
     return replace(track, thumbnails=thumbnails(clip.images)) if recipe.baseline_steps else track
 
 
-def split_calibration(drives: list[Track], logs: list[Track]) -> tuple[list[Track], list[Track]]:
+def split_calibration(
+    drives: list[TokenTrack], logs: list[TokenTrack]
+) -> tuple[list[TokenTrack], list[TokenTrack]]:
     """What is learnt, and what only calibrates the deviation: every tenth drive, and of a log its last tenth.
 
     Of fewer drives than ten it is the last tenth of each, too.
@@ -400,7 +404,7 @@ def predict(network: SteeringHead, windows: Windows) -> tuple[np.ndarray, np.nda
     return curvature, deviation
 
 
-def head_angles(network: SteeringHead, track: Track) -> tuple[np.ndarray, np.ndarray]:
+def head_angles(network: SteeringHead, track: TokenTrack) -> tuple[np.ndarray, np.ndarray]:
     """True and predicted road-wheel angle, rad, of every frame of a track whose angle is known."""
     windows = Windows.of([track], network.config)
     curvature, _ = predict(network, windows)
@@ -409,7 +413,7 @@ def head_angles(network: SteeringHead, track: Track) -> tuple[np.ndarray, np.nda
 
 def score(
     network: SteeringHead,
-    tracks: Sequence[Track],
+    tracks: Sequence[TokenTrack],
     measured: np.ndarray,
     cnn_lstm: CnnLstm | None,
 ) -> dict[str, dict]:

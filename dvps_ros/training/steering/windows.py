@@ -15,7 +15,7 @@ from dvps_ros.data.world.driver import lookahead_m
 from dvps_ros.errors import InputError
 from dvps_ros.networks.steering import SteeringConfig
 from dvps_ros.runtime.window import window_slots
-from dvps_ros.training.latents import Track
+from dvps_ros.training.steering.latents import TokenTrack
 
 LOG_GAP_S = 0.5
 """Windows reach back over no longer time without a frame."""
@@ -39,7 +39,7 @@ class Windows:
     """float32 [W], of the vehicle of the window's track."""
 
     @classmethod
-    def of(cls, tracks: Sequence[Track], head: SteeringConfig) -> Windows:
+    def of(cls, tracks: Sequence[TokenTrack], head: SteeringConfig) -> Windows:
         """One window for each frame whose angle is known.
 
         Raises:
@@ -91,7 +91,7 @@ class Windows:
         return torch.from_numpy(latent), torch.from_numpy(age)
 
 
-def _check_finite(track: Track) -> None:
+def _check_finite(track: TokenTrack) -> None:
     bad = np.flatnonzero(~np.isfinite(track.latent).all((1, 2)))
     if len(bad):
         raise InputError(

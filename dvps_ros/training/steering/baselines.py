@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from dvps_ros.errors import InputError
 from dvps_ros.losses.steering import steering_losses
 from dvps_ros.networks.steering import SteeringConfig
-from dvps_ros.training.latents import Track
-from dvps_ros.training.windows import Windows
+from dvps_ros.training.steering.latents import TokenTrack
+from dvps_ros.training.steering.windows import Windows
 
 HEIGHT, WIDTH = 32, 64
 SLOT_STEP = 2
@@ -66,8 +66,8 @@ class CnnLstm(nn.Module):
 
 
 def fit_cnn_lstm(
-    learnt: Sequence[Track],
-    kept: Sequence[Track],
+    learnt: Sequence[TokenTrack],
+    kept: Sequence[TokenTrack],
     head: SteeringConfig,
     *,
     steps: int,
@@ -112,7 +112,7 @@ def fit_cnn_lstm(
     return network.eval()
 
 
-def run_cnn_lstm(network: CnnLstm, windows: Windows, tracks: Sequence[Track]) -> np.ndarray:
+def run_cnn_lstm(network: CnnLstm, windows: Windows, tracks: Sequence[TokenTrack]) -> np.ndarray:
     """Curvature of every window of ``tracks``, float32 [W], 1/m.
 
     Raises:
@@ -127,7 +127,7 @@ def run_cnn_lstm(network: CnnLstm, windows: Windows, tracks: Sequence[Track]) ->
     return torch.cat(parts).numpy()
 
 
-def _images(tracks: Sequence[Track]) -> np.ndarray:
+def _images(tracks: Sequence[TokenTrack]) -> np.ndarray:
     for track in tracks:
         if track.thumbnails is None:
             raise InputError(f"{track.name}: expected thumbnails for the CNN-LSTM, got none")
@@ -139,7 +139,7 @@ def _inputs(windows: Windows, images: np.ndarray, rows: np.ndarray) -> tuple[Ten
     return torch.from_numpy(images[np.maximum(index, 0)]), torch.from_numpy(index >= 0)
 
 
-def angles_ago(track: Track, ago_s: float) -> np.ndarray:
+def angles_ago(track: TokenTrack, ago_s: float) -> np.ndarray:
     """For each frame with a known angle the newest one that is at least ``ago_s`` older; the first of the
     track where there is none."""
     known = ~np.isnan(track.steering_rad)

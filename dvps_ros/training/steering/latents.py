@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Track:
+class TokenTrack:
     """One drive: tokens and what was, or should have been, steered."""
 
     name: str
@@ -39,7 +39,7 @@ class Track:
     thumbnails: np.ndarray | None = None
     """uint8 [N,h,w,3], small images for a baseline; None where nobody asked for them."""
 
-    def part(self, first: int, last: int) -> Track:
+    def part(self, first: int, last: int) -> TokenTrack:
         """Frames ``first`` to ``last`` (excluded)."""
         cut = slice(first, last)
         return replace(
@@ -73,7 +73,7 @@ class LatentMaker:
             )
         return self._engines[camera_size]
 
-    def track(self, name: str, clip: Sample, wheelbase_m: float) -> Track:
+    def track(self, name: str, clip: Sample, wheelbase_m: float) -> TokenTrack:
         """A clip with the tokens of its images; only these are kept, all else is the clip's.
 
         Args:
@@ -93,7 +93,7 @@ class LatentMaker:
                 np.save(file, latent)
         unknown = np.full(len(latent), np.nan, np.float32)
         speed = unknown if clip.speed_mps is None else clip.speed_mps
-        return Track(name, latent, clip.stamps_ns, clip.steering_rad, speed, wheelbase_m)
+        return TokenTrack(name, latent, clip.stamps_ns, clip.steering_rad, speed, wheelbase_m)
 
     def close(self) -> None:
         for engine in self._engines.values():
