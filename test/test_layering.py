@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dvps_ros"
 
 TIERS = [
-    {"types", "labels", "config", "errors", "files", "jit", "contract"},
+    {"types", "labels", "config", "errors", "files", "installation", "jit", "contract"},
     {"geometry", "losses", "metrics"},
     {"panoptic", "viz", "networks", "data"},
     {"runtime"},
@@ -30,6 +30,7 @@ NO_TORCH = {
     "config",
     "errors",
     "files",
+    "installation",
     "jit",
     "contract",
     "geometry",

@@ -398,6 +398,7 @@ def evaluate(
     from tqdm import tqdm
 
     from dvps_ros.cli import results
+    from dvps_ros.installation import source_commit
     from dvps_ros.metrics.quality import ClipQuality
     from dvps_ros.ros.recorded import read_engine, read_frames, read_times
     from dvps_ros.runtime.pipeline import STAGES
@@ -439,7 +440,7 @@ def evaluate(
         "quality": quality.compute() if quality.frames else None,
         "inputs": results.input_facts(source, spec) | {"unreadable": played["unreadable"]},
         "machine": results.machine_facts(),
-        "commit": results.commit(),
+        "commit": source_commit(),
     }
     return report, {
         "pictures": clip.pictures,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dvps_ros.errors import EngineError, sentence
+from dvps_ros.installation import share_folders
 
 if TYPE_CHECKING:
     from dvps_ros.runtime.backends import BackendType
@@ -325,7 +326,7 @@ def _check_graph(folder: Path, manifest: Manifest, size: str) -> Iterator[Findin
 
 def _shipped_profile() -> Path:
     relative = Path("config") / "fastdds" / "large_messages.xml"
-    places = (Path(__file__).resolve().parents[2], Path(sys.prefix) / "share" / "dvps_ros")
+    places = share_folders()
     return next((p / relative for p in places if (p / relative).is_file()), places[-1] / relative)
 
 

@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from dvps_ros.cli.load import peak_rss_mib
-from dvps_ros.errors import ConfigError, DvpsError
+from dvps_ros.errors import DvpsError
+from dvps_ros.installation import share_file
 
 PATIENCE_S = {signal.SIGINT: 15.0, signal.SIGTERM: 5.0, signal.SIGKILL: 5.0}
 """How long each signal is given before the next one is sent."""
@@ -171,20 +172,6 @@ def _yaml(value: Any) -> str:
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     return repr(value)
-
-
-def share_file(name: str) -> Path:
-    """A file of the package: in the source tree, else in the share folder of the installed package.
-
-    Raises:
-        ConfigError: it is in neither.
-    """
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    places = [Path(__file__).resolve().parents[2], *(Path(p) / "share" / "dvps_ros" for p in prefixes)]
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    raise ConfigError(f"{name} of the package is in none of {', '.join(map(str, places))}: install it again")
 
 
 def free_domain() -> int:

@@ -9,7 +9,6 @@ import json
 import math
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 from dvps_ros.data.sources import FrameSource
 from dvps_ros.errors import ConfigError
 from dvps_ros.files import write_text
+from dvps_ros.installation import source_commit
 from dvps_ros.labels import LabelSpace
 from dvps_ros.runtime.machine import cpu_count, cpu_info
 from dvps_ros.types import FrameResult
@@ -136,22 +136,6 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
-    """The git commit of this checkout, ``+changes`` where files differ from it; None outside a checkout."""
-
-    def git(*arguments: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        changes = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changes else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def measurement(spoilt: str = "") -> dict[str, Any]:
     """How a file of figures comes about: command, commit, and the machine with its load. Call it first.
 
@@ -163,7 +147,7 @@ def measurement(spoilt: str = "") -> dict[str, Any]:
         click.echo(f"other work is running (load {load:.1f}): {spoilt}")
     return {
         "command": ["dvps", *sys.argv[1:]],
-        "commit": commit(),
+        "commit": source_commit(),
         "machine": {**machine_facts(), "load": load},
     }
 

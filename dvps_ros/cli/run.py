@@ -85,6 +85,7 @@ def command(
     from dvps_ros.cli import results
     from dvps_ros.data.sources import open_source
     from dvps_ros.errors import InputError
+    from dvps_ros.installation import source_commit
     from dvps_ros.metrics.quality import ClipQuality
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.viz.report import write_html
@@ -154,7 +155,7 @@ def command(
         "quality": quality.compute() if quality.frames else None,
         "inputs": results.input_facts(source, input_spec),
         "machine": results.machine_facts(),
-        "commit": results.commit(),
+        "commit": source_commit(),
     }
     results.write_report(out / "report.json", report)
     write_html(

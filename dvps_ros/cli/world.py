@@ -74,7 +74,7 @@ class Sequence:
         with ahead(itertools.islice(drive, self.frames), AHEAD) as rendered:
             shown = _each(rendered, on_frame)
             if self.layout == "mcap":
-                from dvps_ros.cli.graph import share_file
+                from dvps_ros.installation import share_file
                 from dvps_ros.ros.world_bag import write_bag
 
                 write_bag(

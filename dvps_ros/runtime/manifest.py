@@ -8,9 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +18,7 @@ from typing import IO, Any
 from dvps_ros.contract import NO_SEGMENT, OUTPUT_STRIDE, SEGMENT_COLUMNS, VERSION, state_size
 from dvps_ros.errors import ConfigError, EngineError, ModelFileError
 from dvps_ros.files import open_regular, read_data, write_text
+from dvps_ros.installation import share_folders
 from dvps_ros.labels import LabelSpace
 
 MANIFEST = "manifest.json"
@@ -367,11 +366,7 @@ def check_hashes(model_dir: Path, hashes: Mapping[str, str], *, of: Path | None 
 
 def model_places() -> list[Path]:
     """Folders that are searched for models: of a source tree, then of an installed package."""
-    prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p] + [sys.prefix]
-    return [
-        Path(__file__).resolve().parents[2] / "models",
-        *dict.fromkeys(Path(p) / "share" / "dvps_ros" / "models" for p in prefixes),
-    ]
+    return [folder / "models" for folder in share_folders()]
 
 
 def list_models(kind: str | None = PERCEPTION) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 
 from dvps_ros.config import from_mapping
 from dvps_ros.errors import CheckpointError, ConfigError
+from dvps_ros.installation import source_commit
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import NETWORKS
 
@@ -44,21 +44,8 @@ def describe(
         "network_config": dict(network_config),
         "labels": labels.to_dict(),
         "recipe": dict(recipe),
-        "commit": source_commit(),
+        "commit": source_commit() or "unknown",
     }
-
-
-def source_commit() -> str:
-    """Commit of the source tree with ``+`` when it was changed; "unknown" outside a checkout."""
-    folder = Path(__file__).resolve().parent
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--exclude=*"],
-            capture_output=True, text=True, check=True, timeout=10,
-        )  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return run.stdout.strip()
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 from dvps_ros.cli import demo, results
 from dvps_ros.cli.demo import Check, rate_parameters, verdict
 from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.installation import source_commit
 from dvps_ros.labels import CITYSCAPES
 from dvps_ros.metrics.quality import ClipQuality
 from dvps_ros.types import PanopticDepth
@@ -38,7 +39,7 @@ def report_of(change=lambda maps: maps, processed: int = 4) -> tuple[dict, ClipQ
         "quality": quality.compute(),
         "inputs": {"spec": "made", "name": "<made>"},
         "machine": results.machine_facts(),
-        "commit": results.commit(),
+        "commit": source_commit(),
     }
     return report, quality
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from dvps_ros.cli import graph as module
-from dvps_ros.cli.graph import Graph, GraphError, free_domain, share_file
+from dvps_ros.cli.graph import Graph, GraphError, free_domain
+from dvps_ros.installation import share_file
 
 
 def program(text: str) -> list[str]:

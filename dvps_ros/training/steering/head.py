@@ -24,11 +24,12 @@ from dvps_ros.data.steering_log import open_steering_log
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
 from dvps_ros.files import write_text
+from dvps_ros.installation import source_commit
 from dvps_ros.losses.steering import steering_losses
 from dvps_ros.metrics.steering import SteeringErrors
 from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
 from dvps_ros.runtime.manifest import find_model, load_manifest
-from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint, source_commit
+from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint
 from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.recipe import read_changed
 from dvps_ros.training.sources import data_root
@@ -168,7 +169,7 @@ class LitSteering(pl.LightningModule):
             "network_config": to_dict(self.recipe.head),
             "perception": {"name": manifest.name, "weights_sha256": manifest.weights.sha256},
             "recipe": to_dict(replace(self.recipe, data=data)) | places,
-            "commit": source_commit(),
+            "commit": source_commit() or "unknown",
             "step": self.global_step,
         }
         latent, age_s = self._golden_window
