@@ -188,7 +188,7 @@ def check_graph(seconds: float) -> Iterator[Finding]:
         yield Finding(f"graph: there is no ROS domain {domain!r}", remedy)
         return
     try:
-        from dvps_ros.ros.survey import Survey
+        from dvps_ros.ros.probes.survey import Survey
 
         with Survey(domain=int(domain)) as survey:
             for seen in survey.look(seconds):

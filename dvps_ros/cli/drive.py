@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dvps_ros.cli.options import out_option
+from dvps_ros.cli.options import measurement, out_option
 
 if TYPE_CHECKING:
     from dvps_ros.training.steering.closed_loop import RoadDrive
@@ -84,7 +84,7 @@ def command(
 
     from tqdm import tqdm
 
-    from dvps_ros.cli import results
+    from dvps_ros.bench import facts
     from dvps_ros.config import EngineConfig, SteeringConfig
     from dvps_ros.runtime.engine import Engine
     from dvps_ros.runtime.steering import SteeringPipeline
@@ -92,8 +92,8 @@ def command(
     from dvps_ros.training.steering.drives import steering_world
     from dvps_ros.viz.files import video_file
 
-    results.require("matplotlib")
-    made = results.measurement()
+    facts.require("matplotlib")
+    made = measurement()
     width, height = 512, 256
     conditions = Conditions(rate_hz, latency_ms / 1e3, drop, road_seconds)
     out.mkdir(parents=True, exist_ok=True)
@@ -123,7 +123,7 @@ def command(
         steering.close()
         engine.close()
     total = overall(drives)
-    results.write_report(
+    facts.write_report(
         out / "report.json",
         made
         | {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dvps_ros.cli.options import calibration_options, given_camera, out_option
+from dvps_ros.cli.options import calibration_options, given_camera, measurement, out_option
 from dvps_ros.config import EngineConfig, options
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def profile(
     **values: Any,
 ) -> None:
     """Time every layer of engines, and place them under the machine's roofline."""
-    from dvps_ros.cli.results import measurement, write_report
+    from dvps_ros.bench.facts import write_report
     from dvps_ros.runtime import profile as profiling
 
     made = measurement("times and peaks will be wrong")

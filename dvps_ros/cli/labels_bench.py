@@ -7,7 +7,13 @@ from pathlib import Path
 
 import click
 
-from dvps_ros.cli.options import engine_choice_options, json_option, pipeline_config, pipeline_options
+from dvps_ros.cli.options import (
+    engine_choice_options,
+    json_option,
+    measurement,
+    pipeline_config,
+    pipeline_options,
+)
 
 
 @click.command("labels")
@@ -36,42 +42,12 @@ def labels_command(
     \b
     dvps bench labels camvid $DVPS_DATA/camvid --split val --model lite_research --precision fp32
     """
-    from tqdm import tqdm
+    from dvps_ros.bench.facts import write_report
+    from dvps_ros.bench.photographs import score_photographs, table
 
-    from dvps_ros.bench.score import score_frames
-    from dvps_ros.cli.results import engine_facts, measurement, write_report
-    from dvps_ros.data.readers import READERS, Reading
-    from dvps_ros.errors import InputError
-    from dvps_ros.labels import CITYSCAPES
-    from dvps_ros.metrics.quality import ClipQuality
-    from dvps_ros.runtime.pipeline import DvpsPipeline
-    from dvps_ros.types import CameraModel
-
-    report = measurement()
+    made = measurement()
     config = pipeline_config(model, backend, camera_height_m, precision, network_size)
-    quality = ClipQuality(CITYSCAPES)
-    pipeline: DvpsPipeline | None = None
-    try:
-        samples = READERS[dataset].samples(str(root), Reading(split=split))
-        for index, sample in enumerate(tqdm(samples, unit="image")):
-            if pipeline is None:
-                height, width = sample.images.shape[1:3]
-                camera = CameraModel.from_vector(width, height, sample.intrinsics[0])
-                pipeline = DvpsPipeline.open(config, camera)
-                report["model"], report["backend"] = engine_facts(pipeline.engine.description)
-            for _ in score_frames(pipeline, [sample], quality, sequence=index):
-                pass
-    finally:
-        if pipeline is not None:
-            pipeline.close()
-    if not quality.frames:
-        raise InputError(f"{root}: no image of {dataset} in split {split}")
-    scores = quality.compute()
-    for name, value in scores["iou"].items():
-        click.echo(f"{name:<32}{'-' if value is None else f'{value:.3f}':>8}")
-    engine = f"{report['model']} on {report['backend']}"
-    click.echo(f"{'mean':<32}{scores['miou']:>8.3f}   of {scores['frames']} images, {engine}")
+    report = made | score_photographs(config, dataset, root, split)
+    click.echo(table(report))
     if json_path is not None:
-        report |= {"dataset": dataset, "split": split, "images": scores["frames"]}
-        report |= {"iou": scores["iou"], "miou": scores["miou"]}
         write_report(json_path, report)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command-line options that several sub-commands share."""
+"""Command-line options, and words on the console, that several sub-commands share."""
 
 from __future__ import annotations
 
@@ -18,6 +18,20 @@ _DEFAULTS = {o.key: o for o in options(PipelineConfig)}
 json_option = click.option(
     "--json", "json_path", type=click.Path(dir_okay=False, path_type=Path), help="Output file."
 )
+
+
+def measurement(spoilt: str = "") -> dict[str, Any]:
+    """How a file of figures comes about (:func:`dvps_ros.bench.facts.measurement`).
+
+    Args:
+        spoilt: what other work on the machine does to the figures; said where there is some.
+    """
+    from dvps_ros.bench import facts
+
+    made = facts.measurement()
+    if spoilt and facts.is_busy(made):
+        click.echo(f"other work is running (load {made['machine']['load']:.1f}): {spoilt}")
+    return made
 
 
 def out_option(folder: str, help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -115,6 +129,32 @@ pipeline_options = _configured(
 _PRECISION = "--precision", "precision", "engine.precision"
 precision_option = _configured(_PRECISION)
 engine_choice_options = _configured(_PRECISION, ("--network-size", "network_size", "engine.size"))
+
+
+def played_options(*, size: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """What is processed and by which engine, for benches that hold frames in memory
+    (:func:`dvps_ros.bench.ros_graph.read_frames`)."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in (
+            click.option(
+                "--size",
+                type=SizeType(),
+                default=size,
+                show_default=True,
+                help="Network input HxW; the camera image of a synthetic world has the same size.",
+            ),
+            click.option(
+                "--input", "input_spec", default="world:7", show_default=True, help="As dvps run takes it."
+            ),
+            camera_options,
+            precision_option,
+            pipeline_options,
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
 def pipeline_config(

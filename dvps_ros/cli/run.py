@@ -82,7 +82,7 @@ def command(
     """
     from tqdm import tqdm
 
-    from dvps_ros.cli import results
+    from dvps_ros.bench import clip_results, facts
     from dvps_ros.data.sources import open_source
     from dvps_ros.errors import InputError
     from dvps_ros.installation import source_commit
@@ -90,7 +90,7 @@ def command(
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.viz.report import write_html
 
-    results.require("jinja2", "matplotlib")
+    facts.require("jinja2", "matplotlib")
     source = open_source(input_spec, camera=given_camera(camera_file), fov_deg=fov_deg)
     if source.frames is not None and skip_frames >= source.frames:
         raise InputError(f"{source.name}: it has {source.frames} frames; skip fewer than {skip_frames}")
@@ -104,7 +104,9 @@ def command(
     stages: defaultdict[str, list[float]] = defaultdict(list)
     latency_ms: list[float] = []
     failed = 0
-    clip = results.ClipResults(out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4")
+    clip = clip_results.ClipResults(
+        out, label_space, rate_hz=source.rate_hz, frames=total, video_name="video.mp4"
+    )
     remove_maps(out / "maps")
     if save_maps:
         (out / "maps").mkdir(exist_ok=True)
@@ -141,23 +143,23 @@ def command(
             bar.update()
     if not latency_ms:
         raise InputError(f"{source.name}: none of its frames could be processed")
-    model_name, backend_name = results.engine_facts(pipeline.engine.description)
+    model_name, backend_name = facts.engine_facts(pipeline.engine.description)
     report = {
         "frames_in": len(latency_ms) + failed + source.unreadable,
         "frames_processed": len(latency_ms),
         "frames_dropped": failed + source.unreadable,
-        "latency_ms": results.spread(latency_ms),
-        "stages_ms": results.stage_table(stages),
+        "latency_ms": facts.spread(latency_ms),
+        "stages_ms": facts.stage_table(stages),
         "rate_hz": 1e3 * len(latency_ms) / sum(latency_ms),
         "backend": backend_name,
         "model": model_name,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "quality": quality.compute() if quality.frames else None,
-        "inputs": results.input_facts(source, input_spec),
-        "machine": results.machine_facts(),
+        "inputs": clip_results.input_facts(source, input_spec),
+        "machine": facts.machine_facts(),
         "commit": source_commit(),
     }
-    results.write_report(out / "report.json", report)
+    facts.write_report(out / "report.json", report)
     write_html(
         out / "report.html",
         report,
@@ -166,9 +168,9 @@ def command(
         latency_ms=latency_ms,
         latency_meaning="from the decoded frame to all its results",
         timelines=quality.timelines,
-        files=results.left_behind(out),
+        files=clip_results.left_behind(out),
     )
-    click.echo(results.console_summary(report, out))
+    click.echo(clip_results.console_summary(report, out))
 
 
 def remove_maps(folder: Path) -> None:

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from dvps_ros.cli.graph_bench import played_options, read_frames
-from dvps_ros.cli.options import ImageSize, given_camera, json_option, pipeline_config
-from dvps_ros.errors import InputError
+from dvps_ros.cli.options import (
+    ImageSize,
+    given_camera,
+    json_option,
+    measurement,
+    pipeline_config,
+    played_options,
+)
 
 
 @click.command("topics")
@@ -39,32 +43,17 @@ def topics_command(
     dvps bench topics
     dvps bench topics --size 512x1024 --json topics.json
     """
-    from dvps_ros.cli.results import measurement, require, write_report
-    from dvps_ros.runtime.pipeline import DvpsPipeline
+    from dvps_ros.bench.facts import require, write_report
+    from dvps_ros.bench.ros_graph import read_frames
 
     require("rclpy")
-    from dvps_ros.ros.costs import WARM_UP, topic_costs
+    from dvps_ros.bench.topics import WARM_UP, measure, table
 
-    report = measurement()
+    made = measurement()
     source, _ = read_frames(input_spec, size, given_camera(camera_file), fov_deg, frames + WARM_UP)
-    if len(source) <= WARM_UP:
-        raise InputError(f"{input_spec}: expected more than {WARM_UP} frames, got {len(source)}")
     config = pipeline_config(model, backend, camera_height_m, precision, str(size))
-    with DvpsPipeline.open(config, source[0].camera) as pipeline:
-        costs = topic_costs(map(pipeline.process, source), pipeline.label_space)
-        engine = pipeline.engine.description
-    report |= {"engine": engine, "frames": frames, "topics": costs}
-    click.echo(f"{engine}\n\n{table(costs)}")
+    report = made | {"frames": frames} | measure(config, source, input_spec)
+    click.echo(f"{report['engine']}\n\n{table(report['topics'])}")
     if json_path is not None:
         write_report(json_path, report)
         click.echo(f"\nwritten to {json_path}")
-
-
-def table(costs: Mapping[str, Mapping[str, float]]) -> str:
-    """The costs as Markdown, with their sums."""
-    sums = {name: sum(row[name] for row in costs.values()) for name in ("bytes", "build_ms", "serialise_ms")}
-    lines = ["| topic | kB | build, ms | serialise, ms |", "|---|---|---|---|"]
-    for topic, row in {**costs, "all": sums}.items():
-        size, build_ms, serialise_ms = row["bytes"], row["build_ms"], row["serialise_ms"]
-        lines.append(f"| {topic} | {size / 1e3:.1f} | {build_ms:.2f} | {serialise_ms:.2f} |")
-    return "\n".join(lines)

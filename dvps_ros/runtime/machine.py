@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the engines need to know about the machine, and what they keep on it between starts."""
+"""What the package needs to know about the machine, and what it keeps on it between starts."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def cpu_info() -> dict[str, str]:
     except OSError:
         return {}
     return {k.strip(): v.strip() for k, _, v in (line.partition(":") for line in first.splitlines())}
+
+
+def peak_rss_mib(pid: int | str = "self") -> float:
+    """Peak resident memory of a process since it started, MiB.
+
+    Not getrusage's: that of a child begins with what its parent held.
+
+    Raises:
+        OSError: there is no such process (any more).
+    """
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise ProcessLookupError(f"process {pid} has ended")
 
 
 def isa_limit() -> str:

@@ -11,8 +11,9 @@ import made_clip as clip
 import numpy as np
 import pytest
 
-from dvps_ros.cli import demo, results
-from dvps_ros.cli.demo import Check, rate_parameters, verdict
+from dvps_ros.bench import clip_results, demonstration, facts
+from dvps_ros.bench.demonstration import Check, rate_parameters, verdict
+from dvps_ros.cli import demo
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.installation import source_commit
 from dvps_ros.labels import CITYSCAPES
@@ -30,22 +31,22 @@ def report_of(change=lambda maps: maps, processed: int = 4) -> tuple[dict, ClipQ
         "frames_in": 4,
         "frames_processed": processed,
         "frames_dropped": 4 - processed,
-        "latency_ms": results.spread([20.0, 30.0, 40.0, 50.0]),
-        "stages_ms": results.stage_table({"engine": [10.0, 12.0], "track": [1.0]}),
+        "latency_ms": facts.spread([20.0, 30.0, 40.0, 50.0]),
+        "stages_ms": facts.stage_table({"engine": [10.0, 12.0], "track": [1.0]}),
         "rate_hz": 10.0,
         "backend": "an engine",
         "model": "lite",
         "peak_rss_mib": 300.5,
         "quality": quality.compute(),
         "inputs": {"spec": "made", "name": "<made>"},
-        "machine": results.machine_facts(),
+        "machine": facts.machine_facts(),
         "commit": source_commit(),
     }
     return report, quality
 
 
 def failures(report: dict) -> set[str]:
-    return {check.name for check in verdict(report, demo.SCENE_LIMITS) if not check.holds}
+    return {check.name for check in verdict(report, demonstration.SCENE_LIMITS) if not check.holds}
 
 
 def test_perfect_predictions_hold() -> None:
@@ -95,18 +96,20 @@ def test_unknown_or_no_number_never_holds() -> None:
 
 def test_without_truth_only_what_is_known_is_judged() -> None:
     report = report_of()[0] | {"quality": None}
-    assert all(check.holds for check in verdict(report, demo.INPUT_LIMITS))
+    assert all(check.holds for check in verdict(report, demonstration.INPUT_LIMITS))
     for_each = report | {"frames_processed": 3}
-    assert not all(check.holds for check in verdict(for_each, demo.INPUT_LIMITS))
-    assert all(check.holds for check in verdict(for_each, demo.LIVE_LIMITS))
-    assert not all(check.holds for check in verdict(report | {"frames_processed": 0}, demo.LIVE_LIMITS))
+    assert not all(check.holds for check in verdict(for_each, demonstration.INPUT_LIMITS))
+    assert all(check.holds for check in verdict(for_each, demonstration.LIVE_LIMITS))
+    assert not all(
+        check.holds for check in verdict(report | {"frames_processed": 0}, demonstration.LIVE_LIMITS)
+    )
 
 
 def test_the_verdict_says_what_it_was_checked_against() -> None:
     report = report_of()[0]
-    assert "truth of the rendered scene" in demo.checked(report, demo.SCENE)
-    assert "thresholds exist for the built-in scene alone" in demo.checked(report, "drive_0005")
-    assert "has no truth" in demo.checked(report | {"quality": None}, "drive.mp4")
+    assert "truth of the rendered scene" in demonstration.checked(report, demonstration.SCENE)
+    assert "thresholds exist for the built-in scene alone" in demonstration.checked(report, "drive_0005")
+    assert "has no truth" in demonstration.checked(report | {"quality": None}, "drive.mp4")
 
 
 def test_rates() -> None:
@@ -118,13 +121,13 @@ def test_rates() -> None:
 def test_report_json_has_the_promised_keys_and_is_plain_json(tmp_path: Path) -> None:
     report, _ = report_of()
     report["latency_ms"]["max"] = float("inf")
-    results.write_report(tmp_path / "report.json", report)
+    facts.write_report(tmp_path / "report.json", report)
 
     def refuse(name: str) -> None:
         raise AssertionError(name)
 
     back = json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-    assert list(back) == list(results.REPORT_KEYS)
+    assert list(back) == list(facts.REPORT_KEYS)
     assert set(back["latency_ms"]) == {"p50", "p90", "p99", "max"} and back["latency_ms"]["max"] is None
     assert back["stages_ms"]["engine"] == {"p50": 11.0, "p99": 11.98}
     assert back["machine"]["cores"] >= 1
@@ -141,7 +144,7 @@ def test_report_html_is_self_contained(tmp_path: Path) -> None:
         latency_meaning="from here to there",
         timelines=quality.timelines,
         files=[("report.json", "figures")],
-        verdict=verdict(report, demo.SCENE_LIMITS),
+        verdict=verdict(report, demonstration.SCENE_LIMITS),
     )
     page = (tmp_path / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]{0,40})', page)
@@ -182,7 +185,7 @@ def test_report_html_without_truth_or_verdict(tmp_path: Path) -> None:
 
 def test_console_summary_names_the_files(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text("{}")
-    text = results.console_summary(report_of()[0], tmp_path)
+    text = clip_results.console_summary(report_of()[0], tmp_path)
     assert "4 of 4 frames processed" in text and "panoptic quality 100.0%" in text
     assert f"{tmp_path}/report.json" in text and "demo.mp4" not in text
 
@@ -190,7 +193,7 @@ def test_console_summary_names_the_files(tmp_path: Path) -> None:
 def test_a_run_that_ends_early_brings_back_the_results_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "bag").mkdir()
-    with pytest.raises(InputError, match="not of an earlier demo"), demo.replacing(tmp_path):
+    with pytest.raises(InputError, match="not of an earlier demo"), demonstration.replacing(tmp_path):
         pass
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "old.log").write_text("")
@@ -204,7 +207,7 @@ def test_a_run_that_ends_early_brings_back_the_results_of_the_one_before(tmp_pat
         (tmp_path / "logs").mkdir()
         (tmp_path / "logs" / "new.log").write_text("")
 
-    with pytest.raises(KeyboardInterrupt), demo.replacing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), demonstration.replacing(tmp_path):
         begin()
         raise KeyboardInterrupt
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
@@ -212,7 +215,7 @@ def test_a_run_that_ends_early_brings_back_the_results_of_the_one_before(tmp_pat
     assert (tmp_path / "report.json").read_text() == "old"
     (tmp_path / ".before").mkdir()  # of a demo that was killed
     (tmp_path / ".before" / "cloud.ply").write_text("older")
-    with demo.replacing(tmp_path):
+    with demonstration.replacing(tmp_path):
         begin()
         (tmp_path / "report.json").write_text("new")
     names = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*"))
@@ -238,9 +241,9 @@ def test_a_missing_model_is_said_before_anything_runs(tmp_path: Path) -> None:
 
 
 def test_missing_modules_are_named() -> None:
-    results.require("json", "numpy")
+    facts.require("json", "numpy")
     with pytest.raises(ConfigError, match=r"this needs no_such_module: .*dvps_ros\[demo\]"):
-        results.require("numpy", "no_such_module")
+        facts.require("numpy", "no_such_module")
 
 
 def test_an_input_that_cannot_be_opened_leaves_old_results(tmp_path: Path, tiny_model: Path) -> None:

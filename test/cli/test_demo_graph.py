@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 from tiny_model import paint
 
-from dvps_ros.cli import demo, results, run
-from dvps_ros.cli.graph import GraphError
+from dvps_ros.bench import demonstration, facts
+from dvps_ros.cli import demo, run
 from dvps_ros.data.scene import write_scene
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
+from dvps_ros.ros.probes.processes import GraphError
 from dvps_ros.types import CameraModel, Sample
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -56,7 +57,7 @@ def call(command, *arguments: object) -> None:
 
 
 def check_report(report: dict) -> None:
-    assert list(report) == list(results.REPORT_KEYS)
+    assert list(report) == list(facts.REPORT_KEYS)
     assert report["frames_in"] == FRAMES
     assert report["frames_dropped"] == FRAMES - report["frames_processed"]
     assert report["model"].startswith("tiny") and report["backend"] and report["peak_rss_mib"] > 50
@@ -144,7 +145,7 @@ def test_maps_of_an_earlier_run_do_not_stay(
 def test_run_and_graph_give_the_same_maps_bit_for_bit(demo_out: Path, run_out: Path) -> None:
     from dvps_ros.ros.recorded import read_frames
 
-    published = list(read_frames(demo_out / "bag", image_topic=demo.IMAGE, node=demo.NODE))
+    published = list(read_frames(demo_out / "bag", image_topic=demonstration.IMAGE, node=demonstration.NODE))
     assert len(published) == FRAMES
     for frame in published:
         with np.load(run_out / "maps" / f"{frame.stamp_ns}.npz") as maps:
@@ -156,7 +157,7 @@ def test_run_and_graph_give_the_same_maps_bit_for_bit(demo_out: Path, run_out: P
 def test_a_node_that_fails_ends_the_demo_with_its_sentence(
     scene: Path, tiny_model: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(demo, "rate_parameters", lambda _: {"rate_hz": -7.0})
+    monkeypatch.setattr(demonstration, "rate_parameters", lambda _: {"rate_hz": -7.0})
     with pytest.raises(GraphError, match=r"^player: rate_hz: expected -1.0 to 1000.0, got -7.0"):
         call(demo.command, "--input", scene, "--out", tmp_path / "out", "--model", tiny_model)
     assert not (tmp_path / "out" / "report.json").exists()
@@ -165,13 +166,13 @@ def test_a_node_that_fails_ends_the_demo_with_its_sentence(
 def test_values_that_do_not_hold_end_the_demo_with_a_failure(
     scene: Path, tiny_model: Path, demo_out: Path, tmp_path: Path, monkeypatch
 ) -> None:
-    def recorded_before(out: Path, *_: object) -> demo.Ran:
+    def recorded_before(out: Path, *_: object) -> demonstration.Ran:
         shutil.copytree(demo_out / "bag", out / "bag")
-        shutil.copy(demo_out / demo.SENT, out / demo.SENT)
-        return demo.Ran({}, 100.0)
+        shutil.copy(demo_out / demonstration.SENT, out / demonstration.SENT)
+        return demonstration.Ran({}, 100.0)
 
-    monkeypatch.setattr(demo, "run_graph", recorded_before)
-    monkeypatch.setattr(demo, "INPUT_LIMITS", {"relative depth error": ("<=", 0.0)})
-    with pytest.raises(demo.VerdictFailed, match="missed: relative depth error is"):
+    monkeypatch.setattr(demonstration, "run_graph", recorded_before)
+    monkeypatch.setattr(demonstration, "INPUT_LIMITS", {"relative depth error": ("<=", 0.0)})
+    with pytest.raises(demonstration.VerdictFailed, match="missed: relative depth error is"):
         call(demo.command, "--input", scene, "--out", tmp_path / "out", "--model", tiny_model, "--rate", 0)
     assert "Failed" in (tmp_path / "out" / "report.html").read_text()

@@ -12,9 +12,9 @@ import pytest
 from click.testing import CliRunner
 from tiny_model import paint, write_tiny_model
 
-from dvps_ros.cli import designs_bench
+from dvps_ros.bench import designs
+from dvps_ros.bench.designs import held_out_clips, kept_parts, pareto_front, table
 from dvps_ros.cli.bench import command
-from dvps_ros.cli.designs_bench import held_out_clips, kept_parts, pareto_front, table
 from dvps_ros.cli.options import ImageSize
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES
@@ -92,7 +92,7 @@ def painted_clip() -> list[Sample]:
 @pytest.fixture
 def small_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(designs_bench, "held_out_clips", lambda *_: iter([painted_clip()]))
+    monkeypatch.setattr(designs, "held_out_clips", lambda *_: iter([painted_clip()]))
 
 
 def call(*arguments: object) -> str:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dvps_ros.cli import graph as module
-from dvps_ros.cli.graph import Graph, GraphError, free_domain
 from dvps_ros.installation import share_file
+from dvps_ros.ros.probes import processes as module
+from dvps_ros.ros.probes.processes import Graph, GraphError, free_domain
 
 
 def program(text: str) -> list[str]:

@@ -15,11 +15,12 @@ import cv2
 import pytest
 from tiny_model import paint
 
-from dvps_ros.cli import graph_bench
+from dvps_ros.bench import ros_graph
+from dvps_ros.bench.load import Gpu, LoadSampler
 from dvps_ros.cli.bench import command
-from dvps_ros.cli.graph_metrics import Probe, peak_rate, performance
-from dvps_ros.cli.load import Gpu, LoadSampler, peak_rss_mib
 from dvps_ros.errors import ConfigError, InputError
+from dvps_ros.ros.probes.figures import Probe, peak_rate, performance
+from dvps_ros.runtime.machine import peak_rss_mib
 from dvps_ros.types import CameraModel
 
 MS = 1_000_000
@@ -192,7 +193,7 @@ def test_a_short_run_of_the_real_graph(
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("dvps_ros.msg", reason="needs the built messages")
-    from dvps_ros.ros.playback import frame_outputs
+    from dvps_ros.ros.probes.playback import frame_outputs
 
     out = tmp_path / "out"
     options = ["--input", drive, "--fov", 80, "--size", "64x128", "--model", tiny_model, "--rates", "5,8"]
@@ -222,7 +223,7 @@ def test_a_short_run_of_the_real_graph(
     printed = capsys.readouterr().out
     (out / "graph.png").unlink()
     call("--plot", out / "graph.json")
-    assert graph_bench.table(report) in printed and graph_bench.table(report) in capsys.readouterr().out
+    assert ros_graph.table(report) in printed and ros_graph.table(report) in capsys.readouterr().out
     assert cv2.imread(str(out / "graph.png")).std() > 5, "something is drawn"
 
 
@@ -236,7 +237,7 @@ def test_serialised_messages_get_and_give_their_stamps() -> None:
 
     from dvps_ros.labels import CITYSCAPES
     from dvps_ros.ros import convert
-    from dvps_ros.ros.playback import stamp_of, stamped
+    from dvps_ros.ros.probes.playback import stamp_of, stamped
 
     image = paint(8, 16, car_x=4)
     header = Header(frame_id="camera")
@@ -258,7 +259,7 @@ def test_serialised_messages_get_and_give_their_stamps() -> None:
 def test_unknown_outputs_are_refused() -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("dvps_ros.msg", reason="needs the built messages")
-    from dvps_ros.ros.playback import Playback
+    from dvps_ros.ros.probes.playback import Playback
     from dvps_ros.types import Frame
 
     frame = Frame(paint(64, 128), 1, CameraModel.from_fov(128, 64, 80.0))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from dvps_ros.cli import peers
+from dvps_ros.bench import peers
+from dvps_ros.bench.comparison import OURS, compare, in_turns, measure, own_config, tables
 from dvps_ros.cli.bench import command
-from dvps_ros.cli.peers_bench import OURS, compare, in_turns, measure, own_config, tables
 from dvps_ros.errors import ConfigError, EngineError
 
 
@@ -138,7 +138,14 @@ def test_the_whole_on_tiny_networks(tiny_model: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(peers, "DEPTH", TINY_DEPTH)
     config = own_config(str(tiny_model), "64x128", "fp32", 1)
     got = measure(
-        [TINY_SEGMENTER], ["torch", "openvino"], (64, 128), config, rounds=1, limit_s=0, memory=True
+        [TINY_SEGMENTER],
+        ["torch", "openvino"],
+        (64, 128),
+        config,
+        rounds=1,
+        limit_s=0,
+        memory=True,
+        tell=print,
     )
     names = [f"tiny Mask2Former + tiny Depth Anything, {runtime}" for runtime in ("torch", "openvino")]
     assert list(got["pipelines"]) == [OURS, *names]

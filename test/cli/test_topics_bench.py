@@ -10,8 +10,8 @@ import cv2
 import pytest
 from tiny_model import paint
 
+from dvps_ros.bench.topics import table
 from dvps_ros.cli.bench import command
-from dvps_ros.cli.topics_bench import table
 
 
 def test_bytes_and_times_of_every_topic(
@@ -19,7 +19,7 @@ def test_bytes_and_times_of_every_topic(
 ) -> None:
     pytest.importorskip("rclpy", reason="needs ROS 2")
     pytest.importorskip("dvps_ros.msg", reason="needs the built messages")
-    from dvps_ros.ros.playback import frame_outputs
+    from dvps_ros.ros.probes.playback import frame_outputs
 
     folder = tmp_path / "drive"
     folder.mkdir()

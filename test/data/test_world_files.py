@@ -82,7 +82,7 @@ def test_two_sequences_at_a_time_are_the_same_files(tmp_path):
 INTERRUPTED = """
 import sys
 from pathlib import Path
-from dvps_ros.cli.world import Sequence, write_all
+from dvps_ros.ros.world_sequences import Sequence, write_all
 from dvps_ros.data.world import WorldConfig
 from dvps_ros.types import CameraModel
 

@@ -8,8 +8,7 @@ import pytest
 from click.testing import CliRunner
 from metrics_videos import CLASSES, random_video
 
-from dvps_ros.cli.eval import command
-from dvps_ros.cli.eval_report import (
+from dvps_ros.bench.evaluation_page import (
     MISSING,
     NEAR_FRAMES,
     WORST_FRAMES,
@@ -19,6 +18,7 @@ from dvps_ros.cli.eval_report import (
     depth_errors,
     label_errors,
 )
+from dvps_ros.cli.eval import command
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.metrics.evaluation import Evaluation, FramePair
 

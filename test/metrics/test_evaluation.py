@@ -13,7 +13,8 @@ from click.testing import CliRunner
 from metrics_reference import pq_of, stq, tq, voided, vpq_counts
 from metrics_videos import CLASSES, LAMBDAS, Video, random_video
 
-from dvps_ros.cli.eval import command, count_frames
+from dvps_ros.bench.evaluate import count_frames
+from dvps_ros.cli.eval import command
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.npz_pairs import LABELS, NpzPairs
 from dvps_ros.errors import ConfigError, InputError

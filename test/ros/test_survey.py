@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.survey import Survey
+from dvps_ros.ros.probes.survey import Survey
 
 PERIOD_S = 0.05
 LOOK_S = 6.0

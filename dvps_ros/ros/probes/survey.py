@@ -18,8 +18,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from dvps_ros.ros import qos
 from dvps_ros.ros.connections import PROFILE, twins, type_name, why_silent
 from dvps_ros.ros.health import believable
-from dvps_ros.ros.observer import Observer
-from dvps_ros.ros.playback import stamp_of
+from dvps_ros.ros.probes.observer import Observer
+from dvps_ros.ros.probes.playback import stamp_of
 
 CAMERA_TYPES: dict[str, Any] = {type_name(kind): kind for kind in (Image, CompressedImage, CameraInfo)}
 MOST_TOPICS = 12

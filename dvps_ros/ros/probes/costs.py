@@ -12,7 +12,7 @@ from std_msgs.msg import Header
 
 from dvps_ros.labels import LabelSpace, PanopticOrder
 from dvps_ros.ros.outputs import View
-from dvps_ros.ros.playback import frame_outputs
+from dvps_ros.ros.probes.playback import frame_outputs
 from dvps_ros.types import FrameResult
 
 WARM_UP = 3

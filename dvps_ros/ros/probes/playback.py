@@ -27,8 +27,8 @@ from visualization_msgs.msg import MarkerArray
 from dvps_ros import msg as dvps_msg
 from dvps_ros.errors import ConfigError
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.observer import Observer
 from dvps_ros.ros.outputs import OUTPUTS, Output, vision_outputs
+from dvps_ros.ros.probes.observer import Observer
 from dvps_ros.types import Frame
 
 _HEADER = 4

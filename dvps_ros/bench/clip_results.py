@@ -1,40 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ``dvps run`` and ``dvps demo`` leave behind: video, cloud, tracks and the facts of report.json."""
+"""What ``dvps run`` and ``dvps demo`` leave behind: video, cloud, tracks, and a summary of their report."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
-import json
-import math
-import os
-import platform
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import click
+import cv2
 import numpy as np
 
 from dvps_ros.data.sources import FrameSource
-from dvps_ros.errors import ConfigError
-from dvps_ros.files import write_text
-from dvps_ros.installation import source_commit
 from dvps_ros.labels import LabelSpace
-from dvps_ros.runtime.machine import cpu_count, cpu_info
 from dvps_ros.types import FrameResult
 from dvps_ros.viz.files import VideoFile, track_rows, tracks_file, video_file, write_ply
+from dvps_ros.viz.mosaic import mosaic
 
-REPORT_KEYS = (
-    "frames_in frames_processed frames_dropped latency_ms stages_ms rate_hz backend model peak_rss_mib "
-    "quality inputs machine commit"
-).split()
 PICTURES = 6
 """Still pictures of a clip in its report."""
-BUSY_LOAD = 0.5
-"""Load average above which other work spoils what is timed."""
 
 
 class ClipResults:
@@ -77,10 +62,6 @@ class ClipResults:
 
     def add(self, result: FrameResult) -> None:
         """Take one frame; ``panoptic`` must be there, ``cloud`` may be."""
-        import cv2
-
-        from dvps_ros.viz.mosaic import mosaic
-
         image = mosaic(result, self._label_space)
         if self._video is None:
             height, width = self._video_shape = image.shape[:2]
@@ -99,89 +80,6 @@ class ClipResults:
             area = int(np.count_nonzero(result.cloud["instance"]))
             if area > self._best[0]:
                 self._best = area, result.cloud.copy()
-
-
-def spread(milliseconds: Iterable[float]) -> dict[str, float | None]:
-    """p50, p90, p99 and max, rounded to a microsecond; None without values."""
-    values = np.fromiter(milliseconds, np.float64)
-    values = values[np.isfinite(values)]
-    if not values.size:
-        return dict.fromkeys(("p50", "p90", "p99", "max"))
-    p50, p90, p99 = np.percentile(values, (50, 90, 99))
-    return {
-        "p50": round(float(p50), 3),
-        "p90": round(float(p90), 3),
-        "p99": round(float(p99), 3),
-        "max": round(float(values.max()), 3),
-    }
-
-
-def stage_table(stages: Mapping[str, Iterable[float]]) -> dict[str, dict[str, float | None]]:
-    """{stage: {p50, p99}} of the milliseconds of each stage."""
-    spreads = {name: spread(values) for name, values in stages.items()}
-    return {name: {key: values[key] for key in ("p50", "p99")} for name, values in spreads.items()}
-
-
-def machine_facts() -> dict[str, Any]:
-    """Processor, cores, memory and versions: what a measured number depends on."""
-    import psutil
-
-    info = cpu_info()
-    return {
-        "cpu": info.get("model name", platform.processor() or platform.machine()),
-        "cores": cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-    }
-
-
-def measurement(spoilt: str = "") -> dict[str, Any]:
-    """How a file of figures comes about: command, commit, and the machine with its load. Call it first.
-
-    Args:
-        spoilt: what other work on the machine does to the figures; said where there is some.
-    """
-    load = os.getloadavg()[0]
-    if spoilt and load > BUSY_LOAD:
-        click.echo(f"other work is running (load {load:.1f}): {spoilt}")
-    return {
-        "command": ["dvps", *sys.argv[1:]],
-        "commit": source_commit(),
-        "machine": {**machine_facts(), "load": load},
-    }
-
-
-def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write report.json: plain JSON, numbers that are not numbers become null.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    write_text(path, json.dumps(_plain(report), indent=1) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def require(*modules: str, extra: str = "demo") -> None:
-    """Refuse to begin without these optional modules, which the package's extra ``extra`` brings.
-
-    Raises:
-        ConfigError: naming those that are missing, and how to install them.
-    """
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ConfigError(
-            f"this needs {', '.join(missing)}: install the extra, pip install 'dvps_ros[{extra}]'"
-        )
 
 
 def input_facts(source: FrameSource, spec: str) -> dict[str, Any]:
@@ -262,9 +160,3 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.1%}"
-
-
-def engine_facts(description: str) -> tuple[str, str]:
-    """(model, backend) of an engine's description, ``lite 1.0 at 384x768 on OpenVINO ...``."""
-    model, _, backend = description.partition(" on ")
-    return model, backend

@@ -18,10 +18,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dvps_ros.cli.load import peak_rss_mib
 from dvps_ros.errors import DvpsError
 from dvps_ros.installation import share_file
+from dvps_ros.runtime.machine import peak_rss_mib
 
+IMAGE, INFO, NODE = "/camera/image_raw", "/camera/camera_info", "/dvps"
+"""Topics of the camera, and the perception node, in the graphs that this package starts."""
+START_LIMIT_S = 180.0
+"""For nodes and engine to be ready: the first start on a machine compiles and measures the engines."""
 PATIENCE_S = {signal.SIGINT: 15.0, signal.SIGTERM: 5.0, signal.SIGKILL: 5.0}
 """How long each signal is given before the next one is sent."""
 

@@ -4,23 +4,8 @@
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-
-def peak_rss_mib(pid: int | str = "self") -> float:
-    """Peak resident memory of a process since it started, MiB.
-
-    Not getrusage's: that of a child begins with what its parent held.
-
-    Raises:
-        OSError: there is no such process (any more).
-    """
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    raise ProcessLookupError(f"process {pid} has ended")
 
 
 class Gpu:

@@ -235,7 +235,7 @@ def openvino_memory_mib(
 
 def own_memory_mib(config: PipelineConfig, size: tuple[int, int], calls: int) -> float:
     """Peak resident memory of a process that opens our pipeline and runs it, MiB."""
-    from dvps_ros.cli.moving import moving_frames
+    from dvps_ros.bench.moving import moving_frames
     from dvps_ros.runtime.pipeline import DvpsPipeline
     from dvps_ros.types import CameraModel
 
@@ -246,7 +246,7 @@ def own_memory_mib(config: PipelineConfig, size: tuple[int, int], calls: int) ->
 
 
 def _peak_after(opened: Sequence[Callable[[], Any]], calls: int) -> float:
-    from dvps_ros.cli.load import peak_rss_mib
+    from dvps_ros.runtime.machine import peak_rss_mib
 
     for _ in range(calls):
         for call in opened:

@@ -12,7 +12,7 @@ from std_msgs.msg import UInt64
 
 from dvps_ros import msg as dvps_msg
 from dvps_ros.ros import qos
-from dvps_ros.ros.observer import Observer
+from dvps_ros.ros.probes.observer import Observer
 
 
 class Monitor(Observer):
