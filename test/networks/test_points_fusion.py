@@ -224,7 +224,7 @@ def test_previous_rows_are_moved_by_hand() -> None:
     previous[8:12, 9:12] = 1  # row 0 lies under row 0, which stands still and is one cell higher
     out = propagated(two_objects(), previous, PointsConfig(slots=4))
     want = np.zeros((4, 4))
-    # The ground beside it does not move: in two columns of it the old place remains, as ever with such a look-up.
+    # The ground beside it does not move: there, in two columns, the old place remains.
     want[2, 1] = 20 / (20 + 8)
     want[0, 0] = 12 / 15
     assert np.allclose(out["overlap"], want)
