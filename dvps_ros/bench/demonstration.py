@@ -20,7 +20,7 @@ import cv2
 from tqdm import tqdm
 
 from dvps_ros.bench import clip_results, facts
-from dvps_ros.data.scene import write_scene
+from dvps_ros.data.scene_files import write_scene
 from dvps_ros.data.sources import FrameSource, WorldSource
 from dvps_ros.errors import DvpsError, InputError
 from dvps_ros.geometry.camera import rectify_maps

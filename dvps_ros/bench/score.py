@@ -41,14 +41,15 @@ def score_frames(
 def headline(scores: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of what :meth:`ClipQuality.compute` gives that the truth allows, by short names, flat.
 
-    ``miou``, ``pq``, ``pq_things``, ``stq``, ``dvpq`` (mean over windows and limits), ``abs_rel``, ``found``,
-    ``ids_kept``.
+    ``miou``, ``pq``, ``pq_things``, ``stq``, ``dpq`` (DVPQ of single frames, mean over the limits), ``dvpq``
+    (mean over windows and limits), ``abs_rel``, ``found``, ``ids_kept``.
     """
     get: dict[str, Callable[[], Any]] = {
         "miou": lambda: scores["miou"],
         "pq": lambda: scores["pq"]["all"],
         "pq_things": lambda: scores["pq"]["things"],
         "stq": lambda: scores["stq"]["STQ"],
+        "dpq": lambda: mean_dvpq({"1": scores["dvpq"]["1"]}),
         "dvpq": lambda: mean_dvpq(scores["dvpq"]),
         "abs_rel": lambda: scores["depth"]["abs_rel"],
         "found": lambda: scores["objects"]["found"],

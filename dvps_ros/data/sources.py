@@ -23,7 +23,7 @@ from dvps_ros.data.images import (
 )
 from dvps_ros.data.kitti_drive import kitti_drive
 from dvps_ros.data.layout_source import LayoutSource, data_set_at
-from dvps_ros.data.scene import open_scene
+from dvps_ros.data.scene_files import open_scene
 from dvps_ros.data.videos import VideoSource
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Frame, Sample

@@ -23,7 +23,7 @@ AGE_WAVES_S = (0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 @dataclass(frozen=True)
-class SteeringConfig:
+class SteeringHeadConfig:
     """Size of the head, and what it is for."""
 
     frames: int = option(16, "Frames in the window.", low=1, high=64)
@@ -54,9 +54,9 @@ class SteeringHead(nn.Module):
     doubt: Tensor
     """Factor on the deviation, from data that was not learnt: on what was learnt the head errs less."""
 
-    def __init__(self, config: SteeringConfig | None = None) -> None:
+    def __init__(self, config: SteeringHeadConfig | None = None) -> None:
         super().__init__()
-        self.config = config = config or SteeringConfig()
+        self.config = config = config or SteeringHeadConfig()
         width = config.width
         if width % config.heads:
             raise ConfigError(f"width: expected a multiple of {config.heads} heads, got {width}")

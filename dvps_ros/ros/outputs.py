@@ -19,7 +19,7 @@ from dvps_ros.types import FrameResult, PanopticDepth
 
 
 @dataclass(frozen=True)
-class View:
+class PublishedFrame:
     """One processed frame, as the outputs see it."""
 
     result: FrameResult
@@ -47,20 +47,20 @@ class Output:
 
     type: type
     needs: str | None
-    build: Callable[[View], Any]
+    build: Callable[[PublishedFrame], Any]
 
 
-def _overlay(v: View) -> Image:
+def _overlay(v: PublishedFrame) -> Image:
     picture = viz.overlay(v.result.image, v.maps.class_map, v.maps.track_map, v.space, v.result.instances)
     return convert.rgb_to_image(picture, v.header)
 
 
-def _points(v: View) -> PointCloud2:
+def _points(v: PublishedFrame) -> PointCloud2:
     assert v.result.cloud is not None
     return convert.cloud_to_message(v.result.cloud, v.header)
 
 
-def _latent(v: View) -> dvps_msg.LatentTokens | None:
+def _latent(v: PublishedFrame) -> dvps_msg.LatentTokens | None:
     if v.result.latent is None:
         return None
     return convert.latent_to_message(v.result.latent, v.header, v.weights)

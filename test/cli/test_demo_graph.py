@@ -14,7 +14,7 @@ from tiny_model import paint
 
 from dvps_ros.bench import demonstration, facts
 from dvps_ros.cli import demo, run
-from dvps_ros.data.scene import write_scene
+from dvps_ros.data.scene_files import write_scene
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
 from dvps_ros.labels import CITYSCAPES

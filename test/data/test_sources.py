@@ -17,7 +17,7 @@ from dvps_ros.data.calibration import load_camera, save_camera
 from dvps_ros.data.images import image_files
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.pixels import compressed_to_rgb, raw_to_rgb
-from dvps_ros.data.scene import write_scene
+from dvps_ros.data.scene_files import write_scene
 from dvps_ros.data.sources import open_source
 from dvps_ros.errors import InputError
 from dvps_ros.types import CameraModel, Sample

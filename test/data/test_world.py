@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dvps_ros.data.world import World, WorldConfig, demo_world, draw_camera, models
+from dvps_ros.data.world import World, WorldConfig, demo_world, draw_camera, shapes
 from dvps_ros.data.world.driver import WanderingDriver, pursuit
 from dvps_ros.data.world.route import EgoState
 from dvps_ros.errors import ConfigError, InputError
@@ -133,13 +133,13 @@ def test_scene_flow_minus_ego_motion_is_the_velocity_of_vehicles():
 
 def test_wheels_roll_without_slipping():
     """The point of a wheel that touches the road stands still; the one on top is twice as fast as the car."""
-    vehicle, step = models.car("sedan"), 1e-4
+    vehicle, step = shapes.car("sedan"), 1e-4
     for base_x in (0.0, 3.7):
         poses = []
         for way in (base_x, base_x + step):
             pose = np.eye(4)
             pose[0, 3] = way
-            poses.append(models.rolling(vehicle.wheels, pose, way))
+            poses.append(shapes.rolling(vehicle.wheels, pose, way))
         for wheel, before, after in zip(vehicle.wheels, poses[0][1:], poses[1][1:], strict=True):
             for up, speed in ((-wheel.radius, 0.0), (0.0, 1.0), (wheel.radius, 2.0)):
                 point = before[:3, :3].T @ [0.0, 0.0, up]  # of the wheel, over or under its axle now

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.mesh import ball, box, disc, tube
 from dvps_ros.data.world.raster import NEAR_M, rasterise, rasterise_shadow
 
@@ -136,13 +136,13 @@ def test_shadow_map_holds_the_greatest_height():
 @pytest.mark.parametrize(
     "mesh",
     [box((1, 2, 3)), ball(detail=1), disc(0.4, width=0.2), tube([(0, 0, 0), (0, 0.1, 1)], [0.2, 0.1])]
-    + [models.car(b)[0] for b in models.CARS]
+    + [shapes.car(b)[0] for b in shapes.CARS]
     + [
-        models.lorry("box")[0],
-        models.bus("city")[0],
-        models.tram("tram")[0],
-        models.bicycle().whole,
-        models.limb("torso"),
+        shapes.lorry("box")[0],
+        shapes.bus("city")[0],
+        shapes.tram("tram")[0],
+        shapes.bicycle().whole,
+        shapes.limb("torso"),
     ],
 )
 def test_solid_meshes_face_outwards(mesh):

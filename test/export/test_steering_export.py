@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from dvps_ros.config import SteeringConfig as Options
+from dvps_ros.config import SteeringConfig
 from dvps_ros.errors import EngineError
 from dvps_ros.export import export_steering
-from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
+from dvps_ros.networks.steering import NO_FRAME_S, SteeringHead, SteeringHeadConfig
 from dvps_ros.runtime.backends import installed
 from dvps_ros.runtime.steering import ENGINES, SteeringEngine
 
-SMALL = SteeringConfig(frames=3, tokens=4, channels=6, width=16, heads=4)
+SMALL = SteeringHeadConfig(frames=3, tokens=4, channels=6, width=16, heads=4)
 AGE_S = np.array([[0.0, NO_FRAME_S, 0.2]], np.float32)
 
 
@@ -46,7 +46,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[SteeringHead, Pa
 @pytest.mark.parametrize("backend", [name for name in ENGINES if name in installed()])
 def test_engines_compute_what_the_network_does(exported, backend):
     head, out = exported
-    engine = SteeringEngine.open(Options(model=str(out), backend=backend))
+    engine = SteeringEngine.open(SteeringConfig(model=str(out), backend=backend))
     for seed in (2, 3):
         want = head(torch.from_numpy(window(seed)), torch.from_numpy(AGE_S))
         got = engine.run(window(seed), AGE_S)
@@ -69,14 +69,14 @@ def test_wrong_values_and_files_are_refused(exported, tmp_path):
     with golden.open("wb") as file:
         np.savez(file, **arrays)
     with pytest.raises(EngineError, match="truncated or of another export"):
-        SteeringEngine.open(Options(model=str(tmp_path)))
+        SteeringEngine.open(SteeringConfig(model=str(tmp_path)))
     from dvps_ros.runtime.manifest import hash_file
 
     manifest = tmp_path / "manifest.json"
     data = json.loads(manifest.read_text())
     manifest.write_text(json.dumps(data | {"golden_sha256": hash_file(golden)}))
     with pytest.raises(EngineError, match="computes wrong values: curvature"):
-        SteeringEngine.open(Options(model=str(tmp_path)))
+        SteeringEngine.open(SteeringConfig(model=str(tmp_path)))
     manifest.write_text(json.dumps(data | {"golden_sha256": hash_file(golden), "frames": 4}))
     with pytest.raises(EngineError, match="not of one export"):
-        SteeringEngine.open(Options(model=str(tmp_path)))
+        SteeringEngine.open(SteeringConfig(model=str(tmp_path)))

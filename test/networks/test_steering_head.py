@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dvps_ros.errors import ConfigError
-from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
+from dvps_ros.networks.steering import NO_FRAME_S, SteeringHead, SteeringHeadConfig
 
-SMALL = SteeringConfig(frames=3, tokens=4, channels=6, width=16, heads=4)
+SMALL = SteeringHeadConfig(frames=3, tokens=4, channels=6, width=16, heads=4)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_absent_frames_count_for_nothing(head):
     other[:, 1] = 100 * torch.randn(2, 4, 6)
     torch.testing.assert_close(head(latent, age_s), head(other, age_s), rtol=0, atol=0)
     # And only those: leaving a slot out is the same as a window without it.
-    short = SteeringHead(SteeringConfig(frames=2, tokens=4, channels=6, width=16, heads=4)).eval()
+    short = SteeringHead(SteeringHeadConfig(frames=2, tokens=4, channels=6, width=16, heads=4)).eval()
     short.load_state_dict(head.state_dict())
     torch.testing.assert_close(short(latent[:, [0, 2]], age_s[:, [0, 2]]), head(latent, age_s))
 
@@ -54,7 +54,7 @@ def test_standardise(head):
 
 def test_refuses_heads_that_do_not_share_the_width():
     with pytest.raises(ConfigError, match="multiple of 3 heads"):
-        SteeringHead(SteeringConfig(width=16, heads=3))
+        SteeringHead(SteeringHeadConfig(width=16, heads=3))
 
 
 def test_it_is_attention_of_one_query_over_keys_and_values_of_all_tokens(head):
@@ -81,7 +81,7 @@ def test_it_is_attention_of_one_query_over_keys_and_values_of_all_tokens(head):
 
 def test_training_hides_whole_channels_and_whole_tokens():
     torch.manual_seed(0)
-    head = SteeringHead(SteeringConfig(dropout=0.5))
+    head = SteeringHead(SteeringHeadConfig(dropout=0.5))
     seen = head._hidden(torch.ones(40, 3, 96, 128))
     channel, token = (seen != 0).any((1, 2)), (seen != 0).any(-1)
     assert torch.equal(seen != 0, channel[:, None, None] & token[..., None])

@@ -38,7 +38,7 @@ from dvps_ros.errors import ConfigError, EngineError, InputError
 from dvps_ros.labels import CITYSCAPES, decode_panoptic
 from dvps_ros.ros import convert, qos
 from dvps_ros.ros.health import Health
-from dvps_ros.ros.nodes.dvps import DvpsNode
+from dvps_ros.ros.nodes.dvps import DvpsNode, EngineState
 from dvps_ros.ros.outputs import OUTPUTS
 from dvps_ros.runtime.backends import Progress
 from dvps_ros.types import CameraModel
@@ -964,7 +964,7 @@ def test_a_build_ends_with_the_clean_up_even_if_the_node_is_configured_again(gra
     configured.set()
     worker._thread.join(10)
     assert ended == ["stopped while the engine was opened"]
-    assert (node._engine, node._doing) == ("waiting for the camera", "")
+    assert (node._engine, node._doing) == (EngineState.WAITING, "")
 
 
 def test_a_model_that_is_not_there_is_told_at_once(graph: Graph) -> None:

@@ -21,7 +21,7 @@ from tiny_model import paint
 from dvps_ros import msg as dvps_msg
 from dvps_ros.config import EngineConfig, PipelineConfig
 from dvps_ros.ros import convert, qos
-from dvps_ros.ros.nodes.dvps import SHAPE_MESSAGES, DvpsNode
+from dvps_ros.ros.nodes.dvps import SHAPE_MESSAGES, DvpsNode, EngineState
 from dvps_ros.runtime.pipeline import DvpsPipeline
 from dvps_ros.runtime.plans import PlanStore
 from dvps_ros.types import CameraModel, Frame, FrameResult
@@ -253,7 +253,7 @@ def test_a_camera_too_thin_for_the_network_is_told_and_another_one_works(
     rig = Rig(graph, tiny_model)
     thin = CameraModel(3000, 1, 1000.0, 1000.0, 1499.5, 0.0)
     rig.info.publish(convert.camera_to_info(thin, Header()))
-    graph.wait(lambda: rig.node._engine.startswith("failed"), "the refusal", timeout_s=120)
+    graph.wait(lambda: rig.node._engine is EngineState.FAILED, "the refusal", timeout_s=120)
     told = rig.node._engine_status("engine")
     assert told.level == DiagnosticStatus.ERROR
     assert "got 3000x1 pixels" in told.message and "waiting for another camera" in told.message

@@ -36,11 +36,10 @@ LIMITS = {"min_frames": 1, "min_confidence": 0.0, "max_rate_rad_s": 20.0, "gap_s
 def head(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head of random weights for the tokens of the tiny perception model."""
     from dvps_ros.export import export_steering
-    from dvps_ros.networks.steering import SteeringConfig as Size
-    from dvps_ros.networks.steering import SteeringHead
+    from dvps_ros.networks.steering import SteeringHead, SteeringHeadConfig
 
     torch.manual_seed(0)
-    size = Size(frames=4, tokens=2, channels=3, width=16, heads=2, unit_per_m=0.02)
+    size = SteeringHeadConfig(frames=4, tokens=2, channels=3, width=16, heads=2, unit_per_m=0.02)
     network, folder = SteeringHead(size).eval(), tmp_path_factory.mktemp("models") / "small"
     network.standardise(128 + 64 * torch.randn(50, 2, 3))  # tokens are colours
     weights = load_manifest(tiny_model).weights.sha256

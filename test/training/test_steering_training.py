@@ -19,7 +19,7 @@ from dvps_ros.data.cache import read_clip, write_clip
 from dvps_ros.data.world import World, WorldConfig
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
-from dvps_ros.networks.steering import SteeringConfig, SteeringHead
+from dvps_ros.networks.steering import SteeringHead, SteeringHeadConfig
 from dvps_ros.training import render
 from dvps_ros.training.recipe import DataConfig
 from dvps_ros.training.render import VALIDATION_SEED
@@ -30,7 +30,7 @@ from dvps_ros.types import Sample
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-HEAD = SteeringConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
+HEAD = SteeringHeadConfig(frames=4, tokens=6, channels=8, width=16, heads=2, dropout=0.0)
 RECIPE = st.SteeringRecipe(head=HEAD, steps=150, batch=32, slots=2, learning_rate=1e-2, baseline_steps=0)
 
 

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.agents import ALWAYS, Agent
 from dvps_ros.data.world.branch import Branch
 from dvps_ros.data.world.building import building
@@ -82,7 +82,7 @@ def _stretch(site: Site, branch: Branch, kind: str, s: float, height: float) -> 
     if rng.random() < 0.4 and street.style.name != "rural":
         furniture = street.palette.furniture
         materials = (furniture.metal, furniture.lamp_glass)
-        site.put(models.lamp("arm"), materials, s, side * (high + 0.6), up=up, yaw=yaw - side * math.pi / 2)
+        site.put(shapes.lamp("arm"), materials, s, side * (high + 0.6), up=up, yaw=yaw - side * math.pi / 2)
 
 
 def _arrival(site: Site, branch: Branch) -> float:

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.barriers import guard_rail
 from dvps_ros.data.world.mesh import box
 from dvps_ros.data.world.parked import parked_bicycle, parked_motorcycle
@@ -48,7 +48,7 @@ def _lamp(site: Site, side: int, d: float) -> None:
     if lamps and (street.section.lot > 4.0 or (side < 0) == (site.number % 2 == 0)):
         furniture = street.palette.furniture
         site.put(
-            models.lamp(str(kind)),
+            shapes.lamp(str(kind)),
             (furniture.metal, furniture.lamp_glass),
             site.s0 + 4 + rng.uniform(-1, 1),
             d,
@@ -68,7 +68,7 @@ def _on_sidewalk(site: Site, side: int) -> None:
             tree(site, s + rng.normal() * 0.5, d, rng.uniform(5, 13), up=up)
     if rng.random() < 0.15:
         for s in np.arange(site.s0, site.s1, 2.0):
-            site.put(models.pole(0.95, 0.06), (furniture.dark_pole,), s, e + side * 0.35, up=up)
+            site.put(shapes.pole(0.95, 0.06), (furniture.dark_pole,), s, e + side * 0.35, up=up)
     if rng.random() < 0.45:
         for k in range(int(rng.integers(1, 7))):
             parked_bicycle(site, site.s0 + 10 + 0.7 * k, e + side * (x.lot - 0.9))
@@ -77,10 +77,10 @@ def _on_sidewalk(site: Site, side: int) -> None:
     for _ in range(int(rng.integers(0, 2))):
         materials = furniture.clutter[int(rng.integers(3))], furniture.clutter[0]
         at = site.s0 + rng.uniform(0, 40), e + side * (x.lot - 0.4)
-        site.put(models.bin_box(), materials, *at, up=up, yaw=rng.uniform(0, 6))
+        site.put(shapes.bin_box(), materials, *at, up=up, yaw=rng.uniform(0, 6))
 
 
 def _power_pole(site: Site, d: float) -> None:
     wood = (site.street.palette.furniture.dark_pole,)
-    site.put(models.pole(8.0, 0.11), wood, site.s0 + 10, d)
+    site.put(shapes.pole(8.0, 0.11), wood, site.s0 + 10, d)
     site.put(box((0.1, 1.8, 0.12), (0, 0, 7.4), 0), wood, site.s0 + 10, d)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvps_ros.data.world import models, shade
+from dvps_ros.data.world import shade, shapes
 from dvps_ros.data.world.barriers import any_barrier, barrier
 from dvps_ros.data.world.building import building
 from dvps_ros.data.world.materials import TERRAIN, grey, pick
@@ -245,7 +245,7 @@ def _rail(lot: Lot) -> None:
     if rng.random() < 0.6:
         barrier(site, "mesh", lot.d(0.4), site.s0, site.s1, site.kerb)
     for k in (5.0, 25.0):
-        site.put(models.pole(7.0, 0.12), (dark_pole,), site.s0 + k, d + lot.side * 3.0, up=up)
+        site.put(shapes.pole(7.0, 0.12), (dark_pole,), site.s0 + k, d + lot.side * 3.0, up=up)
 
 
 LOTS: dict[str, Callable[[Lot], None]] = {
@@ -284,7 +284,7 @@ def distance(site: Site, side: int) -> None:
             tree(site, s, lot.d(m), rng.uniform(7, 15), fine=False, up=lot.up(s, m) - 0.2)
     if site.number % 3 == 0 and rng.random() < 0.6:
         size = rng.uniform(50, 140)
-        mesh = models.hill(int(rng.integers(3)))
+        mesh = shapes.hill(int(rng.integers(3)))
         pose = street.route.pose(lot.start, lot.d(130 + size), -8.0)
         pose[:3, :3] = turn_z(rng.uniform(0, 6)) @ np.diag([size, size, rng.uniform(12, 45)])
         look = street.palette

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dvps_ros.data.world import models, shade
+from dvps_ros.data.world import shade, shapes
 from dvps_ros.data.world.markings import Markings, draw_markings
 from dvps_ros.data.world.materials import (
     BICYCLE,
@@ -81,7 +81,7 @@ class VehicleLook:
     plate: dict[int, int]
 
     def materials(self, skin: int, class_id: int, *, glazed: bool = True) -> tuple[int, ...]:
-        """Materials of a vehicle's mesh in the order of its slots (see models.py)."""
+        """Materials of a vehicle's mesh in the order of its slots (see shapes.py)."""
         others = (self.trim, self.tyre, self.rim, self.front_light, self.rear_light, self.plate)
         glass = self.glass if glazed else self.trim
         return (skin, glass[class_id], *(look[class_id] for look in others))
@@ -147,7 +147,7 @@ def draw_palette(
     lens_off = [add(shade.LIGHT, LIGHT, tuple(0.15 * v for v in c), params=(0.0, 0.0)) for c in lenses]
     clutter = [add(shade.PLAIN, VOID, hue(rng, 0.7, 0.15), params=(0.3, 3.0)) for _ in range(3)]
     guard_rail = add(shade.PLAIN, VOID, grey(0.35, 0.05, rng), params=(0.3, 2.0), gloss=0.3)
-    trees = rng.permutation(models.TREES)[:3]
+    trees = rng.permutation(shapes.TREES)[:3]
     return Palette(
         road=road,
         ground=ground,

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.materials import BICYCLE, MOTORCYCLE, pick
 from dvps_ros.data.world.site import Site
 from dvps_ros.data.world.vehicles import draw_vehicle, two_wheeler_materials
@@ -36,14 +36,14 @@ def parked_bicycle(site: Site, s: float, d: float) -> None:
     materials = two_wheeler_materials(street, BICYCLE, rng, gloss=0.4)
     yaw = math.pi / 2 + rng.normal() * 0.15
     instance = street.new_instance()
-    site.put(models.bicycle().whole, materials, s, d, up=site.kerb, yaw=yaw, instance=instance)
+    site.put(shapes.bicycle().whole, materials, s, d, up=site.kerb, yaw=yaw, instance=instance)
 
 
 def parked_motorcycle(site: Site, s: float, d: float) -> None:
     """A motorcycle along the sidewalk."""
     street, rng = site.street, site.rng
     materials = two_wheeler_materials(street, MOTORCYCLE, rng, gloss=0.5)
-    vehicle = models.motorcycle("scooter" if rng.random() < 0.5 else "road")
+    vehicle = shapes.motorcycle("scooter" if rng.random() < 0.5 else "road")
     yaw = rng.normal() * 0.4
     instance = street.new_instance()
     site.put(vehicle.whole, materials, s, d, up=site.kerb, yaw=yaw, instance=instance)

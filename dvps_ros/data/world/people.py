@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dvps_ros.data.world import models, shade
+from dvps_ros.data.world import shade, shapes
 from dvps_ros.data.world.agents import ALWAYS, NEVER, Agent
 from dvps_ros.data.world.materials import PERSON, Color, Part, grey, hue, pick
 from dvps_ros.data.world.route import EGO_START_M
@@ -19,9 +19,9 @@ from dvps_ros.data.world.street import Street
 def draw_body(
     street: Street, class_id: int, build: str, rng: np.random.Generator, instance: int
 ) -> list[Part]:
-    """The limbs of somebody in clothes of their own, in the order of ``models.LIMBS``."""
+    """The limbs of somebody in clothes of their own, in the order of ``shapes.LIMBS``."""
     clothes = _draw_clothes(street, class_id, rng)
-    meshes = (models.limb(name, build) if name == "torso" else models.limb(name) for name in models.LIMBS)
+    meshes = (shapes.limb(name, build) if name == "torso" else shapes.limb(name) for name in shapes.LIMBS)
     return [Part(street.pool.add(mesh), clothes, instance) for mesh in meshes]
 
 
@@ -54,7 +54,7 @@ def _stride(height: float, phase: float, swing: float, bend: tuple[float, float]
     drop = 0.53 * height * (1 - math.cos(0.8 * a)) + 0.004 * height
     knees = kl * (swing > 0), kr * (swing > 0)
     joints = (a, -a, *knees, -0.9 * a + 0.05, 0.9 * a + 0.05, bend[0], bend[1])
-    return models.body_pose(height, (0.0, 0.0, 0.53 * height - drop), 0.05 + 0.1 * swing, joints, 0.08)
+    return shapes.body_pose(height, (0.0, 0.0, 0.53 * height - drop), 0.05 + 0.1 * swing, joints, 0.08)
 
 
 class _Walker(NamedTuple):

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.site import Site
 
 
@@ -17,14 +17,14 @@ def tree(site: Site, s: float, d: float, height: float, *, fine: bool = True, up
     kind = plants.tree_kinds[int(rng.integers(len(plants.tree_kinds)))]
     if site.on_branch(s, d, 1.5):
         return
-    mesh = models.tree(kind, int(rng.integers(3)), fine)
+    mesh = shapes.tree(kind, int(rng.integers(3)), fine)
     leaves = plants.fir if kind == "conifer" else any_leaves(site)
     site.put(mesh, (plants.bark, leaves), s, d, up=up, yaw=rng.uniform(0, 6.28), scale=height)
 
 
 def bush(site: Site, s: float, d: float, size: float, up: float = 0.0) -> None:
     """A bush, ``size`` metres high."""
-    mesh = models.bush(int(site.rng.integers(4)))
+    mesh = shapes.bush(int(site.rng.integers(4)))
     materials = site.street.palette.plants.bark, any_leaves(site)
     site.put(mesh, materials, s, d, up=up, yaw=site.rng.uniform(0, 6.28), scale=size)
 

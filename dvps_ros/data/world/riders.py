@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.agents import Agent, Span
 from dvps_ros.data.world.lanes import RIDERS_LEFT, RIDERS_RIGHT, Lane
 from dvps_ros.data.world.materials import BICYCLE, MOTORCYCLE, RIDER, pick
@@ -36,9 +36,9 @@ def two_wheeler(
     height = rng.normal(1.72, 0.08)
     scooter = kind != "bicycle" and bool(rng.random() < 0.5)
     if kind == "bicycle":
-        vehicle = models.bicycle()
+        vehicle = shapes.bicycle()
     else:
-        vehicle = models.motorcycle("scooter" if scooter else "road")
+        vehicle = shapes.motorcycle("scooter" if scooter else "road")
     parts, poses = on_wheels(street, vehicle, two_wheeler_materials(street, class_id, rng, gloss=0.4))
     helmet = kind == "motorcycle" or rng.random() < 0.3
     build = "helmet" if helmet else pick(rng, {"plain": 3, "bag": 1})
@@ -67,7 +67,7 @@ def _pedalling(height: float, lean: float, turn: float) -> list[np.ndarray]:
     hips = [0.95 + 0.38 * math.sin(turn + o) for o in (0.0, math.pi)]
     knees = [1.15 + 0.45 * math.sin(turn + o + 0.9) for o in (0.0, math.pi)]
     joints = (*hips, *knees, lean + 1.0, lean + 1.0, 0.35, 0.35)
-    return models.body_pose(height, (-0.20, 0.0, 0.97), lean, joints, -0.02)
+    return shapes.body_pose(height, (-0.20, 0.0, 0.97), lean, joints, -0.02)
 
 
 def _seated(height: float, lean: float, scooter: bool) -> list[np.ndarray]:
@@ -75,4 +75,4 @@ def _seated(height: float, lean: float, scooter: bool) -> list[np.ndarray]:
     hip = (-0.30, 0.0, 0.86) if scooter else (-0.20, 0.0, 0.90)
     knee = 1.15 if scooter else 1.5
     joints = (1.25, 1.25, knee, knee, lean + 0.9, lean + 0.9, 0.4, 0.4)
-    return models.body_pose(height, hip, lean, joints, 0.12)
+    return shapes.body_pose(height, hip, lean, joints, 0.12)

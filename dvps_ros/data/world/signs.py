@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from dvps_ros.data.world import models
+from dvps_ros.data.world import shapes
 from dvps_ros.data.world.branch import Branch
 from dvps_ros.data.world.mesh import box
 from dvps_ros.data.world.site import Site
@@ -24,7 +24,7 @@ def signpost(site: Site, s: float, d: float, side: int) -> None:
     yaw = 0.0 if side < 0 or rng.random() < 0.3 else math.pi
     yaw += rng.normal() * 0.12
     height = rng.uniform(2.1, 3.0)
-    site.put(models.pole(height + 0.3, 0.042), (furniture.metal,), s, d, up=up)
+    site.put(shapes.pole(height + 0.3, 0.042), (furniture.metal,), s, d, up=up)
     for k in range(1 if rng.random() < 0.7 else 2):
         pattern = int(rng.integers(0, len(SHAPES)))
         wide = SHAPES[pattern] == "wide"
@@ -34,7 +34,7 @@ def signpost(site: Site, s: float, d: float, side: int) -> None:
         pose[:3, 3] -= pose[:3, 0] * 0.06
         stretch = np.array([1.0, 1.6 if wide else 1.0, 0.5 if wide else 1.0]) * size
         pose[:3, :3] = pose[:3, :3] * stretch[None]
-        site.put_posed(models.sign(SHAPES[pattern]), (face, furniture.sign_back), pose)
+        site.put_posed(shapes.sign(SHAPES[pattern]), (face, furniture.sign_back), pose)
 
 
 def any_board(site: Site) -> int:
@@ -53,7 +53,7 @@ def traffic_light(site: Site, s: float, d: float, *, reach: float, facing: bool)
     on = int(site.rng.integers(3))
     lenses = [furniture.lens_on[k] if k == on else furniture.lens_off[k] for k in range(3)]
     materials = (furniture.metal, furniture.housing, *lenses)
-    mesh = models.traffic_light(round(reach, 1))
+    mesh = shapes.traffic_light(round(reach, 1))
     site.put(mesh, materials, s, d, up=site.kerb, yaw=0.0 if facing else math.pi)
 
 
@@ -62,14 +62,14 @@ def gantry(site: Site) -> None:
     street, x = site.street, site.street.section
     furniture = street.palette.furniture
     s = site.junction.middle
-    site.put(models.pole(7.0, 0.16), (furniture.metal,), s, x.right_edge - 1.0)
+    site.put(shapes.pole(7.0, 0.16), (furniture.metal,), s, x.right_edge - 1.0)
     beam = box((0.2, abs(x.right_edge) + 2.0, 0.25), (0, -(abs(x.right_edge) - 1.0) / 2, 6.4), 0)
     site.put(beam, (furniture.metal,), s, 0.0)
     board = any_board(site)
     for lane in range(x.lanes_right):
         pose = street.route.pose(s - 0.3, x.lane_d(lane), 6.3)
         pose[:3, :3] = pose[:3, :3] * np.array([1.0, x.lane_width * 0.85, 1.9])[None]
-        site.put_posed(models.sign("wide"), (board, furniture.sign_back), pose)
+        site.put_posed(shapes.sign("wide"), (board, furniture.sign_back), pose)
 
 
 def direction_sign(site: Site, branch: Branch) -> None:
@@ -79,7 +79,7 @@ def direction_sign(site: Site, branch: Branch) -> None:
     low, _ = branch.edges(s)
     d = branch.side * 0.5 * (abs(site.edge(branch.side)) + float(low))
     for k in (-0.7, 0.7):
-        site.put(models.pole(3.4, 0.05), (furniture.metal,), s, d + k, up=site.kerb)
+        site.put(shapes.pole(3.4, 0.05), (furniture.metal,), s, d + k, up=site.kerb)
     pose = site.street.route.pose(s - 0.1, d, site.kerb + 2.7, 0.5 * branch.yaw(s))
     pose[:3, :3] = pose[:3, :3] * np.array([1.0, 2.2, 1.1])[None]
-    site.put_posed(models.sign("wide"), (any_board(site), furniture.sign_back), pose)
+    site.put_posed(shapes.sign("wide"), (any_board(site), furniture.sign_back), pose)

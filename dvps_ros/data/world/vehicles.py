@@ -8,11 +8,11 @@ from functools import partial
 
 import numpy as np
 
-from dvps_ros.data.world import models, shade
+from dvps_ros.data.world import shade, shapes
 from dvps_ros.data.world.materials import BUS, CAR, TRAIN, TRUCK, Color, Part, car_color, grey, hue, pick
 from dvps_ros.data.world.street import Street
 
-Painted = tuple[models.Vehicle, tuple[int, ...]]
+Painted = tuple[shapes.Vehicle, tuple[int, ...]]
 """A vehicle, and a material for each slot of its mesh."""
 NO_SEAMS = (90, 91, 92, 93)
 """Parameters of ``shade.PAINT`` for a body without doors: their seams are far off it."""
@@ -35,7 +35,7 @@ def _van(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
 
 
 def _with_doors(street: Street, body: str, paint: Color, rng: np.random.Generator) -> Painted:
-    vehicle = models.car(body)
+    vehicle = shapes.car(body)
     length, _, height = vehicle.size
     handles_m = 0.58 * height if height < 1.6 else 0.45 * height
     seams = (0.20 * length, 0.0 * length - 0.1, -0.25 * length, handles_m)
@@ -47,7 +47,7 @@ def _with_doors(street: Street, body: str, paint: Color, rng: np.random.Generato
 
 def _truck(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     add = street.materials.add
-    vehicle = models.lorry(pick(rng, {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5}))
+    vehicle = shapes.lorry(pick(rng, {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5}))
     skin = add(shade.PAINT, TRUCK, paint, params=(rng.uniform(0.2, 0.9), *NO_SEAMS), gloss=0.4)
     if rng.random() < 0.6:
         cover = grey(rng.uniform(0.4, 0.8), 0.05, rng)
@@ -57,13 +57,13 @@ def _truck(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     no_windows, band_to_m = (0.0, 0.0, 1.0), rng.uniform(1.0, 2.0)
     load = add(shade.BUS, TRUCK, cover, band, (*no_windows, band_to_m, 0.0, 0.0, 0.0), gloss=0.08)
     # A lorry's last slot is its load, not a plate.
-    return vehicle, (*street.palette.vehicles.materials(skin, TRUCK)[: models.PLATE], load)
+    return vehicle, (*street.palette.vehicles.materials(skin, TRUCK)[: shapes.PLATE], load)
 
 
 def _bus(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     livery, skirt = _draw_livery(rng)
     body = pick(rng, {"city": 5, "coach": 2, "double": 1})
-    vehicle = models.bus(body)
+    vehicle = shapes.bus(body)
     height = vehicle.size[2]
     if body == "double":
         windows = (1.05, 0.42 * height), (0.58 * height, 0.82 * height)
@@ -74,7 +74,7 @@ def _bus(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
 
 def _on_rails(body: str, street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     livery, skirt = _draw_livery(rng)
-    vehicle = models.tram(body)
+    vehicle = shapes.tram(body)
     height = vehicle.size[2]
     windows = (0.42 * height, 0.76 * height), (0.0, 0.0)
     return _with_windows(street, vehicle, TRAIN, livery, skirt, windows, rng)
@@ -93,7 +93,7 @@ def _draw_livery(rng: np.random.Generator) -> tuple[Color, Color]:
 
 def _with_windows(
     street: Street,
-    vehicle: models.Vehicle,
+    vehicle: shapes.Vehicle,
     class_id: int,
     livery: Color,
     skirt: Color,
@@ -128,10 +128,10 @@ def two_wheeler_materials(
 
 
 def on_wheels(
-    street: Street, vehicle: models.Vehicle, materials: tuple[int, ...]
+    street: Street, vehicle: shapes.Vehicle, materials: tuple[int, ...]
 ) -> tuple[list[Part], Callable[[np.ndarray, float], list[np.ndarray]]]:
     """Parts of a vehicle that drives; and (its pose, the metres it has gone) -> their poses."""
     instance = street.new_instance()
     meshes = (vehicle.body, *(w.mesh for w in vehicle.wheels))
     parts = [Part(street.pool.add(mesh), materials, instance) for mesh in meshes]
-    return parts, partial(models.rolling, vehicle.wheels)
+    return parts, partial(shapes.rolling, vehicle.wheels)

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from functools import partial
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ from dvps_ros.ros import convert, qos
 from dvps_ros.ros.connections import PROFILE, why_silent
 from dvps_ros.ros.health import believable, scale_status, status
 from dvps_ros.ros.nodes.base import BaseNode, LifeConfig, main_of
-from dvps_ros.ros.outputs import OUTPUTS, View, label_outputs, vision_outputs
+from dvps_ros.ros.outputs import OUTPUTS, PublishedFrame, label_outputs, vision_outputs
 from dvps_ros.ros.worker import LatestSlot, Throttle, Worker
 from dvps_ros.runtime import verify
 from dvps_ros.runtime.backends import Progress
@@ -144,6 +145,15 @@ class Arrival:
     """Nanoseconds of the node's clock, which stamps are of."""
 
 
+class EngineState(Enum):
+    """Where the node's engine is, from the first camera on."""
+
+    WAITING = auto()
+    OPENING = auto()
+    READY = auto()
+    FAILED = auto()
+
+
 class DvpsNode(BaseNode[NodeConfig]):
     """Lifecycle node of the perception of one camera (topics: ``dvps_ros.ros.outputs`` and docs/ros.md).
 
@@ -188,7 +198,8 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._timeline = Timeline(self.config.time_jump_s)
         self._doubts = ""
         self._unsuited = 0
-        self._engine, self._doing, self._begin_s = "waiting for the camera", "", time.monotonic()
+        self._engine, self._doing, self._begin_s = EngineState.WAITING, "", time.monotonic()
+        self._failure = ""
 
     def _begin(self) -> None:
         self._publish_labels()
@@ -317,7 +328,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         if not self._awaits_camera() or camera == self._unusable:
             return
         self._unusable = None
-        self._engine, self._begin_s = "opening", time.monotonic()
+        self._engine, self._begin_s = EngineState.OPENING, time.monotonic()
         progress = partial(self._progress, self._slot)
 
         def open_pipeline() -> Pipeline:
@@ -357,7 +368,7 @@ class DvpsNode(BaseNode[NodeConfig]):
 
     def _build_all(self) -> None:
         """Build the engines of all sizes in the worker, and end the process."""
-        self._engine, self._begin_s = "opening", time.monotonic()
+        self._engine, self._begin_s = EngineState.OPENING, time.monotonic()
 
         def built(engine: Engine) -> None:
             self.get_logger().info(f"all engines are built, after {time.monotonic() - self._begin_s:.1f} s")
@@ -379,7 +390,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._doing = what
 
     def _on_ready(self, pipeline: Pipeline) -> None:
-        self._pipeline, self._engine = pipeline, "ready"
+        self._pipeline, self._engine = pipeline, EngineState.READY
         self.get_logger().info(f"ready after {time.monotonic() - self._begin_s:.1f} s")
         self._publish_labels()
 
@@ -388,14 +399,15 @@ class DvpsNode(BaseNode[NodeConfig]):
         if self._pipeline is not None or not isinstance(error, InputError):
             self._on_failure(error)
             return
-        self._engine = words = f"failed: {error}; waiting for another camera"
+        self._engine = EngineState.FAILED
+        self._failure = f"failed: {error}; waiting for another camera"
         self._unusable = camera  # from here on another one opens an engine
-        self._trouble(words, "unusable camera")
+        self._trouble(self._failure, "unusable camera")
 
     def _on_failure(self, error: Exception) -> None:
         if not isinstance(error, DvpsError):
             self._fault("engine", error)
-        self._engine = f"failed: {sentence(error)}"
+        self._engine, self._failure = EngineState.FAILED, f"failed: {sentence(error)}"
         self._finish(sentence(error))
 
     def _publish_labels(self) -> None:
@@ -423,7 +435,7 @@ class DvpsNode(BaseNode[NodeConfig]):
         self._tell_resets(pipeline.resets, header.stamp)
         order = PanopticOrder(self.config.panoptic_order)
         weights = pipeline.engine.manifest.weights.sha256
-        view = View(result, header, pipeline.label_space, order, weights)
+        view = PublishedFrame(result, header, pipeline.label_space, order, weights)
         for topic in self._table:
             if topic in watched:
                 output = self._table[topic].build(view)
@@ -518,7 +530,11 @@ class DvpsNode(BaseNode[NodeConfig]):
         """While an engine is built, say so in the log as well."""
         if self._configured:
             self._hear_latched()
-        if self._configured and self._engine == "opening" and time.monotonic() - self._begin_s > 5.0:
+        if (
+            self._configured
+            and self._engine is EngineState.OPENING
+            and time.monotonic() - self._begin_s > 5.0
+        ):
             if self._building_throttle.ready("building"):
                 self.get_logger().info(self._opening())
         super()._report()
@@ -568,7 +584,7 @@ class DvpsNode(BaseNode[NodeConfig]):
                 f"camera_info comes at {sent_hz:.1f} Hz, images at {received_hz:.1f} Hz on "
                 f"{self._image.topic_name}: the others get lost on the way; {PROFILE}"
             )
-        if self._engine == "ready" and self.health.recently_dropped() > MOST_DROPPED:
+        if self._engine is EngineState.READY and self.health.recently_dropped() > MOST_DROPPED:
             return (
                 f"the camera sends {received_hz:.1f} images a second, {processed_hz:.1f} are processed, the "
                 "newest each time; lower its rate, or take a smaller engine.size, a faster precision or "
@@ -582,11 +598,13 @@ class DvpsNode(BaseNode[NodeConfig]):
             engine = self._pipeline.engine
             values["engine"] = engine.description
             values["verified"] = verify.summary(engine.differences)
-        level = {"ready": DiagnosticStatus.OK, "opening": DiagnosticStatus.WARN}.get(
-            self._engine,
-            DiagnosticStatus.ERROR if self._engine.startswith("failed") else DiagnosticStatus.STALE,
-        )
-        return status(name, level, self._opening() if self._engine == "opening" else self._engine, values)
+        level, words = {
+            EngineState.WAITING: (DiagnosticStatus.STALE, "waiting for the camera"),
+            EngineState.OPENING: (DiagnosticStatus.WARN, self._opening()),
+            EngineState.READY: (DiagnosticStatus.OK, "ready"),
+            EngineState.FAILED: (DiagnosticStatus.ERROR, self._failure),
+        }[self._engine]
+        return status(name, level, words, values)
 
     def _scale_status(self, name: str) -> DiagnosticStatus:
         return scale_status(name, self._scale)

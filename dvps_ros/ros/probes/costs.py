@@ -11,7 +11,7 @@ from rclpy.serialization import serialize_message
 from std_msgs.msg import Header
 
 from dvps_ros.labels import LabelSpace, PanopticOrder
-from dvps_ros.ros.outputs import View
+from dvps_ros.ros.outputs import PublishedFrame
 from dvps_ros.ros.probes.playback import frame_outputs
 from dvps_ros.types import FrameResult
 
@@ -24,7 +24,7 @@ def topic_costs(results: Iterable[FrameResult], space: LabelSpace) -> dict[str, 
     rows: dict[str, list[tuple[int, float, float]]] = {}
     for n, result in enumerate(results):
         header = Header(frame_id=result.frame_id)
-        view = View(result, header, space, PanopticOrder.INSTANCE_HIGH, weights="0" * 64)
+        view = PublishedFrame(result, header, space, PanopticOrder.INSTANCE_HIGH, weights="0" * 64)
         for topic, output in frame_outputs().items():
             begin = time.thread_time()
             message = output.build(view)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dvps_ros.errors import InputError
 from dvps_ros.losses.steering import steering_losses
-from dvps_ros.networks.steering import SteeringConfig
+from dvps_ros.networks.steering import SteeringHeadConfig
 from dvps_ros.training.steering.latents import TokenTrack
 from dvps_ros.training.steering.windows import Windows
 
@@ -68,7 +68,7 @@ class CnnLstm(nn.Module):
 def fit_cnn_lstm(
     learnt: Sequence[TokenTrack],
     kept: Sequence[TokenTrack],
-    head: SteeringConfig,
+    head: SteeringHeadConfig,
     *,
     steps: int,
     batch: int,

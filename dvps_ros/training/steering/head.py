@@ -27,7 +27,7 @@ from dvps_ros.files import write_text
 from dvps_ros.installation import source_commit
 from dvps_ros.losses.steering import steering_losses
 from dvps_ros.metrics.steering import SteeringErrors
-from dvps_ros.networks.steering import NO_FRAME_S, SteeringConfig, SteeringHead
+from dvps_ros.networks.steering import NO_FRAME_S, SteeringHead, SteeringHeadConfig
 from dvps_ros.runtime.manifest import find_model, load_manifest
 from dvps_ros.training.checkpoint import META, load_weights, network_weights, read_checkpoint
 from dvps_ros.training.checkpoint_io import WholeFiles
@@ -91,7 +91,7 @@ class SteeringRecipe:
         800, "Optimiser steps of the CNN-LSTM that the head is set beside; 0 leaves it out.", low=0
     )
     bend_weight: float = option(0.3, "lambda of the loss: how much more a bend counts.", low=0.0, high=5.0)
-    head: SteeringConfig = group(SteeringConfig)
+    head: SteeringHeadConfig = group(SteeringHeadConfig)
     data: SteeringDataConfig = group(SteeringDataConfig)
 
 
@@ -357,7 +357,7 @@ def load_head(path: str | Path) -> HeadCheckpoint:
     meta = data[META]
     if meta.get("network") != "steering":
         raise CheckpointError(f"checkpoint {path}: expected a steering head, got {meta.get('network')!r}")
-    network = SteeringHead(from_mapping(SteeringConfig, meta["network_config"]))
+    network = SteeringHead(from_mapping(SteeringHeadConfig, meta["network_config"]))
     load_weights(network, network_weights(data, "network."), path)
     golden = tuple(data[GOLDEN][name].float().numpy() for name in ("latent", "age_s"))
     return HeadCheckpoint(network.eval(), meta, golden)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dvps_ros.data.world.driver import lookahead_m
 from dvps_ros.errors import InputError
-from dvps_ros.networks.steering import SteeringConfig
+from dvps_ros.networks.steering import SteeringHeadConfig
 from dvps_ros.runtime.window import window_slots
 from dvps_ros.training.steering.latents import TokenTrack
 
@@ -39,7 +39,7 @@ class Windows:
     """float32 [W], of the vehicle of the window's track."""
 
     @classmethod
-    def of(cls, tracks: Sequence[TokenTrack], head: SteeringConfig) -> Windows:
+    def of(cls, tracks: Sequence[TokenTrack], head: SteeringHeadConfig) -> Windows:
         """One window for each frame whose angle is known.
 
         Raises:
