@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -84,7 +84,7 @@ class Recipe:
     start_from: str = option(
         "",
         "Checkpoint, model folder, or folder of the transformers library (Mask2Former for deep_dps) whose "
-        "weights the training starts from; empty starts at random.",
+        "weights the training starts from; imagenet: the encoder's published ones; empty starts at random.",
     )
     learns: str = option(
         "",
@@ -260,14 +260,23 @@ def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
     Raises:
         ConfigError: unreadable file, unknown key or bad value.
     """
-    values = _read_with_base(cls, Path(path))
+    return from_flat(cls, with_changes(_read_with_base(cls, Path(path)), changes))
+
+
+def with_changes(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Values and what ``key=value`` says of them (value in YAML; none: empty text).
+
+    Raises:
+        ConfigError: no ``=``, or no YAML.
+    """
+    changed = dict(values)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {change!r}")
         try:
-            values[key] = yaml.safe_load(text) if text else ""
+            changed[key] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"expected KEY=VALUE with a value in YAML, got {change!r}: {reason}") from error
-    return from_flat(cls, values)
+    return changed

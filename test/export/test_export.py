@@ -33,7 +33,7 @@ from dvps_ros.types import CameraModel, Frame
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SIZES = [(64, 96), (96, 64)]
-TINY = LiteConfig(embedding=8, width=16, decoder_width=16, fine_width=16, context_width=16, state_width=8)
+TINY = LiteConfig(embedding=8, encoder="thin_tiny", decoder_width=16, context_width=16, state_width=8)
 
 
 def toy_frames(height: int, width: int) -> GoldenFrames:
@@ -58,8 +58,8 @@ def lively_network() -> Lite:
                 m.running_var.uniform_(0.5, 2.0)
         for head in (network.class_head, network.depth_head, network.instance_head, network.motion.head):
             head.weight.normal_(std=0.1)
-        network.class_head.bias[11:] = 1.0
-        network.instance_head.bias[0] = -1.0
+        network.class_head.bias[4 * 11 :] = 1.0
+        network.instance_head.bias[:4] = -1.0
     return network.eval()
 
 
@@ -359,7 +359,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
 
 def test_refuses_a_label_space_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="19 classes, the network 7"):
-        export(Lite(LiteConfig(classes=7, width=8, decoder_width=8)), tmp_path, SIZES[:1])
+        export(Lite(LiteConfig(classes=7, encoder="thin_tiny", decoder_width=8)), tmp_path, SIZES[:1])
 
 
 def test_refuses_weights_beyond_float16() -> None:

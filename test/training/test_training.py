@@ -265,14 +265,14 @@ def test_recipe_changes_and_refusals(tmp_path):
 
 def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text("model: {width: 48}\n")
-    recipe = read_recipe(path, ["model.fine_width=32"])
-    assert recipe.model == {"width": 48, "fine_width": 32}
-    assert network_config(recipe, classes=19) == LiteConfig(width=48, fine_width=32)
+    path.write_text("model: {decoder_width: 48}\n")
+    recipe = read_recipe(path, ["model.state_width=16"])
+    assert recipe.model == {"decoder_width": 48, "state_width": 16}
+    assert network_config(recipe, classes=19) == LiteConfig(decoder_width=48, state_width=16)
     assert network_config(Recipe(), classes=7) == LiteConfig(classes=7)
     for change, message in (
-        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, width"),
-        ("model.width=5", "model: width: expected 8 to 128, got 5"),
+        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, encoder"),
+        ("model.decoder_width=5", "model: decoder_width: expected 8 to 256, got 5"),
         ("model.width=big", "model: width: expected int"),
         ("model.classes=3", "the label space decides"),
         ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
@@ -375,8 +375,8 @@ def test_validation_scores_what_an_export_would_run(tmp_path):
     for head in (network.class_head, network.instance_head, network.depth_head):
         torch.nn.init.zeros_(head.weight)
     with torch.no_grad():
-        network.class_head.bias[0] = 5.0
-        network.instance_head.bias[0] = -9.0
+        network.class_head.bias[:4] = 5.0
+        network.instance_head.bias[:4] = -9.0
         network.depth_head.bias.fill_(math.log(10 / 15 / (100 / 500)))
     sample = street(frames=2)
     validation = Validation(network, CITYSCAPES, tmp_path, "step0")
@@ -403,7 +403,7 @@ def cache(tmp_path_factory) -> Path:
     return folder
 
 
-TINY = {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}
+TINY = {"encoder": "thin_tiny", "decoder_width": 16, "context_width": 16, "state_width": 8}
 """A network small enough to train in a test."""
 
 
@@ -590,7 +590,7 @@ def test_a_bad_gradient_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path, 
 
 ROAD, *REST = CITYSCAPES.classes
 OTHERS = {
-    "network_config.width": {"network_config": to_dict(LiteConfig(**TINY | {"width": 16}))},
+    "network_config.decoder_width": {"network_config": to_dict(LiteConfig(**TINY | {"decoder_width": 24}))},
     "labels.name": {"labels": replace(CITYSCAPES, name="streets").to_dict()},
     "labels.classes.0": {
         "labels": replace(CITYSCAPES, classes=(replace(ROAD, name="lane"), *REST)).to_dict()
