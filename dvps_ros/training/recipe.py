@@ -32,6 +32,10 @@ class DataConfig:
     clips: int = option(2000, "Clips to render for training.", low=1)
     render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
     render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
+    textures: str = option(
+        "", "Photographs of surfaces for the rendered clips, as of the world; take another cache with them."
+    )
+    skies: str = option("", "Panoramas of the sky for them.")
     synthetic: int = option(2, "Rendered pairs of frames in a batch: they teach motion and identity.", low=0)
     synthetic_stills: int = option(
         5, "Rendered single frames in a batch: more scenes for the same time.", low=0
