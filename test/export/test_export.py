@@ -211,7 +211,7 @@ def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanSt
     produced = {n.output[0]: n.op_type for n in graph.node}
     convolutions = [n for n in graph.node if n.op_type == "Conv"]
     plain = [n for n in convolutions if produced.get(n.input[0]) != "DequantizeLinear"]
-    assert len(plain) == 4 and len(convolutions) > 40  # classes, instances, motion, depth
+    assert len(plain) == 5 and len(convolutions) > 40  # classes, instances, identities, motion, depth
     zeros = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.input[2:]}
     points = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
     assert points and not any(z.any() for z in points)  # symmetric, as TensorRT wants it

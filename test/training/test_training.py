@@ -273,7 +273,7 @@ def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
     for change, message in (
         ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, encoder"),
         ("model.decoder_width=5", "model: decoder_width: expected 8 to 256, got 5"),
-        ("model.width=big", "model: width: expected int"),
+        ("model.decoder_width=big", "model: decoder_width: expected int"),
         ("model.classes=3", "the label space decides"),
         ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
     ):
@@ -520,7 +520,7 @@ def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tm
         torch.testing.assert_close(v, expected)
     assert [m["step"] for m in mean.meta["mean_with"]] == [2]
     assert load_mean_checkpoint([trained]).meta == load_checkpoint(trained).meta
-    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.width": 16}))
+    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.decoder_width": 24}))
     with pytest.raises(CheckpointError, match="differs from .* in its network_config"):
         load_mean_checkpoint([trained, narrow])
 
@@ -796,7 +796,7 @@ def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path
     )  # fmt: skip
     module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
     other = Lite(LiteConfig(**TINY, embedding=7))
-    with pytest.raises(CheckpointError, match="does not fit the network: .*instance_head"):
+    with pytest.raises(CheckpointError, match="does not fit the network: .*identity_head"):
         start_from_model(other, tmp_path / "m", [], module)
     with pytest.raises(EngineError, match="manifest"):
         start_from_model(module.network, tmp_path, [], module)
@@ -909,7 +909,7 @@ def test_phases_that_do_not_fit_are_refused(cache, tmp_path):
     first = recipe_for(cache, tmp_path / "1")
     with pytest.raises(ConfigError, match="each needs an `out` of its own"):
         check_phases([first, first])
-    other = recipe_for(cache, tmp_path / "2", **{"model.width": 16})
+    other = recipe_for(cache, tmp_path / "2", **{"model.decoder_width": 24})
     with pytest.raises(ConfigError, match="2 cannot go on from .*1: model is"):
         check_phases([first, other])
 
