@@ -88,7 +88,7 @@ def test_int8_sums_do_not_saturate(isa: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isa", NEEDS)
 def test_depthwise_sums_do_not_saturate(isa: str, tmp_path: Path) -> None:
-    """9 products of 2 are 18; 5 less 4 of them are 2. Levels need no pairs here: the highest weight has 127."""
+    """9 products of 2 are 18, 5 less 4 of them 2. Channels have no neighbours here: levels go up to 127."""
     got = limited(isa, tmp_path, SUMS, str(tmp_path), "depthwise")
     assert got["kinds"] == ["u8"]
     assert got["values"] == pytest.approx([18, -18, 2], rel=0.01, abs=0.05)
