@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -136,7 +136,7 @@ def command(
 
         torch.manual_seed(0)
         design = NETWORKS[network]
-        config = from_flat(design.config, with_changes({}, changes))
+        config: Any = from_flat(design.config, with_changes({}, changes))
         module, labels, training = design.network(config), CITYSCAPES, {"weights": "random"}
     else:
         from dvps_ros.training.checkpoint import load_mean_checkpoint

@@ -201,7 +201,7 @@ class Lite(Network[PointsPrediction]):
         self.motion.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, -math.log(9)]))
         # Identity vectors are of unit length, so they must not start at zero.
         nn.init.normal_(self.identity_head.weight, std=0.1)
-        nn.init.normal_(self.identity_head.bias, std=0.1)
+        self.identity_head.bias = nn.Parameter(0.1 * torch.randn(embedding))
 
     @property
     def state_shapes(self) -> dict[str, tuple[int | str, ...]]:

@@ -35,6 +35,7 @@ from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.targets import center_targets, frame_targets  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
+from dvps_ros.networks.encoders import ThinEncoder  # noqa: E402
 from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
 from dvps_ros.runtime.engine import Engine  # noqa: E402
 from dvps_ros.training import batch as batches  # noqa: E402
@@ -882,6 +883,17 @@ def test_rates_of_parts(cache, tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             LitPerception(recipe_for(cache, tmp_path, **changes), CITYSCAPES)
+
+
+def test_the_encoder_starts_from_its_published_weights(cache, tmp_path, monkeypatch):
+    published = {k: v + 1 for k, v in ThinEncoder("thin_tiny").state_dict().items()}
+    monkeypatch.setattr("dvps_ros.training.fit.imagenet_weights", {"thin_tiny": published}.get)
+    recipe = recipe_for(cache, tmp_path, start_from="imagenet", **{"schedule.steps": 1, "rates.encoder": 0.0})
+    weights = load_checkpoint(run(recipe)).network.state_dict()
+    convolutions = [k for k, v in published.items() if v.ndim == 4]
+    assert convolutions and all(torch.equal(weights[f"encoder.{k}"], published[k]) for k in convolutions)
+    with pytest.raises(CheckpointError, match="no imagenet weights for network deep_dps"):
+        run(deep_dps(cache, tmp_path / "2", start_from="imagenet"))
 
 
 def test_poly_falls_to_zero():
