@@ -36,6 +36,7 @@ from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.targets import center_targets, frame_targets  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
 from dvps_ros.networks.backbones import Backbone  # noqa: E402
+from dvps_ros.networks.encoders import ThinEncoder  # noqa: E402
 from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
 from dvps_ros.runtime.engine import Engine  # noqa: E402
 from dvps_ros.training import batch as batches  # noqa: E402
@@ -266,15 +267,15 @@ def test_recipe_changes_and_refusals(tmp_path):
 
 def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text("model: {width: 48}\n")
-    recipe = read_recipe(path, ["model.fine_width=32"])
-    assert recipe.model == {"width": 48, "fine_width": 32}
-    assert network_config(recipe, classes=19) == LiteConfig(width=48, fine_width=32)
+    path.write_text("model: {decoder_width: 48}\n")
+    recipe = read_recipe(path, ["model.state_width=16"])
+    assert recipe.model == {"decoder_width": 48, "state_width": 16}
+    assert network_config(recipe, classes=19) == LiteConfig(decoder_width=48, state_width=16)
     assert network_config(Recipe(), classes=7) == LiteConfig(classes=7)
     for change, message in (
-        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, width"),
-        ("model.width=5", "model: width: expected 8 to 128, got 5"),
-        ("model.width=big", "model: width: expected int"),
+        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, encoder"),
+        ("model.decoder_width=5", "model: decoder_width: expected 8 to 256, got 5"),
+        ("model.decoder_width=big", "model: decoder_width: expected int"),
         ("model.classes=3", "the label space decides"),
         ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
     ):
@@ -376,8 +377,8 @@ def test_validation_scores_what_an_export_would_run(tmp_path):
     for head in (network.class_head, network.instance_head, network.depth_head):
         torch.nn.init.zeros_(head.weight)
     with torch.no_grad():
-        network.class_head.bias[0] = 5.0
-        network.instance_head.bias[0] = -9.0
+        network.class_head.bias[:4] = 5.0
+        network.instance_head.bias[:4] = -9.0
         network.depth_head.bias.fill_(math.log(10 / 15 / (100 / 500)))
     sample = street(frames=2)
     validation = Validation(network, CITYSCAPES, tmp_path, "step0")
@@ -404,7 +405,7 @@ def cache(tmp_path_factory) -> Path:
     return folder
 
 
-TINY = {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}
+TINY = {"encoder": "thin_tiny", "decoder_width": 16, "context_width": 16, "state_width": 8}
 """A network small enough to train in a test."""
 
 
@@ -521,7 +522,7 @@ def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tm
         torch.testing.assert_close(v, expected)
     assert [m["step"] for m in mean.meta["mean_with"]] == [2]
     assert load_mean_checkpoint([trained]).meta == load_checkpoint(trained).meta
-    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.width": 16}))
+    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.decoder_width": 24}))
     with pytest.raises(CheckpointError, match="differs from .* in its network_config"):
         load_mean_checkpoint([trained, narrow])
 
@@ -591,7 +592,7 @@ def test_a_bad_gradient_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path, 
 
 ROAD, *REST = CITYSCAPES.classes
 OTHERS = {
-    "network_config.width": {"network_config": to_dict(LiteConfig(**TINY | {"width": 16}))},
+    "network_config.decoder_width": {"network_config": to_dict(LiteConfig(**TINY | {"decoder_width": 24}))},
     "labels.name": {"labels": replace(CITYSCAPES, name="streets").to_dict()},
     "labels.classes.0": {
         "labels": replace(CITYSCAPES, classes=(replace(ROAD, name="lane"), *REST)).to_dict()
@@ -797,7 +798,7 @@ def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path
     )  # fmt: skip
     module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
     other = Lite(LiteConfig(**TINY, embedding=7))
-    with pytest.raises(CheckpointError, match="does not fit the network: .*instance_head"):
+    with pytest.raises(CheckpointError, match="does not fit the network: .*identity_head"):
         start_from_model(other, tmp_path / "m", [], module)
     with pytest.raises(EngineError, match="manifest"):
         start_from_model(module.network, tmp_path, [], module)
@@ -885,6 +886,17 @@ def test_rates_of_parts(cache, tmp_path):
             LitPerception(recipe_for(cache, tmp_path, **changes), CITYSCAPES)
 
 
+def test_the_encoder_starts_from_its_published_weights(cache, tmp_path, monkeypatch):
+    published = {k: v + 1 for k, v in ThinEncoder("thin_tiny").state_dict().items()}
+    monkeypatch.setattr("dvps_ros.training.fit.imagenet_weights", {"thin_tiny": published}.get)
+    recipe = recipe_for(cache, tmp_path, start_from="imagenet", **{"schedule.steps": 1, "rates.encoder": 0.0})
+    weights = load_checkpoint(run(recipe)).network.state_dict()
+    convolutions = [k for k, v in published.items() if v.ndim == 4]
+    assert convolutions and all(torch.equal(weights[f"encoder.{k}"], published[k]) for k in convolutions)
+    with pytest.raises(CheckpointError, match="no imagenet weights for network deep_dps"):
+        run(deep_dps(cache, tmp_path / "2", start_from="imagenet"))
+
+
 def test_poly_falls_to_zero():
     assert rate_factor(0.5, 0.0, "poly") == pytest.approx(0.5**0.9) and rate_factor(1.0, 0.0, "poly") == 0
 
@@ -910,7 +922,7 @@ def test_phases_that_do_not_fit_are_refused(cache, tmp_path):
     first = recipe_for(cache, tmp_path / "1")
     with pytest.raises(ConfigError, match="each needs an `out` of its own"):
         check_phases([first, first])
-    other = recipe_for(cache, tmp_path / "2", **{"model.width": 16})
+    other = recipe_for(cache, tmp_path / "2", **{"model.decoder_width": 24})
     with pytest.raises(ConfigError, match="2 cannot go on from .*1: model is"):
         check_phases([first, other])
 
