@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 FOR_MAPS = {
     "random_weights": "--random",
+    "changes": "--set",
     "sizes": "--size",
     "min_score": "--min-score",
     "opset": "--opset",
@@ -38,6 +39,13 @@ FOR_MAPS = {
 )
 @click.option(
     "--random", "random_weights", is_flag=True, help="Random weights instead: for speed tests only."
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="With --random: size of the network, as model of a recipe, e.g. encoder=mobilenet_v2.",
 )
 @click.option(
     "--size",
@@ -72,6 +80,7 @@ def command(
     network: str,
     checkpoints: tuple[Path, ...],
     random_weights: bool,
+    changes: tuple[str, ...],
     sizes: tuple[str, ...],
     out: Path,
     version: str,
@@ -111,6 +120,8 @@ def command(
         raise ConfigError("give at least one --size HxW")
     if bool(checkpoints) == random_weights:
         raise ConfigError("give either --checkpoint FILE or --random")
+    if changes and checkpoints:
+        raise ConfigError("--set: a checkpoint knows the size of its network; leave it out")
     wanted = [parse_size(size) for size in sizes]
     calibrating: list[Frame] = []
     if calibration is not None:
@@ -119,11 +130,14 @@ def command(
     if not checkpoints:
         import torch
 
+        from dvps_ros.config import from_flat
         from dvps_ros.labels import CITYSCAPES
+        from dvps_ros.training.recipe import with_changes
 
         torch.manual_seed(0)
         design = NETWORKS[network]
-        module, labels, training = design.network(design.config()), CITYSCAPES, {"weights": "random"}
+        config: Any = from_flat(design.config, with_changes({}, changes))
+        module, labels, training = design.network(config), CITYSCAPES, {"weights": "random"}
     else:
         from dvps_ros.training.checkpoint import load_mean_checkpoint
 

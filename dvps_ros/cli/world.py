@@ -68,6 +68,8 @@ WORLD_SIZE = SizeType(16, 8192)
     show_default=True,
     help="auto, clear, haze, overcast, rain, fog, low_sun, dusk.",
 )
+@click.option("--textures", default="", metavar="FOLDER", help="Photographs of surfaces (docs/world.md).")
+@click.option("--skies", default="", metavar="FOLDER", help="Panoramas of the sky (docs/world.md).")
 @click.option("--clean", is_flag=True, help="No noise, blur or colour cast.")
 @click.option(
     "--jobs",
@@ -88,6 +90,8 @@ def command(
     images: str,
     style: str,
     weather: str,
+    textures: str,
+    skies: str,
     clean: bool,
     jobs: int | None,
 ) -> None:
@@ -109,7 +113,13 @@ def command(
     camera = CameraModel.from_fov(size.width, size.height, fov_deg)
     configs = [
         WorldConfig(
-            seed=seed + k, style=style, weather=weather, camera_height_m=camera_height_m, effects=not clean
+            seed=seed + k,
+            style=style,
+            weather=weather,
+            camera_height_m=camera_height_m,
+            effects=not clean,
+            textures=textures,
+            skies=skies,
         )
         for k in range(sequences)
     ]

@@ -380,8 +380,8 @@ class DeepDpsWeights:
     )
 
 
+_MASK2FORMER_BACKBONE = "model.pixel_level_module.encoder."
 _MASK2FORMER_NAMES = (
-    (r"model\.pixel_level_module\.encoder\.", "backbone.model."),
     (r"model\.pixel_level_module\.decoder\.", "semantic."),
     (r"semantic\.level_embed", "semantic.level_positions"),
     (r"semantic\.input_projections\.", "semantic.projections."),
@@ -414,7 +414,8 @@ _MASK2FORMER_NAMES = (
     (r"(\.attention)\.k\.", r"\1.key."),
     (r"(\.attention)\.v\.", r"\1.value."),
 )
-"""Names of parameters in the transformers library's Mask2Former, and what they are called here."""
+"""Names of parameters in the transformers library's Mask2Former behind its backbone, and what they are called
+here."""
 
 
 def mask2former_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -427,6 +428,11 @@ def mask2former_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = {}
     for name, value in weights.items():
         if name.startswith("criterion."):
+            continue
+        if name.startswith(_MASK2FORMER_BACKBONE):  # the same class as ours, with names of its own
+            name = name.removeprefix(_MASK2FORMER_BACKBONE)
+            if not name.startswith("swin.layernorm."):  # which Backbone leaves out
+                found[f"backbone.model.{name}"] = value
             continue
         for pattern, replacement in _MASK2FORMER_NAMES:
             name = re.sub(pattern, replacement, name)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``lite``: a small convolutional network for all tasks at once, fast on processors with matrix units.
+"""``lite``: a small convolutional network for all tasks at once, fast on ordinary processors.
 
-Plain 3x3 convolutions throughout: on such processors they run faster than depthwise ones of a quarter
-of their multiply-adds. One encoder, three decoders (semantics; instances; depth) and a motion branch
-that compares the encoder's features with those of the previous frame.
+Depthwise and 1x1 convolutions throughout. One encoder, which may start from ImageNet, three decoders to
+stride 8 (semantics; instances; depth) whose heads speak for the cells of stride 4, and a motion branch that
+compares the encoder's features with those of the previous frame.
 """
 
 from __future__ import annotations
@@ -18,31 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvps_ros.config import from_flat, option
-from dvps_ros.contract import OUTPUT_STRIDE
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.losses import depth, instance, motion, panoptic_depth, semantic
 from dvps_ros.losses.photometric import photometric
 from dvps_ros.losses.targets import DenseTargets, FrameBatch, dense_targets
 from dvps_ros.losses.term import Term, Terms
+from dvps_ros.networks.encoders import ENCODERS, Convolution, encoder, separable
 from dvps_ros.networks.fusion.points import PointsConfig, PointsFusion
 from dvps_ros.networks.parts import (
-    BasicBlock,
-    Context,
-    conv_bn,
     correlation,
     grid_tokens,
     init_convolutions,
     matched_shift,
-    patches,
     ray_map,
     unit_length,
     upsample,
 )
 from dvps_ros.networks.protocol import Network, Objective, PointsPrediction
 
-IMAGE_MEAN = (123.7, 116.3, 103.5)
-IMAGE_STD = (58.4, 57.1, 57.4)
 LATENT_GRID = (6, 16)
 """Rows and columns of the latent tokens."""
 CORRELATION_RADIUS = (5, 3)
@@ -65,11 +59,8 @@ class LiteConfig:
 
     classes: int = option(19, "Classes of the label space.", low=1, high=254)
     embedding: int = option(32, "Length of the identity vectors.", low=1, high=256)
-    width: int = option(
-        64, "Channels of the encoder at stride 4; 2, 4 and 6 times as many deeper.", low=8, high=128
-    )
-    decoder_width: int = option(64, "Channels of the decoders at stride 8 and 16.", low=8, high=256)
-    fine_width: int = option(48, "Channels of the decoders at stride 4.", low=8, high=256)
+    encoder: str = option("mobilenet_v2", "Encoder, by its name in networks.encoders.", choices=ENCODERS)
+    decoder_width: int = option(128, "Channels of the decoders.", low=8, high=256)
     context_width: int = option(
         128, "Channels of the context module and of the latent tokens.", low=8, high=512
     )
@@ -81,52 +72,65 @@ class LiteConfig:
     )
 
 
-class Encoder(nn.Module):
-    """ResNet-like, on 4x4 pixel patches [B,48,H/4,W/4]; features at strides 4, 8, 16, 32."""
+class Context(nn.Module):
+    """Scene context at the deepest stride: two 5x5 residual convolutions and the mean over the image."""
 
-    def __init__(self, widths: tuple[int, int, int, int], blocks: tuple[int, int, int, int]) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.stem = conv_bn(3 * OUTPUT_STRIDE * OUTPUT_STRIDE, widths[0])
-        stages, inputs = [], widths[0]
-        for i, (width, count) in enumerate(zip(widths, blocks, strict=True)):
-            first = BasicBlock(inputs, width, 1 if i == 0 else 2)
-            stages.append(nn.Sequential(first, *(BasicBlock(width, width) for _ in range(count - 1))))
-            inputs = width
-        self.stages = nn.ModuleList(stages)
+        self.reduce = Convolution(inputs, outputs, 1)
+        self.near = nn.ModuleList([separable(outputs, outputs, 5) for _ in range(2)])
+        self.scene = nn.Linear(outputs, outputs)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, features = self.stem(x), []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.reduce(x)
+        for layer in self.near:
+            x = x + layer(x)
+        return x + self.scene(x.mean((2, 3)))[:, :, None, None]
 
 
 class Decoder(nn.Module):
-    """Top-down path from stride 32 to stride 4 that sees where each cell looks (ray directions)."""
+    """Top-down path from stride 32 to stride 8 that sees where each cell looks (ray directions).
 
-    def __init__(self, encoder: tuple[int, int, int, int], context: int, width: int, fine: int) -> None:
+    Features of stride 4 enter at stride 8, the four cells of each as channels: detail at an eighth's price.
+    """
+
+    def __init__(self, encoder: tuple[int, ...], context: int, width: int) -> None:
         super().__init__()
         self.top = nn.Conv2d(context, width, 1)
         self.lateral16 = nn.Conv2d(encoder[2], width, 1)
         self.rays16 = nn.Conv2d(2, width, 1, bias=False)
-        self.fuse16 = conv_bn(width, width)
+        self.fuse16 = separable(width, width, 5)
         self.lateral8 = nn.Conv2d(encoder[1], width, 1)
+        self.lateral4 = nn.Conv2d(encoder[0], width, 2, 2)
         self.rays8 = nn.Conv2d(2, width, 1, bias=False)
-        self.fuse8 = conv_bn(width, width)
-        self.narrow = nn.Conv2d(width, fine, 1)
-        self.lateral4 = nn.Conv2d(encoder[0], fine, 1)
-        self.fuse4 = conv_bn(fine, fine)
+        self.fuse8 = nn.Sequential(separable(width, width, 5), separable(width, width, 3))
 
-    def forward(
-        self, features: list[Tensor], context: Tensor, rays16: Tensor, rays8: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Features at stride 8 [B,width,.,.] and stride 4 [B,fine,.,.]."""
+    def forward(self, features: list[Tensor], context: Tensor, rays16: Tensor, rays8: Tensor) -> Tensor:
+        """Features [B,width,H/8,W/8]."""
         x = upsample(self.top(context)) + self.lateral16(features[2]) + self.rays16(rays16)
-        x = self.fuse16(x)
-        x = upsample(x) + self.lateral8(features[1]) + self.rays8(rays8)
-        x8 = self.fuse8(x)
-        return x8, self.fuse4(upsample(self.narrow(x8)) + self.lateral4(features[0]))
+        x = upsample(self.fuse16(x)) + self.lateral8(features[1]) + self.lateral4(features[0])
+        result: Tensor = self.fuse8(x + self.rays8(rays8))
+        return result
+
+
+class Head(nn.Conv2d):
+    """1x1 convolution at stride 8 that speaks for each of the four cells of stride 4: output i of theirs are
+    its channels 4 i to 4 i + 3."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, 4 * outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,outputs,H/4,W/4]."""
+        return F.pixel_shuffle(super().forward(x), 2)
+
+    @torch.no_grad()
+    def start(self, bias: Tensor) -> None:
+        """Small weights at random and biases [outputs], alike in the four cells."""
+        weight = 0.01 * torch.randn(bias.numel(), self.in_channels, 1, 1)
+        self.weight.copy_(weight.repeat_interleave(4, 0))
+        assert self.bias is not None
+        self.bias.copy_(bias.repeat_interleave(4))
 
 
 class MotionBranch(nn.Module):
@@ -140,8 +144,9 @@ class MotionBranch(nn.Module):
         super().__init__()
         rx, ry = CORRELATION_RADIUS
         self.sharpness = nn.Parameter(torch.tensor(MATCH_SHARPNESS))
-        self.coarse = nn.Sequential(conv_bn((2 * rx + 1) * (2 * ry + 1) + state + 2, 96), conv_bn(96, 64))
-        self.fine = nn.Sequential(conv_bn(64 + 2 * state + instance, 64), conv_bn(64, 48))
+        cells = (2 * rx + 1) * (2 * ry + 1)
+        self.coarse = nn.Sequential(Convolution(cells + state + 2, 96, 1), separable(96, 64, 5))
+        self.fine = nn.Sequential(Convolution(64 + 2 * state + instance, 64, 1), separable(64, 48, 5))
         self.head = nn.Conv2d(48, 3, 1)
 
     def forward(self, current: Tensor, previous: Tensor, instance: Tensor) -> Tensor:
@@ -170,31 +175,33 @@ class Lite(Network[PointsPrediction]):
     def __init__(self, config: LiteConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or LiteConfig()
-        width, decoder, fine = config.width, config.decoder_width, config.fine_width
-        widths = (width, 2 * width, 4 * width, 6 * width)
-        self.encoder = Encoder(widths, (1, 2, 2, 2))
-        self.context = Context(widths[3], config.context_width)
-        self.semantic = Decoder(widths, config.context_width, decoder, fine)
-        self.instance = Decoder(widths, config.context_width, decoder, fine)
-        self.depth = Decoder(widths, config.context_width, decoder, fine)
-        self.remember = nn.Conv2d(widths[1], config.state_width, 1)
-        self.motion = MotionBranch(config.state_width, decoder)
-        self.class_head = nn.Conv2d(fine, config.classes, 1)
-        self.instance_head = nn.Conv2d(fine, 3 + config.embedding, 1)
-        self.depth_head = nn.Conv2d(fine, 1, 1)
-        self.register_buffer("mean", torch.tensor(IMAGE_MEAN * OUTPUT_STRIDE**2), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGE_STD * OUTPUT_STRIDE**2), persistent=False)
-        init_convolutions(self)
-        for head in (self.class_head, self.instance_head, self.depth_head, self.motion.head):
-            nn.init.normal_(head.weight, std=0.01)
-        # Identity vectors are of unit length, so they must not start at zero.
-        nn.init.normal_(self.instance_head.weight[3:], std=0.1)
-        instance_bias, motion_bias = torch.zeros(3 + config.embedding), torch.zeros(3)
-        nn.init.normal_(instance_bias[3:], std=0.1)
+        width, context, embedding = config.decoder_width, config.context_width, config.embedding
+        self.encoder = encoder(config.encoder)
+        channels = self.encoder.channels
+        self.context = Context(channels[3], context)
+        self.semantic = Decoder(channels, context, width)
+        self.instance = Decoder(channels, context, width)
+        self.depth = Decoder(channels, context, width)
+        self.remember = nn.Conv2d(channels[1], config.state_width, 1)
+        self.motion = MotionBranch(config.state_width, width)
+        self.class_head = Head(width, config.classes)
+        self.instance_head = Head(width, 3)
+        self.identity_head = nn.Conv2d(width, embedding, 1)
+        self.depth_head = Head(width, 1)
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(self.encoder, name)).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+        for part in (self.context, self.semantic, self.instance, self.depth, self.remember, self.motion):
+            init_convolutions(part)
         # One cell in a hundred is near a centre, one in ten moves (the prior of Lin et al. 2017).
-        instance_bias[0], motion_bias[2] = -math.log(99), -math.log(9)
-        self.instance_head.bias = nn.Parameter(instance_bias)
-        self.motion.head.bias = nn.Parameter(motion_bias)
+        self.class_head.start(torch.zeros(config.classes))
+        self.instance_head.start(torch.tensor([-math.log(99), 0.0, 0.0]))
+        self.depth_head.start(torch.zeros(1))
+        nn.init.normal_(self.motion.head.weight, std=0.01)
+        self.motion.head.bias = nn.Parameter(torch.tensor([0.0, 0.0, -math.log(9)]))
+        # Identity vectors are of unit length, so they must not start at zero.
+        nn.init.normal_(self.identity_head.weight, std=0.1)
+        self.identity_head.bias = nn.Parameter(0.1 * torch.randn(embedding))
 
     @property
     def state_shapes(self) -> dict[str, tuple[int | str, ...]]:
@@ -209,16 +216,14 @@ class Lite(Network[PointsPrediction]):
         height, width = image.shape[2:]
         previous = (self.initial_state(image) if state is None else state)["features"]
         rays16, rays8 = (ray_map(intrinsics, height, width, s) for s in (16, 8))
-        pixels = (patches(image, OUTPUT_STRIDE) - self.mean) / self.std
-        features = self.encoder(pixels.permute(0, 3, 1, 2))
+        features = self.encoder((image - self.mean) / self.std)
         context = self.context(features[3])
-        _, semantic = self.semantic(features, context, rays16, rays8)
-        instance8, instance = self.instance(features, context, rays16, rays8)
-        _, depth = self.depth(features, context, rays16, rays8)
-
-        center, offset, embedding = self.instance_head(instance).split((1, 2, self.config.embedding), 1)
+        semantic, instance, depth = (
+            decode(features, context, rays16, rays8) for decode in (self.semantic, self.instance, self.depth)
+        )
+        center, offset = self.instance_head(instance).split((1, 2), 1)
         remembered = self.remember(features[1])
-        motion, moving = upsample(self.motion(remembered, previous, instance8)).split((2, 1), 1)
+        motion, moving = upsample(self.motion(remembered, previous, instance)).split((2, 1), 1)
         has_previous = (previous.abs().amax((1, 2, 3), keepdim=True) > 0).to(motion.dtype)
         # Depth is proportional to focal length for the same appearance, so the head speaks for one
         # canonical camera; bounding it softly keeps its gradient alive.
@@ -232,10 +237,10 @@ class Lite(Network[PointsPrediction]):
             log_depth=canonical + focal,
             motion_px=MOTION_UNIT_PX * motion * has_previous,
             moving_logits=moving,
-            embedding=unit_length(embedding),
+            embedding=unit_length(upsample(self.identity_head(instance))),
             latent=grid_tokens(context, *LATENT_GRID),
             state={"features": remembered},
-            depth_features=depth,
+            depth_features=upsample(depth),
         )
 
 

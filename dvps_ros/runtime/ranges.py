@@ -29,6 +29,8 @@ from dvps_ros.runtime.backends.protocol import Progress
 Ranges = dict[str, list[float]]
 """Name of a convolution's weights -> least and greatest value of its input."""
 
+CONVOLUTIONS = ("Convolution", "GroupConvolution")
+"""Operators of OpenVINO."""
 LEAST_CHANNELS = 16
 """Of the input; fewer fill no vector of int8, and are coordinates."""
 LEARNT, HALF = "network.", ".float16"
@@ -111,7 +113,8 @@ def _round(convolutions: Mapping[str, Any], ranges: Ranges) -> None:
         if key not in rounded:
             ends = [np.float32(v) for v in (low, high, low, high)]
             rounded[key] = ops.fake_quantize(source, *ends, levels=256)
-        weights = _weights(convolution).get_data().astype(np.float32)
+        shape = tuple(convolution.input(1).get_shape())
+        weights = _weights(convolution).get_data().astype(np.float32).reshape(shape)
         peak = _peaks(weights)
         fine = ops.fake_quantize(ops.constant(weights), -peak, peak, -peak, peak, levels=255)
         convolution.input(0).replace_source_output(rounded[key].output(0))
@@ -137,8 +140,8 @@ def _convolutions(model: Any) -> dict[str, Any]:
     read: set[str] = set()
     found = {}
     for op in reversed(model.get_ordered_ops()):
-        name, convolves = op.get_friendly_name(), op.get_type_name() == "Convolution"
-        if convolves and name in read and op.input(1).get_shape()[1] >= LEAST_CHANNELS:
+        name, convolves = op.get_friendly_name(), op.get_type_name() in CONVOLUTIONS
+        if convolves and name in read and op.input(0).get_partial_shape()[1].get_length() >= LEAST_CHANNELS:
             weights = _weights(op).get_friendly_name()
             if weights.startswith(LEARNT):
                 found[weights.removesuffix(HALF)] = op
@@ -150,22 +153,31 @@ def _convolutions(model: Any) -> dict[str, Any]:
 
 
 def _weights(convolution: Any) -> Any:
-    """The constant that a convolution's weights are, or are cast from."""
+    """The constant that a convolution's weights are, or are cast or split into groups from."""
     node = convolution.input(1).get_source_output().get_node()
-    while node.get_type_name() == "Convert":
+    while node.get_type_name() in ("Convert", "Reshape"):
         node = node.input(0).get_source_output().get_node()
     return node
 
 
 def _peaks(weights: np.ndarray) -> np.ndarray:
-    """Weight of each output channel that has the highest level, 127: float32 [O,1,1,1] of weights [O,I,H,W].
+    """Weight of each output channel that has the highest level, 127.
 
     The largest sum of two neighbouring input channels' weights of one sign, which is never less than the
     largest weight.
+
+    Args:
+        weights: float32 [O,I,H,W], or of groups [G,O,I,H,W].
+
+    Returns:
+        float32 [O,1,1,1] or [G,O,1,1,1].
     """
-    paired = np.pad(weights, ((0, 0), (0, weights.shape[1] % 2), (0, 0), (0, 0)))
-    sums = [np.maximum(part[:, 0::2], 0) + np.maximum(part[:, 1::2], 0) for part in (paired, -paired)]
-    peak = np.maximum(*sums).max((1, 2, 3), keepdims=True)
+    inputs = weights.ndim - 3
+    pad = [(0, 0)] * weights.ndim
+    pad[inputs] = (0, weights.shape[inputs] % 2)
+    paired = np.pad(weights, pad).swapaxes(inputs, 0)
+    sums = [np.maximum(part[0::2], 0) + np.maximum(part[1::2], 0) for part in (paired, -paired)]
+    peak = np.maximum(*sums).swapaxes(inputs, 0).max((-3, -2, -1), keepdims=True)
     peak[peak == 0] = 1
     return peak
 

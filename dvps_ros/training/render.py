@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +25,21 @@ def render_clips(data: DataConfig, *, progress: bool = False) -> None:
     """Render what the cache lacks or holds in another size; several processes may fill one cache.
 
     Raises:
-        InputError: the disk refuses a file.
+        InputError: the disk refuses a file, or photographs cannot be read.
     """
-    validation = [(Path(data.cache) / "val", VALIDATION_SEED + i) for i in range(VALIDATION_CLIPS)]
-    training = [(Path(data.cache) / "train", seed) for seed in range(data.clips)]
-    for folder, seed in tqdm(validation + training, unit="clip", disable=not progress):
+    plain, photographed = WorldConfig(), WorldConfig(textures=data.textures, skies=data.skies)
+    validation = [(Path(data.cache) / "val", plain, VALIDATION_SEED + i) for i in range(VALIDATION_CLIPS)]
+    training = [(Path(data.cache) / "train", photographed, seed) for seed in range(data.clips)]
+    for folder, world, seed in tqdm(validation + training, unit="clip", disable=not progress):
         path = folder / f"{seed:07d}.npz"
         if stored_size(path) != (data.render_height, data.render_width):
-            write_clip(path, random_clip(seed, data.render_width, data.render_height))
+            write_clip(path, random_clip(seed, data.render_width, data.render_height, world))
 
 
-def random_clip(seed: int, width: int, height: int) -> Sample:
-    """A clip of :data:`FRAMES` frames; the seed decides world, camera and rate."""
+def random_clip(seed: int, width: int, height: int, world: WorldConfig | None = None) -> Sample:
+    """A clip of :data:`FRAMES` frames; the seed decides world, camera and rate, ``world`` the rest."""
     rng = np.random.default_rng([seed, 7])
     start_s = float(rng.uniform(0, LATEST_START_S)) if rng.random() < 0.7 else 0.0
-    return World(WorldConfig(seed=seed)).clip(
+    return World(replace(world or WorldConfig(), seed=seed)).clip(
         FRAMES, draw_camera(seed, width, height), rate_hz=float(rng.uniform(7, 15)), start_s=start_s
     )

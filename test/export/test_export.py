@@ -33,7 +33,7 @@ from dvps_ros.types import CameraModel, Frame
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SIZES = [(64, 96), (96, 64)]
-TINY = LiteConfig(embedding=8, width=16, decoder_width=16, fine_width=16, context_width=16, state_width=8)
+TINY = LiteConfig(embedding=8, encoder="thin_tiny", decoder_width=16, context_width=16, state_width=8)
 
 
 def toy_frames(height: int, width: int) -> GoldenFrames:
@@ -58,8 +58,8 @@ def lively_network() -> Lite:
                 m.running_var.uniform_(0.5, 2.0)
         for head in (network.class_head, network.depth_head, network.instance_head, network.motion.head):
             head.weight.normal_(std=0.1)
-        network.class_head.bias[11:] = 1.0
-        network.instance_head.bias[0] = -1.0
+        network.class_head.bias[4 * 11 :] = 1.0
+        network.instance_head.bias[:4] = -1.0
     return network.eval()
 
 
@@ -211,7 +211,7 @@ def test_int8_graph_has_only_convolutions_in_int8_and_no_head(calibrated: PlanSt
     produced = {n.output[0]: n.op_type for n in graph.node}
     convolutions = [n for n in graph.node if n.op_type == "Conv"]
     plain = [n for n in convolutions if produced.get(n.input[0]) != "DequantizeLinear"]
-    assert len(plain) == 4 and len(convolutions) > 40  # classes, instances, motion, depth
+    assert len(plain) == 5 and len(convolutions) > 40  # classes, instances, identities, motion, depth
     zeros = {name for n in graph.node if n.op_type == "QuantizeLinear" for name in n.input[2:]}
     points = [onnx.numpy_helper.to_array(t) for t in graph.initializer if t.name in zeros]
     assert points and not any(z.any() for z in points)  # symmetric, as TensorRT wants it
@@ -359,7 +359,7 @@ def test_a_graph_that_computes_something_else_is_not_written(
 
 def test_refuses_a_label_space_of_another_size(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="19 classes, the network 7"):
-        export(Lite(LiteConfig(classes=7, width=8, decoder_width=8)), tmp_path, SIZES[:1])
+        export(Lite(LiteConfig(classes=7, encoder="thin_tiny", decoder_width=8)), tmp_path, SIZES[:1])
 
 
 def test_refuses_weights_beyond_float16() -> None:
@@ -397,6 +397,9 @@ def test_parses_sizes() -> None:
         (["nope", "--random"], "unknown network 'nope'"),
         (["lite"], "--checkpoint FILE or --random"),
         (["lite", "--random", "--checkpoint", "x.ckpt"], "--checkpoint FILE or --random"),
+        (["lite", "--checkpoint", "x.ckpt", "--set", "encoder=wide"], "--set: a checkpoint knows the size"),
+        (["lite", "--random", "--set", "encoder=thick"], "encoder: expected one of"),
+        (["lite", "--random", "--set", "encoder"], "expected KEY=VALUE"),
         (["steering", "--checkpoint", "x.ckpt"], "^--size: not for the steering head"),
         (["steering", "--checkpoint", "x.ckpt", "--random"], "--random, --size|--size, --random"),
         (["steering", "--checkpoint", "x.ckpt", "--min-score", "0.1"], "--min-score, --size"),

@@ -20,7 +20,7 @@ from dvps_ros.types import Sample
 
 H, W = 64, 128
 TINY: dict[str, dict[str, Any]] = {
-    "lite": {"width": 8, "decoder_width": 16, "fine_width": 16, "context_width": 16, "state_width": 8},
+    "lite": {"encoder": "thin_tiny", "decoder_width": 16, "context_width": 16, "state_width": 8},
     "deep_dps": {
         "backbone": "resnet_tiny", "pixel_decoder": "pyramid", "width": 32, "queries": 12, "heads": 4,
         "hidden": 64, "rounds": 1,

@@ -13,7 +13,7 @@ from dvps_ros.networks import NETWORKS, Lite, LiteConfig, PointsPrediction
 
 H, W = 64, 96
 TINY = LiteConfig(
-    classes=5, embedding=8, width=8, decoder_width=16, fine_width=8, context_width=16, state_width=8
+    classes=5, embedding=8, encoder="thin_tiny", decoder_width=16, context_width=16, state_width=8
 )
 
 

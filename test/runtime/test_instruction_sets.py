@@ -49,13 +49,15 @@ import numpy as np, onnx, openvino
 from onnx import TensorProto, helper, numpy_helper
 from dvps_ros.runtime import ranges
 folder, full = Path(sys.argv[1]), sys.argv[2] == "full"
+groups = 32 if sys.argv[2] == "depthwise" else 1
 if full:
     ranges._peaks = lambda w: np.abs(w).max((1, 2, 3), keepdims=True)
-weights = np.ones((16, 32, 3, 3), np.float32)
-weights[1], weights[2, ::2] = -1, -1
-head = np.eye(16, dtype=np.float32)[:, :, None, None]
+weights = np.ones((max(16, groups), 32 // groups, 3, 3), np.float32)
+weights[1], weights[2].ravel()[: weights[2].size // 2] = -1, -1
+head = np.eye(16, len(weights), dtype=np.float32)[:, :, None, None]
+body = dict(pads=[1, 1, 1, 1], group=groups)
 nodes = [
-    helper.make_node("Conv", ["image", "network.body.weight"], ["wide"], "body", pads=[1, 1, 1, 1]),
+    helper.make_node("Conv", ["image", "network.body.weight"], ["wide"], "body", **body),
     helper.make_node("Conv", ["wide", "network.head.weight"], ["out"], "head"),
 ]
 graph = helper.make_graph(
@@ -82,6 +84,14 @@ def test_int8_sums_do_not_saturate(isa: str, tmp_path: Path) -> None:
     got = limited(isa, tmp_path, SUMS, str(tmp_path), "paired")
     assert got["kinds"] == ["u8"]
     assert got["values"] == pytest.approx([576, -576, 0], rel=0.01, abs=1)
+
+
+@pytest.mark.parametrize("isa", NEEDS)
+def test_depthwise_sums_do_not_saturate(isa: str, tmp_path: Path) -> None:
+    """9 products of 2 are 18, 5 less 4 of them 2. Channels have no neighbours here: levels go up to 127."""
+    got = limited(isa, tmp_path, SUMS, str(tmp_path), "depthwise")
+    assert got["kinds"] == ["u8"]
+    assert got["values"] == pytest.approx([18, -18, 2], rel=0.01, abs=0.05)
 
 
 @pytest.mark.parametrize("isa", WITHOUT_VNNI)

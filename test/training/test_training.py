@@ -35,6 +35,8 @@ from dvps_ros.labels import CITYSCAPES, VOID  # noqa: E402
 from dvps_ros.losses.photometric import warp  # noqa: E402
 from dvps_ros.losses.targets import center_targets, frame_targets  # noqa: E402
 from dvps_ros.networks import Lite, LiteConfig  # noqa: E402
+from dvps_ros.networks.backbones import Backbone  # noqa: E402
+from dvps_ros.networks.encoders import ThinEncoder  # noqa: E402
 from dvps_ros.networks.lite import LiteObjective, LiteWeights  # noqa: E402
 from dvps_ros.runtime.engine import Engine  # noqa: E402
 from dvps_ros.training import batch as batches  # noqa: E402
@@ -265,15 +267,15 @@ def test_recipe_changes_and_refusals(tmp_path):
 
 def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
     path = tmp_path / "r.yaml"
-    path.write_text("model: {width: 48}\n")
-    recipe = read_recipe(path, ["model.fine_width=32"])
-    assert recipe.model == {"width": 48, "fine_width": 32}
-    assert network_config(recipe, classes=19) == LiteConfig(width=48, fine_width=32)
+    path.write_text("model: {decoder_width: 48}\n")
+    recipe = read_recipe(path, ["model.state_width=16"])
+    assert recipe.model == {"decoder_width": 48, "state_width": 16}
+    assert network_config(recipe, classes=19) == LiteConfig(decoder_width=48, state_width=16)
     assert network_config(Recipe(), classes=7) == LiteConfig(classes=7)
     for change, message in (
-        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, width"),
-        ("model.width=5", "model: width: expected 8 to 128, got 5"),
-        ("model.width=big", "model: width: expected int"),
+        ("model.widht=48", "model: unknown keys widht; known keys are classes, embedding, encoder"),
+        ("model.decoder_width=5", "model: decoder_width: expected 8 to 256, got 5"),
+        ("model.decoder_width=big", "model: decoder_width: expected int"),
         ("model.classes=3", "the label space decides"),
         ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
     ):
@@ -375,8 +377,8 @@ def test_validation_scores_what_an_export_would_run(tmp_path):
     for head in (network.class_head, network.instance_head, network.depth_head):
         torch.nn.init.zeros_(head.weight)
     with torch.no_grad():
-        network.class_head.bias[0] = 5.0
-        network.instance_head.bias[0] = -9.0
+        network.class_head.bias[:4] = 5.0
+        network.instance_head.bias[:4] = -9.0
         network.depth_head.bias.fill_(math.log(10 / 15 / (100 / 500)))
     sample = street(frames=2)
     validation = Validation(network, CITYSCAPES, tmp_path, "step0")
@@ -403,7 +405,7 @@ def cache(tmp_path_factory) -> Path:
     return folder
 
 
-TINY = {"width": 8, "decoder_width": 16, "context_width": 16, "state_width": 8}
+TINY = {"encoder": "thin_tiny", "decoder_width": 16, "context_width": 16, "state_width": 8}
 """A network small enough to train in a test."""
 
 
@@ -520,7 +522,7 @@ def test_the_mean_of_checkpoints_is_the_mean_of_their_weights(trained, cache, tm
         torch.testing.assert_close(v, expected)
     assert [m["step"] for m in mean.meta["mean_with"]] == [2]
     assert load_mean_checkpoint([trained]).meta == load_checkpoint(trained).meta
-    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.width": 16}))
+    narrow = run(recipe_for(cache, tmp_path / "narrow", **{"schedule.steps": 1, "model.decoder_width": 24}))
     with pytest.raises(CheckpointError, match="differs from .* in its network_config"):
         load_mean_checkpoint([trained, narrow])
 
@@ -590,7 +592,7 @@ def test_a_bad_gradient_stops_the_run_and_keeps_the_checkpoint(cache, tmp_path, 
 
 ROAD, *REST = CITYSCAPES.classes
 OTHERS = {
-    "network_config.width": {"network_config": to_dict(LiteConfig(**TINY | {"width": 16}))},
+    "network_config.decoder_width": {"network_config": to_dict(LiteConfig(**TINY | {"decoder_width": 24}))},
     "labels.name": {"labels": replace(CITYSCAPES, name="streets").to_dict()},
     "labels.classes.0": {
         "labels": replace(CITYSCAPES, classes=(replace(ROAD, name="lane"), *REST)).to_dict()
@@ -796,7 +798,7 @@ def test_a_model_of_another_architecture_starts_nothing(trained, cache, tmp_path
     )  # fmt: skip
     module = LitPerception(recipe_for(cache, tmp_path), CITYSCAPES)
     other = Lite(LiteConfig(**TINY, embedding=7))
-    with pytest.raises(CheckpointError, match="does not fit the network: .*instance_head"):
+    with pytest.raises(CheckpointError, match="does not fit the network: .*identity_head"):
         start_from_model(other, tmp_path / "m", [], module)
     with pytest.raises(EngineError, match="manifest"):
         start_from_model(module.network, tmp_path, [], module)
@@ -884,6 +886,17 @@ def test_rates_of_parts(cache, tmp_path):
             LitPerception(recipe_for(cache, tmp_path, **changes), CITYSCAPES)
 
 
+def test_the_encoder_starts_from_its_published_weights(cache, tmp_path, monkeypatch):
+    published = {k: v + 1 for k, v in ThinEncoder("thin_tiny").state_dict().items()}
+    monkeypatch.setattr("dvps_ros.training.fit.imagenet_weights", {"thin_tiny": published}.get)
+    recipe = recipe_for(cache, tmp_path, start_from="imagenet", **{"schedule.steps": 1, "rates.encoder": 0.0})
+    weights = load_checkpoint(run(recipe)).network.state_dict()
+    convolutions = [k for k, v in published.items() if v.ndim == 4]
+    assert convolutions and all(torch.equal(weights[f"encoder.{k}"], published[k]) for k in convolutions)
+    with pytest.raises(CheckpointError, match="no imagenet weights for network deep_dps"):
+        run(deep_dps(cache, tmp_path / "2", start_from="imagenet"))
+
+
 def test_poly_falls_to_zero():
     assert rate_factor(0.5, 0.0, "poly") == pytest.approx(0.5**0.9) and rate_factor(1.0, 0.0, "poly") == 0
 
@@ -909,7 +922,7 @@ def test_phases_that_do_not_fit_are_refused(cache, tmp_path):
     first = recipe_for(cache, tmp_path / "1")
     with pytest.raises(ConfigError, match="each needs an `out` of its own"):
         check_phases([first, first])
-    other = recipe_for(cache, tmp_path / "2", **{"model.width": 16})
+    other = recipe_for(cache, tmp_path / "2", **{"model.decoder_width": 24})
     with pytest.raises(ConfigError, match="2 cannot go on from .*1: model is"):
         check_phases([first, other])
 
@@ -1005,56 +1018,107 @@ def test_deep_dps_trains_validates_and_exports_in_two_steps(cache, tmp_path):
         start_from_model(loaded.network, tmp_path / "m", [], lambda batch: None)
 
 
-def save_mask2former(folder: Path, **changes) -> Any:
+def save_mask2former(folder: Path, backbone: str = "resnet_tiny", **changes) -> Any:
     from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 
-    network = LitPerception(deep_dps(Path("x"), Path("x")), CITYSCAPES).network
-    names = {0: "road", 1: "car", 2: "lamp post"}
+    names = {0: "Road", 1: "car", 2: "lamp post", 3: "traffic-sign", 4: "car"}
     sizes = {
-        "hidden_dim": 32,
-        "feature_size": 32,
-        "mask_feature_size": 32,
-        "num_attention_heads": 4,
-    } | changes
+        "hidden_dim": 32, "feature_size": 32, "mask_feature_size": 32, "num_attention_heads": 4,
+        "decoder_layers": 4, "id2label": names, "label2id": {n: i for i, n in names.items()},
+    } | changes  # fmt: skip
     config = Mask2FormerConfig(
-        backbone_config=network.backbone.model.config, encoder_feedforward_dim=64, dim_feedforward=64,
-        encoder_layers=1, decoder_layers=4, num_queries=12, id2label=names,
-        label2id={n: i for i, n in names.items()}, **sizes,
+        backbone_config=Backbone(backbone).model.config, encoder_feedforward_dim=64, dim_feedforward=64,
+        encoder_layers=1, num_queries=12, **sizes,
     )  # fmt: skip
     theirs = Mask2FormerForUniversalSegmentation(config)
     theirs.save_pretrained(folder)
     return theirs
 
 
-def test_a_mask2former_of_the_transformers_library_starts_a_training(cache, tmp_path, caplog):
+@pytest.mark.parametrize("backbone", ["resnet_tiny", "swin_tiny"])
+def test_a_mask2former_of_the_transformers_library_starts_a_training(tmp_path, caplog, backbone):
+    theirs = save_mask2former(tmp_path / "hf", backbone).eval()
+    recipe = deep_dps(Path("x"), tmp_path / "out", **{"model.backbone": backbone})
+    network = LitPerception(recipe, CITYSCAPES).network.eval()
+    before = network.classify.weight.detach().clone()
+    with caplog.at_level("INFO"):
+        start_from_transformers(network, tmp_path / "hf", CITYSCAPES)
+    image = torch.rand(1, 3, 64, 128) * 255
+    with torch.no_grad():
+        ours = network(image, torch.tensor([[100.0, 100.0, 63.5, 31.5]]))
+        want = theirs((image - network.mean) / network.std)
+    torch.testing.assert_close(ours.mask_logits, want.masks_queries_logits, rtol=1e-3, atol=1e-4)
+    rows = network.classify.weight
+    # Of equal names the first counts.
+    for name, row in (("road", 0), ("car", 1), ("traffic sign", 3)):
+        torch.testing.assert_close(rows[CITYSCAPES.id_of(name)], theirs.class_predictor.weight[row])
+    torch.testing.assert_close(rows[-1], theirs.class_predictor.weight[-1])
+    assert torch.equal(rows[CITYSCAPES.id_of("sky")], before[CITYSCAPES.id_of("sky")])
+    assert "of 19 classes 3 are known by name" in caplog.text
+    assert "at random: backup, depth, depth_level_positions" in caplog.text
+
+
+def test_a_training_starts_from_the_weights_of_a_mask2former(cache, tmp_path):
     theirs = save_mask2former(tmp_path / "hf")
     recipe = deep_dps(cache, tmp_path / "out", start_from=str(tmp_path / "hf"), **{"schedule.steps": 1})
     recipe = replace(recipe, schedule=replace(recipe.schedule, learning_rate=0.0))
-    with caplog.at_level("INFO"):
-        network = load_checkpoint(run(recipe)).network
-    want = theirs.state_dict()
-    queries = want["model.transformer_module.queries_features.weight"]
-    torch.testing.assert_close(network.queries[0], queries, rtol=0, atol=1e-6)
-    rows = network.classify.weight
-    for name, row in (("road", 0), ("car", 1)):
-        torch.testing.assert_close(rows[CITYSCAPES.id_of(name)], want["class_predictor.weight"][row])
-    torch.testing.assert_close(rows[-1], want["class_predictor.weight"][-1])
-    assert "of 19 classes 2 are known by name" in caplog.text and "geometry" in caplog.text
+    queries = theirs.state_dict()["model.transformer_module.queries_features.weight"]
+    torch.testing.assert_close(load_checkpoint(run(recipe)).network.queries[0], queries, rtol=0, atol=1e-6)
 
 
-def test_folders_that_start_nothing_say_why(cache, tmp_path):
-    network = LitPerception(deep_dps(cache, tmp_path), CITYSCAPES).network
-    save_mask2former(tmp_path / "wide", hidden_dim=64, feature_size=64, mask_feature_size=64)
-    with pytest.raises(CheckpointError, match="does not fit the network: .* set model.backbone"):
-        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_dim": 64, "feature_size": 64, "mask_feature_size": 64}, "other.* shape, .*model.backbone"),
+        ({"decoder_layers": 3}, "missing, surplus or of another shape, layers.2"),
+        ({"decoder_layers": 7}, "missing, surplus or of another shape, layers.3"),
+        ({"pre_norm": True}, "its pre_norm is True, expected False"),
+        ({"activation_function": "gelu"}, "its activation_function is 'gelu', expected 'relu'"),
+        ({"num_attention_heads": 8}, "its num_attention_heads is 8, expected 4; set model.heads"),
+    ],
+)
+def test_mask2formers_that_compute_something_else_start_nothing(tmp_path, changes, message):
+    network = LitPerception(deep_dps(Path("x"), tmp_path), CITYSCAPES).network
+    save_mask2former(tmp_path / "hf", **changes)
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(CheckpointError, match=f"does not fit the network: .*{message}"):
+        start_from_transformers(network, tmp_path / "hf", CITYSCAPES)
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({i if i < 4 else 7: "car" for i in range(5)}, "number its 5 classes from 0, got 0, 1, 2, 3, 7"),
+        ({"0": "road", "2": "car"}, "the weights have other shapes than config.json says: class_predictor"),
+        ({"a": "road"}, "its weights cannot be loaded"),
+        (["road", "car"], "its weights cannot be loaded"),
+    ],
+    ids=["gap", "too few", "no number", "list"],
+)
+def test_classes_without_numbers_from_0_start_nothing(tmp_path, names, message):
+    network = LitPerception(deep_dps(Path("x"), tmp_path), CITYSCAPES).network
+    save_mask2former(tmp_path / "hf")
+    path = tmp_path / "hf" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"id2label": names}))
+    with pytest.raises(CheckpointError, match=message):
+        start_from_transformers(network, tmp_path / "hf", CITYSCAPES)
+
+
+def test_folders_that_start_nothing_say_why(tmp_path):
+    network = LitPerception(deep_dps(Path("x"), tmp_path), CITYSCAPES).network
+    folder = tmp_path / "hf"
+    save_mask2former(folder)
     with pytest.raises(CheckpointError, match="expected mask2former, for network deep_dps"):
-        start_from_transformers(Lite(LiteConfig(**TINY)), tmp_path / "wide", CITYSCAPES)
-    (tmp_path / "wide" / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    with pytest.raises(CheckpointError, match="cannot read .*model.safetensors"):
-        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
-    (tmp_path / "wide" / "model.safetensors").rename(tmp_path / "wide" / "pytorch_model.bin")
-    with pytest.raises(CheckpointError, match="pickled weights are not read"):
-        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
-    (tmp_path / "wide" / "config.json").write_text("{")
+        start_from_transformers(Lite(LiteConfig(**TINY)), folder, CITYSCAPES)
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="its weights cannot be loaded"):
+        start_from_transformers(network, folder, CITYSCAPES)
+    (folder / "model.safetensors").unlink()
+    (folder / "weights.pkl").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="weights.pkl.* may run code when loaded, and is refused"):
+        start_from_transformers(network, folder, CITYSCAPES)
+    (folder / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="cannot read .*config.json"):
-        start_from_transformers(network, tmp_path / "wide", CITYSCAPES)
+        start_from_transformers(network, folder, CITYSCAPES)

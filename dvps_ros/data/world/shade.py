@@ -22,6 +22,15 @@ P = 10
 PLAIN, ROAD, PAVING, GROUND, FACADE, BRICK, PAINT, GLASS, LEAVES, SIGN, LIGHT, BUS, ROOF, PLANKS, CLOTH = (
     range(15)
 )
+# The last two columns of every material, see photographs.py.
+TEXTURE, TILE_M = 34, 35
+"""Number of its photograph, counted from 1, 0: none; and the width of what that shows, metres."""
+TILE = 128
+"""Texels along a side of a photograph."""
+TEXELS = (4 * TILE * TILE - 1) // 3
+"""Of a photograph at the sides TILE, TILE / 2 .. 1."""
+NO_TILES = np.empty((0, TEXELS, 3), np.float32)
+NO_SKY = np.empty((0, 0, 3), np.float32)
 # Parameters of ROAD (see markings.py): the number of lines, d and kind of MOST_LINES, then those below.
 SOLID, DASHED, DOUBLE, RAILS = range(4)
 MOST_LINES = 6
@@ -64,6 +73,17 @@ class Light(NamedTuple):
     night: float
     """0 day .. 1 night: lamps and windows glow."""
     seed: int
+
+
+class Photographs(NamedTuple):
+    """What photographs.py puts on surfaces and into the sky."""
+
+    tiles: np.ndarray
+    """float32 [T,TEXELS,3]: ratios to the mean colour."""
+    sky: np.ndarray
+    """float32 [h,w,3]: radiance by elevation, from the zenith to the horizon, and azimuth; [0,0,3]: none."""
+    sky_turn: float
+    """Azimuth of the first column, radians."""
 
 
 class Visibility(NamedTuple):
@@ -229,6 +249,62 @@ def _wave(x, period, line, footprint):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def _texture(tiles, number, x, y, footprint):
+    """Ratio of a photograph to its mean at x, y (in its widths), where a pixel spans ``footprint`` of it."""
+    finest = max(footprint * TILE, 1.0)
+    side, start = TILE, 0
+    while finest >= 2.0 and side > 1:
+        finest *= 0.5
+        start += side * side
+        side //= 2
+    mix = finest - 1.0 if side > 1 else 0.0
+    r, g, b = _texel(tiles, number, start, side, x, y)
+    if mix > 0.0:
+        r2, g2, b2 = _texel(tiles, number, start + side * side, side // 2, x, y)
+        r, g, b = r + (r2 - r) * mix, g + (g2 - g) * mix, b + (b2 - b) * mix
+    return r, g, b
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _texel(tiles, number, start, side, x, y):
+    """Bilinear; tiles repeat."""
+    x, y = (x - math.floor(x)) * side - 0.5, (y - math.floor(y)) * side - 0.5
+    fx, fy = math.floor(x), math.floor(y)
+    tx, ty = x - fx, y - fy
+    x0, y0 = int(fx) % side, int(fy) % side
+    x1, y1 = (x0 + 1) % side, (y0 + 1) % side
+    a, b = tiles[number, start + y0 * side + x0], tiles[number, start + y0 * side + x1]
+    c, d = tiles[number, start + y1 * side + x0], tiles[number, start + y1 * side + x1]
+    k00, k01, k10, k11 = (1 - tx) * (1 - ty), tx * (1 - ty), (1 - tx) * ty, tx * ty
+    return (
+        a[0] * k00 + b[0] * k01 + c[0] * k10 + d[0] * k11,
+        a[1] * k00 + b[1] * k01 + c[1] * k10 + d[1] * k11,
+        a[2] * k00 + b[2] * k01 + c[2] * k10 + d[2] * k11,
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
+def _photographed_sky(sky, turn, x, y, z):
+    """Bilinear, of a direction above or (then as at) the horizon."""
+    height, width = sky.shape[0], sky.shape[1]
+    row = (1.0 - 2.0 / math.pi * math.asin(min(max(z, 0.0), 1.0))) * height - 0.5
+    col = (math.atan2(y, x) - turn) / (2.0 * math.pi)
+    col = (col - math.floor(col)) * width - 0.5
+    row = min(max(row, 0.0), height - 1.001)
+    r0, c0 = int(row), int(math.floor(col))
+    ty, tx = row - r0, col - c0
+    c0 = c0 % width
+    c1 = (c0 + 1) % width
+    a, b, c, d = sky[r0, c0], sky[r0, c1], sky[r0 + 1, c0], sky[r0 + 1, c1]
+    k00, k01, k10, k11 = (1 - tx) * (1 - ty), tx * (1 - ty), (1 - tx) * ty, tx * ty
+    return (
+        a[0] * k00 + b[0] * k01 + c[0] * k10 + d[0] * k11,
+        a[1] * k00 + b[1] * k01 + c[1] * k10 + d[1] * k11,
+        a[2] * k00 + b[2] * k01 + c[2] * k10 + d[2] * k11,
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
 def _sky(light, x, y, z):
     """Colour of the sky in a direction."""
     up = max(z, 0.0)
@@ -308,11 +384,11 @@ def _lit(light, shadow, light_from_world, texel_m, bias, x, y, z, spin):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _road(m, u, v, across, along, seed):
+def _road(m, u, v, across, along, seed, tr, tg, tb):
     """Asphalt with its markings: u along the lane, v to the left; returns colour and gloss."""
     base = 1.0 + 0.22 * _detail(u, v, 0.08, along, seed) + 0.20 * _detail(u, v * 3, 0.35, along, seed + 1)
     base += 0.22 * _detail(u, v, 9.0, along, seed + 2) + 0.35 * _detail(u, v, 40.0, along, seed + 3)
-    r, g, b = m[4] * base, m[5] * base, m[6] * base
+    r, g, b = m[4] * base * tr, m[5] * base * tg, m[6] * base * tb
     wear = m[_WEAR]
     # Patches of newer asphalt, and cracks where a slow noise crosses its middle.
     patch = _hash(int(math.floor(u / 7.0)), int(math.floor(v / 2.9)), seed + 9)
@@ -367,13 +443,13 @@ def _road(m, u, v, across, along, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _facade(m, u, v, foot, light, seed):
+def _facade(m, u, v, foot, light, seed, tr, tg, tb):
     """A house front, u metres along, v metres up; returns colour, gloss (window glass) and glow."""
     floor_h, bay, win_w, win_h = m[P], m[P + 1], m[P + 2], m[P + 3]
     shop, masonry, height = m[P + 4], m[P + 5], m[P + 6]
     stain = 1.0 + 0.30 * _detail(u, v * 0.6, 0.25, foot, seed) + 0.16 * _detail(u, v, 4.0, foot, seed + 1)
     stain *= 1.0 - 0.22 * math.exp(-1.4 * v)
-    r, g, b = m[4] * stain, m[5] * stain, m[6] * stain
+    r, g, b = m[4] * stain * tr, m[5] * stain * tg, m[6] * stain * tb
     if masonry > 0.5 and foot < 0.3:
         row = math.floor(v / 0.09)
         shift = 0.13 * (row - 2.0 * math.floor(row / 2.0))
@@ -516,20 +592,24 @@ def _sign_face(m, u, v, pattern, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, maps, first_row, last_row):
+def shade(
+    visibility, meshes, parts, materials, photographs, light, shadow, eye, sky_class, maps, begin_row, end_row
+):
     """Fill all maps of a frame from its visibility buffer.
 
     Args:
-        visibility, meshes, parts, light, shadow, eye: records of those names, capitalised.
+        visibility, meshes, parts, photographs, light, shadow, eye: records of those names, capitalised.
         materials: float64 [N,36]: a row of ``MATERIAL_COLUMNS`` each.
         sky_class: class of the sky.
         maps: :class:`Maps`, out.
-        first_row, last_row: only these rows, the last one not.
+        begin_row, end_row: only these rows, the last one not.
     """
     # Taken out of their records once: the loop below runs over a million pixels.
     visible, edges, source = visibility
     vertices, normals, uv, triangles, slots = meshes
     part_turn, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale = parts
+    tiles, sky_map, sky_turn = photographs
+    with_sky = sky_map.shape[0] > 0
     height_map, light_from_world, texel_m = shadow
     w, prev_turn, fx, fy, cx, cy = eye
     rgb, class_map, instance_map, depth_m, flow_px, moving, scene_flow_m = maps
@@ -539,7 +619,7 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
     sun = light.to_sun
     lpos = np.empty(3)
     lnor = np.empty(3)
-    for row in range(first_row, last_row):
+    for row in range(begin_row, end_row):
         for col in range(width):
             rx, ry = (col - cx) / fx, (row - cy) / fy
             length = math.sqrt(rx * rx + ry * ry + 1.0)
@@ -548,7 +628,10 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
             dz = (w[2, 0] * rx + w[2, 1] * ry + w[2, 2]) / length
             k = visible[row, col]
             if k < 0:
-                r, g, b = _sky(light, dx, dy, dz)
+                if with_sky:
+                    r, g, b = _photographed_sky(sky_map, sky_turn, dx, dy, dz)
+                else:
+                    r, g, b = _sky(light, dx, dy, dz)
                 rgb[row, col, 0], rgb[row, col, 1], rgb[row, col, 2] = r, g, b
                 class_map[row, col] = sky_class
                 instance_map[row, col] = 0
@@ -611,8 +694,18 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
             seed = int(m[2])
             r, g, b = m[4], m[5], m[6]
             gloss, glow, wrap = m[3], 0.0, 0.0
+            tr, tg, tb = 1.0, 1.0, 1.0
+            if m[TEXTURE] > 0.0:
+                if kind == GROUND or kind == ROOF:
+                    tx, ty = wx, wy
+                elif kind == LEAVES:
+                    tx, ty = wx + 0.7 * wz, wy - 0.6 * wz
+                else:
+                    tx, ty = tu, tv
+                span = math.sqrt(foot * along) / m[TILE_M]
+                tr, tg, tb = _texture(tiles, int(m[TEXTURE]) - 1, tx / m[TILE_M], ty / m[TILE_M], span)
             if kind == ROAD:
-                r, g, b = _road(m, tu, tv, foot * 1.2, along, seed)
+                r, g, b = _road(m, tu, tv, foot * 1.2, along, seed, tr, tg, tb)
                 puddle = light.wetness * _clamp(
                     3.0 * (_noise(tu * 0.22, tv * 0.45, seed + 8) - 0.42 + 0.3 * light.wetness), 0.0, 1.0
                 )
@@ -628,7 +721,7 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 cell = _hash(int(math.floor(tu / m[P])), int(math.floor(tv / m[P + 1])), seed)
                 t += 0.16 * (cell - 0.5) * _clamp(1.2 - 2.0 * along, 0.0, 1.0)
                 joint = max(_wave(tu, m[P], 0.02, along), _wave(tv, m[P + 1], 0.02, foot * 1.5))
-                r, g, b = r * t, g * t, b * t
+                r, g, b = r * t * tr, g * t * tg, b * t * tb
                 r, g, b = r + (m[7] - r) * joint, g + (m[8] - g) * joint, b + (m[9] - b) * joint
                 dark = 1.0 - 0.4 * light.wetness
                 r, g, b = r * dark, g * dark, b * dark
@@ -643,12 +736,12 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 fine = 1.0 + 0.9 * _detail(wx, wy, 22.0, along, seed + 3)
                 t = _clamp(t, 0.0, 1.0)
                 r, g, b = (
-                    (r + (m[7] - r) * t) * fine,
-                    (g + (m[8] - g) * t) * fine,
-                    (b + (m[9] - b) * t) * fine,
+                    (r + (m[7] - r) * t) * fine * tr,
+                    (g + (m[8] - g) * t) * fine * tg,
+                    (b + (m[9] - b) * t) * fine * tb,
                 )
             elif kind == FACADE:
-                r, g, b, gloss, glow = _facade(m, tu, tv, along, light, seed)
+                r, g, b, gloss, glow = _facade(m, tu, tv, along, light, seed, tr, tg, tb)
             elif kind == BRICK:
                 w_b, h_b = m[P], m[P + 1]
                 course = math.floor(tv / h_b)
@@ -662,7 +755,7 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 )
                 t += 0.25 * _detail(tu, tv, 12.0, along, seed + 1)
                 t *= 1.0 - 0.25 * math.exp(-2.5 * tv)
-                r, g, b = r * t, g * t, b * t
+                r, g, b = r * t * tr, g * t * tg, b * t * tb
                 r, g, b = r + (m[7] - r) * joint, g + (m[8] - g) * joint, b + (m[9] - b) * joint
             elif kind == PAINT:
                 dirt = (
@@ -688,9 +781,9 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 t = _clamp(leaf, 0.0, 1.0)
                 dark = 0.45 + 0.75 * t
                 r, g, b = (
-                    (r + (m[7] - r) * t) * dark,
-                    (g + (m[8] - g) * t) * dark,
-                    (b + (m[9] - b) * t) * dark,
+                    (r + (m[7] - r) * t) * dark * tr,
+                    (g + (m[8] - g) * t) * dark * tg,
+                    (b + (m[9] - b) * t) * dark * tb,
                 )
                 wrap = 0.45
             elif kind == SIGN:
@@ -727,7 +820,7 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 )
                 rows = _wave(wz, m[P], 0.3 * m[P], along)
                 t *= 1.0 - 0.3 * rows
-                r, g, b = r * t, g * t, b * t
+                r, g, b = r * t * tr, g * t * tg, b * t * tb
             elif kind == PLANKS:
                 board = math.floor(tu / m[P])
                 tint = (
@@ -737,7 +830,7 @@ def shade(visibility, meshes, parts, materials, light, shadow, eye, sky_class, m
                 )
                 gap = _wave(tu, m[P], 0.015, along)
                 tint *= 1.0 - 0.8 * gap
-                r, g, b = r * tint, g * tint, b * tint
+                r, g, b = r * tint * tr, g * tint * tg, b * tint * tb
             elif kind == CLOTH:
                 fold = 1.0 + 0.5 * _detail(lpos[0] + lpos[1] * 1.3, lpos[2] * 0.6, 9.0, foot, seed)
                 if m[P] > 0.0 and _wave(lpos[2] + m[P + 1], m[P], 0.45 * m[P], foot) > 0.5:

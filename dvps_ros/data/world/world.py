@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
+import cv2
 import numpy as np
 
 from dvps_ros.config import option
@@ -19,6 +21,7 @@ from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import Block, blocks_between
 from dvps_ros.data.world.materials import SKY
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
+from dvps_ros.data.world.photographs import PROCEDURAL_SKY, Textures, load_sky, sky_files
 from dvps_ros.data.world.route import WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
 from dvps_ros.data.world.sensor import Sensor, expose
@@ -68,6 +71,10 @@ class WorldConfig:
         high=180.0,
     )
     view_m: float = option(200.0, "How far ahead the world is drawn, metres.", low=20.0, high=1000.0)
+    textures: str = option(
+        "", "Folder of photographs of surfaces, a sub-folder for each material; empty: procedural surfaces."
+    )
+    skies: str = option("", "Folder of panoramas of the sky (.hdr); empty: a procedural sky.")
     effects: bool = option(
         True, "Noise, blur, colour cast, motion blur of a real camera; off gives clean images."
     )
@@ -274,6 +281,8 @@ class World:
             )
         self.style = style
         self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks)
+        self._textures = Textures(Path(config.textures)) if config.textures else None
+        self._surfaces = np.empty((0, shade.MATERIAL_COLUMNS)), shade.NO_TILES
         self.relight(0)
         self.ego = Ego(
             self.scene.route,
@@ -294,6 +303,7 @@ class World:
         mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
         self.weather = mood if config.weather == "auto" else config.weather
         self.light = _draw_light(self.weather, rng)
+        self._sky = self._draw_sky(take)
         self.sensor = _draw_sensor(self.light, rng, config.effects)
         height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
         self.camera_height_m = float(config.camera_height_m or height)
@@ -555,7 +565,7 @@ class World:
             shade.Visibility(visible, edges, source),
             meshes,
             parts,
-            self.scene.materials.table,
+            *self._materials(),
             self.light,
             shadow,
             shade.Eye(world_from_camera, turn, camera.fx, camera.fy, camera.cx, camera.cy),
@@ -582,6 +592,27 @@ class World:
             steering_rad=np.array([ego.steering_rad], np.float32),
             speed_mps=np.array([ego.speed_mps], np.float32),
         )
+
+    def _draw_sky(self, take: int) -> tuple[np.ndarray, float]:
+        """A panorama as bright as the procedural sky, its brightest part where the sun is."""
+        rng = np.random.default_rng([self.config.seed, 33, take])
+        if not self.config.skies or rng.random() < PROCEDURAL_SKY:
+            return shade.NO_SKY, 0.0
+        files = sky_files(Path(self.config.skies))
+        sky = load_sky(files[rng.integers(len(files))])
+        level = float(np.mean([self.light.zenith, self.light.horizon]))
+        sunny = int(cv2.GaussianBlur(sky.mean(2), (0, 0), 8).max(0).argmax())
+        turn = math.atan2(self.light.to_sun[1], self.light.to_sun[0]) - 2 * math.pi * sunny / sky.shape[1]
+        return np.minimum(sky * np.float32(level), np.float32(30)), turn
+
+    def _materials(self) -> tuple[np.ndarray, shade.Photographs]:
+        """The materials of the scene so far, with photographs on them if there are any."""
+        table, tiles = self.scene.materials.table, shade.NO_TILES
+        if self._textures is not None:
+            if len(self._surfaces[0]) != len(table):  # the street has grown
+                self._surfaces = self._textures.applied(table, self.config.seed)
+            table, tiles = self._surfaces
+        return table, shade.Photographs(tiles, *self._sky)
 
     @staticmethod
     def _in_view(eye: np.ndarray, radius: np.ndarray, camera: CameraModel) -> np.ndarray:

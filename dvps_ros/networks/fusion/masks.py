@@ -12,8 +12,7 @@ Depth by query (DeepDPS, He et al. 2023, section 3.4): a segment's pixels take t
 others the backup.
 
 Where the network gives mask and pixel vectors, the rows of a frame are found again in the next one: their
-    mask
-vectors, kept in the memory ``rows``, are multiplied with its pixel vectors. Their IoU with its rows is
+mask vectors, kept in the memory ``rows``, are multiplied with its pixel vectors. Their IoU with its rows is
 ``overlap``.
 """
 
