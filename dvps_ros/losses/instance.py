@@ -34,6 +34,18 @@ def center_focal(
 
 
 @in_float32
+def center_mse(logits: Tensor, heat: Tensor, valid: Tensor) -> Term:
+    """Squared error of the centre heat-map (Panoptic-DeepLab, Cheng et al. 2020, section 3.2).
+
+    Args:
+        logits: float [B,1,h,w]; their sigmoid is compared.
+        heat: float [B,h,w], 0..1.
+        valid: bool [B,h,w].
+    """
+    return Term((logits[:, 0].sigmoid() - heat).square(), valid.float())
+
+
+@in_float32
 def offset_l1(offset_px: Tensor, target_px: Tensor, valid: Tensor) -> Term:
     """|dx error| + |dy error| of the offset to the instance's centre (Panoptic-DeepLab), input pixels.
 

@@ -5,8 +5,8 @@ A pixel votes for the place pixel + offset; it belongs to the candidate centre n
 arg-max class is a thing. Candidates with too few pixels are dropped, and their pixels with them.
 
 Where the network keeps the rows of the previous frame, its motion moves them to this one: a cell was where
-its motion leads, and in the segment that was there. Their IoU with this frame's rows is ``overlap`` (MonoDVPS,
-Petrovai and Nedevschi 2023, section 3.4).
+its motion leads, and in the segment that was there. Their IoU with this frame's rows is ``overlap``
+(MonoDVPS, Petrovai and Nedevschi 2023, section 3.4).
 
 Fixed shapes, no data-dependent operator, no plugin. Heads are float32 on entry; class ids, rows and
 counts stay exact when a runtime lowers matrix products to bf16 or fp16.
