@@ -198,7 +198,9 @@ class MonoDvps(Network[PointsPrediction]):
         self.flow = MotionBranch(config.state_width, config.instance_width)
         for part in (self.semantic, self.instance, self.classify, self.center, self.offset, self.depth):
             init_convolutions(part)
-        for head in (self.classify[1], self.center[1], self.offset[1], self.flow.head):
+        heads = (self.classify[1], self.center[1], self.offset[1], self.flow.head)
+        for head in heads:
+            assert isinstance(head, nn.Conv2d)
             nn.init.normal_(head.weight, std=0.01)
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(3, 1, 1), persistent=False)
