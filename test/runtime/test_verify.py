@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dvps_ros.contract import NO_SEGMENT
 from dvps_ros.runtime.verify import FAR, MOTION, PANOPTIC, Golden, compare, compare_ids, table
 
 
@@ -59,6 +60,11 @@ def test_memory_by_rows_follows_the_rows():
     assert not failed(golden, got)
     got["next_state_rows"] = golden["next_state_rows"]  # of the other object
     assert failed(golden, got) == {"next_state_rows"}
+    maps = outputs()["segment_map"], swapped(outputs())["segment_map"]
+    remembered, other = (np.where(m == NO_SEGMENT, 0, m + 1.0).astype(np.float32) for m in maps)
+    golden, got = outputs() | {"next_state_row_map": remembered}, swapped(outputs())
+    assert failed(golden, got | {"next_state_row_map": other}) == set()
+    assert failed(golden, got | {"next_state_row_map": remembered}) == {"next_state_row_map"}
 
 
 def test_no_segments_at_all():
