@@ -88,6 +88,8 @@ ROWS = "next_state_rows"
 ROW_MAP = "next_state_row_map"
 """Memory of the row of each cell, plus one, where a network has it."""
 CENTER = [Column.CENTER_X, Column.CENTER_Y]
+LEAST_SPREAD = 0.1
+"""Of values relative to their mean size: a spread below it does not count as less."""
 SAME_CENTER_PX = 8.0
 """Segments of two engines are the same when their centres lie within two cells of the stride-4 map."""
 
@@ -194,7 +196,9 @@ def compare(
             value = alone + (float((gap / spread).mean()) if gap.size else 0.0)
         else:
             spread = float(np.abs(want - np.mean(want, dtype=np.float64)).mean()) if want.size else 0.0
-            value = mean / max(spread, 1e-3)
+            size = float(np.abs(want).mean(dtype=np.float64)) if want.size else 0.0
+            # Golden values are kept as halves: of a map that is the same everywhere, all that differs.
+            value = mean / max(spread, LEAST_SPREAD * size, 1e-3)
         differences.append(Difference(name, value, limits[kind], mean, largest))
     return differences
 

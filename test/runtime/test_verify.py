@@ -47,6 +47,13 @@ def test_equal_outputs_differ_by_nothing():
     assert all(d.value == d.mean == d.max == 0 for d in compare(outputs(), outputs(), "fp32"))
 
 
+def test_a_map_without_any_spread_may_differ_by_its_rounding():
+    logits = np.full((1, 19, 8, 12), -3.4538777, np.float32)
+    golden = outputs() | {"class_logits": logits.astype(np.float16).astype(np.float32)}
+    assert not failed(golden, outputs() | {"class_logits": logits})
+    assert failed(golden, outputs() | {"class_logits": 1.01 * logits}) == {"class_logits"}
+
+
 def test_rows_in_another_order_are_the_same_segments():
     assert not failed(outputs(), swapped(outputs()))
     wrong = swapped(outputs())
