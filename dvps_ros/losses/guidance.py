@@ -39,14 +39,16 @@ def semantic_to_depth(
 
     d+ is the largest distance from a cell to the cells of its own segment in the window around it, d- the
     smallest to those of other segments; of features of unit length. A cell counts where the window holds at
-    least ``least`` of both. Unknown cells are neither. (In the authors' code d- is always 0.)
+    least ``least`` of both, itself among its own. Unknown cells are neither. (In the authors' code d- is
+    always 0.)
 
     Args:
         features: float [B,F,h,w], of the depth decoder.
         segments: int64 [B,h,w]: equal where class and instance are; -1 where either is unknown.
         window: K, odd.
         least: cells needed of each kind: 1 in the paper, K - 1 in the authors' code.
-        squared: squared distances, 0..4, for which FSRE-Depth chose the margin; else 0..2.
+        squared: squared distances, 0..4, for which FSRE-Depth chose the margin; else 0..2, as in the authors'
+            code.
 
     Returns:
         Term over [B,h,w].
@@ -54,7 +56,7 @@ def semantic_to_depth(
     x = F.normalize(features, dim=1)
     far_same = x.new_zeros(segments.shape)
     near_other = torch.full_like(far_same, torch.inf)
-    same_count, other_count = torch.zeros_like(segments), torch.zeros_like(segments)
+    same_count, other_count = (segments >= 0).long(), torch.zeros_like(segments)
     for dy, dx, distance in _neighbours(x, window, squared):
         beside = _shifted(segments, dy, dx, -1)
         known = (segments >= 0) & (beside >= 0)

@@ -6,6 +6,14 @@ Every object query of a masked-attention decoder (Mask2Former) gets a geometric 
 of its segment; a backup query predicts that of all pixels that no segment claims. Not in the paper: rows of
 segments are found again in the next frame by their mask vectors (``networks.fusion.masks``), so that the
 tracker gives ids.
+
+Other differences are deliberate. From the authors' code: cells without truth count in no loss (there, on
+Cityscapes, void is outside of every mask), nor does true depth beyond 80 m, nor a segment without any; in Eq.
+5 d- is the nearest of the others (there it is always 0), distances are squared, and only the map at stride 4
+is guided; Eq. 6 is as printed but for a mean over neighbours and features of unit length (there it is another
+loss); a segment is hidden as far as others win pixels of its own mask (``networks.fusion.masks``); weights
+are averaged over the steps. From the print: Eq. 2 counts a pixel once, Eq. 7 has the code's root and its 10.
+``DeepDpsWeights.literal`` has the printed losses.
 """
 
 from __future__ import annotations
@@ -44,7 +52,8 @@ from dvps_ros.networks.pyramids import LEVELS, DeformablePyramid, PixelDecoder, 
 MAX_DEPTH_M = 80.0
 """Depth is this times a sigmoid (Eq. 1)."""
 GUIDANCE_LEAST = 4
-"""Cells of either kind that a window must hold to say something: K - 1, as in the authors' code."""
+"""Cells of either kind that a window must hold to say something: K - 1, as in the authors' code; 1 in the
+paper."""
 LATENT_GRID = (6, 16)
 """Rows and columns of the latent tokens."""
 
@@ -237,7 +246,7 @@ class DeepDps(Network[MasksPrediction]):
                     query_positions,
                     depth_tokens[level],
                     depth_positions[level],
-                    attends,
+                    attention_mask(mask_logits, *levels[level].shape[2:]),  # what this layer made of it
                 )
                 depth_m = self._depth_of(geometric, depth_pixels, scale)
             if backup is not None:
@@ -382,7 +391,9 @@ class DeepDpsWeights:
     points: int = option(12544, "Points that stand for a mask.", low=1)
     max_depth_m: float = option(80.0, "True depth beyond this is left out, metres.", low=1.0)
     literal: bool = option(
-        False, "Losses as they are printed: no root in Eq. 7, sums over neighbours of any length in Eq. 6."
+        False,
+        "Losses as printed: windows with a single cell of another segment count in Eq. 5, vectors of any "
+        "length and a sum over neighbours in Eq. 6, no root in Eq. 7.",
     )
 
 

@@ -128,11 +128,12 @@ class LitPerception(pl.LightningModule):
         for name, parameter in named:
             if parameter.requires_grad:
                 factor = _rate_of(name.removeprefix("network."), self.recipe.rates)
-                # Matrices decay; biases, scales and the like do not.
-                groups.setdefault((factor, parameter.ndim <= 1), []).append(parameter)
+                # Weights of layers decay; biases, scales, learned queries, positions and tables do not.
+                decays = name.endswith("weight") and parameter.ndim > 1
+                groups.setdefault((factor, decays), []).append(parameter)
         parts = [
-            {"params": parameters, "weight_decay": 0.0 if plain else schedule.weight_decay, "factor": factor}
-            for (factor, plain), parameters in sorted(groups.items(), key=lambda item: item[0])
+            {"params": parameters, "weight_decay": schedule.weight_decay if decays else 0.0, "factor": factor}
+            for (factor, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
         ]
         return torch.optim.AdamW(parts, lr=schedule.learning_rate, fused=True)
 
@@ -211,9 +212,10 @@ def rate_factor(done: float, warmup: float, decay: str = "cosine") -> float:
     """Factor on the learning rate: linear rise over the share ``warmup``, then down to 0.
 
     Args:
-        decay: ``cosine`` (half of one) or ``poly``, (1 - done)^0.9.
+        decay: ``cosine``, half of one after the rise; or ``poly``, the rise times (1 - done)^0.9.
     """
-    if done < warmup:
-        return max(done / warmup, 0.01)
-    way = min((done - warmup) / (1 - warmup), 1.0)
-    return (1 - way) ** 0.9 if decay == "poly" else 0.5 * (1 + math.cos(math.pi * way))
+    rise = max(done / warmup, 0.01) if done < warmup else 1.0
+    if decay == "poly":
+        return rise * (1 - min(done, 1.0)) ** 0.9
+    way = min(max(done - warmup, 0.0) / (1 - warmup), 1.0)
+    return rise * 0.5 * (1 + math.cos(math.pi * way))

@@ -39,7 +39,7 @@ def scene():
 def slow_semantic_to_depth(features, segments, v, u, window, least, squared):
     """(value, counts) of one cell."""
     unit = features / features.norm(dim=0)
-    distances = [[], []]
+    distances = [[0.0] if segments[v, u] >= 0 else [], []]  # from itself
     for y, x in neighbours(v, u, *segments.shape, window):
         if segments[v, u] >= 0 and segments[y, x] >= 0:
             d = float((unit[:, v, u] - unit[:, y, x]).norm())
@@ -113,6 +113,19 @@ def test_semantic_to_depth_by_hand():
     assert semantic_to_depth(apart, segments).weight[0].tolist() == [[0, 1, 1, 1, 1, 0]] * 5
     one, four = [0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 0]
     assert semantic_to_depth(apart, segments, least=4).weight[0].tolist() == [one, four, four, four, one]
+
+
+def test_a_cell_alone_among_others_is_its_own_company():
+    features, segments = halves(20.0)
+    segments[:] = 1
+    segments[0, 2, 2] = 2
+    features[0, :, 2, 2] = torch.tensor([0.0, 3.0])  # 90 and 70 degrees from the others
+    term = semantic_to_depth(features, segments, squared=False)
+    assert term.weight[0, 2, 2] == 1  # at least one negative, as printed
+    assert term.value[0, 2, 2] == 0  # 0 - 2 sin 35 degrees + margin
+    features[0, :, 2, 2] = torch.tensor([3.0, 0.0])
+    assert semantic_to_depth(features, segments).value[0, 2, 2].item() == pytest.approx(MARGIN)
+    assert semantic_to_depth(features, segments, least=2).weight[0, 2, 2] == 0
 
 
 def test_the_farthest_of_its_own_and_the_nearest_of_others_decide():

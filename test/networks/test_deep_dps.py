@@ -137,6 +137,19 @@ def test_a_latent_slot_looks_within_the_mask_of_its_query_only() -> None:
     assert torch.equal(before[0, 0], after[0, 0]) and not torch.allclose(before[0, 1], after[0, 1])
 
 
+def test_slots_look_within_the_masks_that_their_layer_predicts() -> None:
+    network = DeepDps(DeepDpsConfig(backbone="resnet_tiny", pixel_decoder="pyramid", **SIZES)).eval()
+    seen: list[torch.Tensor] = []
+    for geometry in network.geometry:
+        geometry.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[-1]))
+    with torch.no_grad():
+        p = network(images(), intrinsics())
+    for attends, before, after, stride in zip(seen, p.layers[:-1], p.layers[1:], (32, 16, 8), strict=True):
+        size = H // stride, W // stride
+        assert torch.equal(attends, attention_mask(after.mask_logits, *size))
+        assert not torch.equal(attends, attention_mask(before.mask_logits, *size))
+
+
 def test_the_geometry_of_queries_does_not_change_their_segments() -> None:
     network = DeepDps(DeepDpsConfig(backbone="resnet_tiny", pixel_decoder="pyramid", **SIZES)).eval()
     image = images()

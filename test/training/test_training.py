@@ -899,6 +899,29 @@ def test_the_encoder_starts_from_its_published_weights(cache, tmp_path, monkeypa
 
 def test_poly_falls_to_zero():
     assert rate_factor(0.5, 0.0, "poly") == pytest.approx(0.5**0.9) and rate_factor(1.0, 0.0, "poly") == 0
+    # It falls from the first step on, while it rises, too.
+    assert rate_factor(0.1, 0.2, "poly") == pytest.approx(0.5 * 0.9**0.9)
+    assert rate_factor(0.2, 0.2, "poly") == pytest.approx(0.8**0.9) and rate_factor(2.0, 0.2, "poly") == 0
+
+
+def test_weights_of_layers_decay_and_nothing_else(tmp_path):
+    recipe = deep_dps(Path("x"), tmp_path, **{"model.backbone": "swin_tiny", "schedule.weight_decay": 0.05})
+    module = LitPerception(recipe, CITYSCAPES)
+    names = {id(p): name for name, p in module.objective.named_parameters()}
+    decay = {
+        names[id(p)].removeprefix("network."): group["weight_decay"]
+        for group in module.configure_optimizers().param_groups
+        for p in group["params"]
+    }
+    assert len(decay) == len(names) and set(decay.values()) == {0.0, 0.05}
+    for name in (
+        "queries", "query_positions", "level_positions", "depth_level_positions", "slots", "slot_positions",
+        "backup.start", "backup.position", "norm.weight", "classify.bias",
+    ):  # fmt: skip
+        assert decay[name] == 0.0, name
+    assert decay["classify.weight"] == decay["semantic.vectors.weight"] == 0.05
+    tables = [name for name in decay if name.endswith("relative_position_bias_table")]
+    assert tables and not any(decay[name] for name in tables)
 
 
 def test_phases_run_in_order_and_resume_in_the_right_one(cache, tmp_path):

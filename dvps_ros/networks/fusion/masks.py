@@ -4,9 +4,9 @@ every runtime has.
 
 A query is sure when the probability of its class, "no object" aside, is above ``min_score``. A pixel is won
 by the sure query whose score x mask probability is largest. A query is kept where enough of its mask (the
-pixels where it is above one half) was won by itself; the won pixels of its mask are its segment. Kept queries
-of things become rows, the surest first; those of stuff only name their pixels' class; pixels of no kept query
-are void.
+pixels where it is above one half) was won by itself; the won pixels of its mask are its segment. (Mask2Former
+also counts pixels that it won outside of its mask, which can make up for hidden ones.) Kept queries of things
+become rows, the surest first; those of stuff only name their pixels' class; pixels of no kept query are void.
 
 Depth by query (DeepDPS, He et al. 2023, section 3.4): a segment's pixels take the depth of their query, all
 others the backup.
