@@ -17,14 +17,17 @@ from dvps_ros.jit import njit
 
 # A material is one row of MATERIAL_COLUMNS numbers: kind, class, seed, gloss, colour a (3), colour b (3),
 # then parameters from column P on, whose meaning depends on the kind.
-MATERIAL_COLUMNS = 36
+MATERIAL_COLUMNS = 40
 P = 10
 PLAIN, ROAD, PAVING, GROUND, FACADE, BRICK, PAINT, GLASS, LEAVES, SIGN, LIGHT, BUS, ROOF, PLANKS, CLOTH = (
     range(15)
 )
-# The last two columns of every material, see photographs.py.
-TEXTURE, TILE_M = 34, 35
-"""Number of its photograph, counted from 1, 0: none; and the width of what that shows, metres."""
+# The last columns of every material, see photographs.py.
+TEXTURE, TURN_COS, TURN_SIN, CONTRAST = range(MATERIAL_COLUMNS - 4, MATERIAL_COLUMNS)
+"""Number of its photograph, counted from 1, 0: none; how that lies on the surface: cosine and sine of its
+turn over its width in metres; and how much of its contrast is taken, 0..1."""
+MOST_PROBES = 4
+"""Of a photograph along a long footprint; longer ones blur across."""
 TILE = 128
 """Texels along a side of a photograph."""
 TEXELS = (4 * TILE * TILE - 1) // 3
@@ -73,6 +76,17 @@ class Light(NamedTuple):
     night: float
     """0 day .. 1 night: lamps and windows glow."""
     seed: int
+
+
+def triple(v: np.ndarray) -> tuple[float, float, float]:
+    """A vector [3] as :class:`Light` holds it."""
+    x, y, z = v.tolist()
+    return x, y, z
+
+
+def bounce(sun: np.ndarray, sky: np.ndarray, sun_height: float) -> np.ndarray:
+    """Ambient light from below: what the ground sends back, [3]."""
+    return 0.28 * sky + 0.09 * sun * sun_height
 
 
 class Photographs(NamedTuple):
@@ -249,20 +263,44 @@ def _wave(x, period, line, footprint):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _texture(tiles, number, x, y, footprint):
-    """Ratio of a photograph to its mean at x, y (in its widths), where a pixel spans ``footprint`` of it."""
-    finest = max(footprint * TILE, 1.0)
+def _texture(tiles, number, x, y, col_x, col_y, row_x, row_y):
+    """Ratio of a photograph to its mean over a pixel's footprint.
+
+    Probes stand along the footprint's longer side, each as wide as the shorter one, as long as
+    ``MOST_PROBES`` suffice; their size is mixed from the two nearest ones that are stored.
+
+    Args:
+        x, y: middle of the pixel, in widths of the photograph.
+        col_x, col_y: from there to the next column's pixel.
+        row_x, row_y: to the next row's.
+    """
+    long2, short2 = col_x * col_x + col_y * col_y, row_x * row_x + row_y * row_y
+    step_x, step_y = col_x, col_y
+    if short2 > long2:
+        long2, short2 = short2, long2
+        step_x, step_y = row_x, row_y
+    # A footprint below a texel's size is as good as one of that size.
+    least = (1.0 / TILE) ** 2
+    probes = 1
+    while probes < MOST_PROBES and long2 > (probes * probes) * max(short2, least):
+        probes += 1
+    texels2 = long2 / (probes * probes) * (TILE * TILE)
     side, start = TILE, 0
-    while finest >= 2.0 and side > 1:
-        finest *= 0.5
+    while texels2 >= 4.0 and side > 1:
+        texels2 *= 0.25
         start += side * side
         side //= 2
-    mix = finest - 1.0 if side > 1 else 0.0
-    r, g, b = _texel(tiles, number, start, side, x, y)
-    if mix > 0.0:
-        r2, g2, b2 = _texel(tiles, number, start + side * side, side // 2, x, y)
-        r, g, b = r + (r2 - r) * mix, g + (g2 - g) * mix, b + (b2 - b) * mix
-    return r, g, b
+    mix = max(math.sqrt(texels2) - 1.0, 0.0) if side > 1 else 0.0
+    r, g, b = 0.0, 0.0, 0.0
+    for i in range(probes):
+        k = (i + 0.5) / probes - 0.5
+        px, py = x + k * step_x, y + k * step_y
+        r1, g1, b1 = _texel(tiles, number, start, side, px, py)
+        if mix > 0.0:
+            r2, g2, b2 = _texel(tiles, number, start + side * side, side // 2, px, py)
+            r1, g1, b1 = r1 + (r2 - r1) * mix, g1 + (g2 - g1) * mix, b1 + (b2 - b1) * mix
+        r, g, b = r + r1, g + g1, b + b1
+    return r / probes, g / probes, b / probes
 
 
 @njit(nogil=True, fastmath=_FAST)
@@ -271,8 +309,9 @@ def _texel(tiles, number, start, side, x, y):
     x, y = (x - math.floor(x)) * side - 0.5, (y - math.floor(y)) * side - 0.5
     fx, fy = math.floor(x), math.floor(y)
     tx, ty = x - fx, y - fy
-    x0, y0 = int(fx) % side, int(fy) % side
-    x1, y1 = (x0 + 1) % side, (y0 + 1) % side
+    wrap = side - 1
+    x0, y0 = int(fx) & wrap, int(fy) & wrap
+    x1, y1 = (x0 + 1) & wrap, (y0 + 1) & wrap
     a, b = tiles[number, start + y0 * side + x0], tiles[number, start + y0 * side + x1]
     c, d = tiles[number, start + y1 * side + x0], tiles[number, start + y1 * side + x1]
     k00, k01, k10, k11 = (1 - tx) * (1 - ty), tx * (1 - ty), (1 - tx) * ty, tx * ty
@@ -450,7 +489,7 @@ def _facade(m, u, v, foot, light, seed, tr, tg, tb):
     stain = 1.0 + 0.30 * _detail(u, v * 0.6, 0.25, foot, seed) + 0.16 * _detail(u, v, 4.0, foot, seed + 1)
     stain *= 1.0 - 0.22 * math.exp(-1.4 * v)
     r, g, b = m[4] * stain * tr, m[5] * stain * tg, m[6] * stain * tb
-    if masonry > 0.5 and foot < 0.3:
+    if masonry > 0.5 and foot < 0.3 and m[TEXTURE] == 0.0:
         row = math.floor(v / 0.09)
         shift = 0.13 * (row - 2.0 * math.floor(row / 2.0))
         joint = max(_wave(v, 0.09, 0.014, foot), _wave(u + shift, 0.26, 0.014, foot))
@@ -599,7 +638,7 @@ def shade(
 
     Args:
         visibility, meshes, parts, photographs, light, shadow, eye: records of those names, capitalised.
-        materials: float64 [N,36]: a row of ``MATERIAL_COLUMNS`` each.
+        materials: float64 [N,40]: a row of ``MATERIAL_COLUMNS`` each.
         sky_class: class of the sky.
         maps: :class:`Maps`, out.
         begin_row, end_row: only these rows, the last one not.
@@ -696,14 +735,51 @@ def shade(
             gloss, glow, wrap = m[3], 0.0, 0.0
             tr, tg, tb = 1.0, 1.0, 1.0
             if m[TEXTURE] > 0.0:
-                if kind == GROUND or kind == ROOF:
-                    tx, ty = wx, wy
-                elif kind == LEAVES:
-                    tx, ty = wx + 0.7 * wz, wy - 0.6 * wz
+                # Metres along the surface, and how they change to the next column and the next row.
+                e_c, e_r = e[0, 0] + e[1, 0] + e[2, 0], e[0, 1] + e[1, 1] + e[2, 1]
+                if kind == GROUND or kind == ROOF or kind == LEAVES:
+                    ax, ay, az = 1.0, 0.0, 0.0
+                    bx, by, bz = 0.0, 1.0, 0.0
+                    level = math.sqrt(nx * nx + ny * ny)
+                    if kind == LEAVES:
+                        az, bz = 0.7, -0.6
+                    elif kind == ROOF and level > 0.1:
+                        # Up the slope, and level across it.
+                        ax, ay, az = -ny / level, nx / level, 0.0
+                        bx, by, bz = 0.0, 0.0, 1.0 / level
+                    tx, ty = ax * wx + ay * wy + az * wz, bx * wx + by * wy + bz * wz
+                    z_c, z_r = -z * z * e_c * length, -z * z * e_r * length
+                    xc, yc, zc = (
+                        w[0, 0] * z / fx + dx * z_c,
+                        w[1, 0] * z / fx + dy * z_c,
+                        w[2, 0] * z / fx + dz * z_c,
+                    )
+                    xr, yr, zr = (
+                        w[0, 1] * z / fy + dx * z_r,
+                        w[1, 1] * z / fy + dy * z_r,
+                        w[2, 1] * z / fy + dz * z_r,
+                    )
+                    tx_c, ty_c = ax * xc + ay * yc + az * zc, bx * xc + by * yc + bz * zc
+                    tx_r, ty_r = ax * xr + ay * yr + az * zr, bx * xr + by * yr + bz * zr
                 else:
                     tx, ty = tu, tv
-                span = math.sqrt(foot * along) / m[TILE_M]
-                tr, tg, tb = _texture(tiles, int(m[TEXTURE]) - 1, tx / m[TILE_M], ty / m[TILE_M], span)
+                    tx_c = z * (uv[i0, 0] * e[0, 0] + uv[i1, 0] * e[1, 0] + uv[i2, 0] * e[2, 0] - tu * e_c)
+                    ty_c = z * (uv[i0, 1] * e[0, 0] + uv[i1, 1] * e[1, 0] + uv[i2, 1] * e[2, 0] - tv * e_c)
+                    tx_r = z * (uv[i0, 0] * e[0, 1] + uv[i1, 0] * e[1, 1] + uv[i2, 0] * e[2, 1] - tu * e_r)
+                    ty_r = z * (uv[i0, 1] * e[0, 1] + uv[i1, 1] * e[1, 1] + uv[i2, 1] * e[2, 1] - tv * e_r)
+                c, s = m[TURN_COS], m[TURN_SIN]
+                tr, tg, tb = _texture(
+                    tiles,
+                    int(m[TEXTURE]) - 1,
+                    c * tx - s * ty,
+                    s * tx + c * ty,
+                    c * tx_c - s * ty_c,
+                    s * tx_c + c * ty_c,
+                    c * tx_r - s * ty_r,
+                    s * tx_r + c * ty_r,
+                )
+                c = m[CONTRAST]
+                tr, tg, tb = 1.0 + c * (tr - 1.0), 1.0 + c * (tg - 1.0), 1.0 + c * (tb - 1.0)
             if kind == ROAD:
                 r, g, b = _road(m, tu, tv, foot * 1.2, along, seed, tr, tg, tb)
                 puddle = light.wetness * _clamp(
@@ -721,6 +797,8 @@ def shade(
                 cell = _hash(int(math.floor(tu / m[P])), int(math.floor(tv / m[P + 1])), seed)
                 t += 0.16 * (cell - 0.5) * _clamp(1.2 - 2.0 * along, 0.0, 1.0)
                 joint = max(_wave(tu, m[P], 0.02, along), _wave(tv, m[P + 1], 0.02, foot * 1.5))
+                if m[TEXTURE] > 0.0:
+                    joint = 0.0  # the photograph has its own; so below
                 r, g, b = r * t * tr, g * t * tg, b * t * tb
                 r, g, b = r + (m[7] - r) * joint, g + (m[8] - g) * joint, b + (m[9] - b) * joint
                 dark = 1.0 - 0.4 * light.wetness
@@ -747,6 +825,8 @@ def shade(
                 course = math.floor(tv / h_b)
                 shift = 0.5 * w_b * (course - 2.0 * math.floor(course / 2.0))
                 joint = max(_wave(tv, h_b, 0.014, along), _wave(tu + shift, w_b, 0.014, along))
+                if m[TEXTURE] > 0.0:
+                    joint = 0.0
                 cell = _hash(int(math.floor((tu + shift) / w_b)), int(course), seed) - 0.5
                 t = (
                     1.0
@@ -819,6 +899,8 @@ def shade(
                     + 0.35 * _detail(wx, wy, 5.0, along, seed + 1)
                 )
                 rows = _wave(wz, m[P], 0.3 * m[P], along)
+                if m[TEXTURE] > 0.0:
+                    rows = 0.0
                 t *= 1.0 - 0.3 * rows
                 r, g, b = r * t * tr, g * t * tg, b * t * tb
             elif kind == PLANKS:
@@ -829,6 +911,8 @@ def shade(
                     + 0.5 * _detail(tu * 4, tv * 0.5, 3.0, along, seed)
                 )
                 gap = _wave(tu, m[P], 0.015, along)
+                if m[TEXTURE] > 0.0:
+                    gap = 0.0
                 tint *= 1.0 - 0.8 * gap
                 r, g, b = r * tint * tr, g * tint * tg, b * tint * tb
             elif kind == CLOTH:

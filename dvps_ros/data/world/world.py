@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from dvps_ros.config import option
@@ -21,10 +21,11 @@ from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import Block, blocks_between
 from dvps_ros.data.world.materials import SKY
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
-from dvps_ros.data.world.photographs import PROCEDURAL_SKY, Textures, load_sky, sky_files
+from dvps_ros.data.world.photographs import StreetTextures, open_textures
 from dvps_ros.data.world.route import WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
 from dvps_ros.data.world.sensor import Sensor, expose
+from dvps_ros.data.world.skies import draw_sky, lit_by, sky_files
 from dvps_ros.data.world.styles import STYLES
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
@@ -167,17 +168,17 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     to_sun = to_sun / np.linalg.norm(to_sun)
     sun = sun * strength
     sky = sky * ambient
-    bounce = 0.28 * sky + 0.09 * sun * to_sun[2]
+    bounce = shade.bounce(sun, sky, to_sun[2])
     cloud = np.array([0.95, 0.96, 0.98]) * (1.0 if soft == 0 else float(horizon.mean()))
 
     return shade.Light(
-        _triple(to_sun),
-        _triple(sun),
-        _triple(sky),
-        _triple(bounce),
-        _triple(zenith),
-        _triple(horizon),
-        _triple(cloud),
+        shade.triple(to_sun),
+        shade.triple(sun),
+        shade.triple(sky),
+        shade.triple(bounce),
+        shade.triple(zenith),
+        shade.triple(horizon),
+        shade.triple(cloud),
         float(cover),
         float(rng.uniform(0.5, 1.8)),
         float(fog),
@@ -189,9 +190,9 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     )
 
 
-def _triple(v: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = v.tolist()
-    return x, y, z
+def _folder(text: str) -> Path:
+    """A folder that an option names, by environment variables too: $DVPS_DATA/cc0_skies."""
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) -> Sensor:
@@ -203,7 +204,7 @@ def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) ->
     dark = 0.4 + 0.6 * light.night
     return Sensor(
         exposure=float(exposure * rng.uniform(0.62, 1.7)),
-        gain=_triple(gain),
+        gain=shade.triple(gain),
         contrast=float(rng.uniform(-0.2, 1.0)),
         gamma=float(rng.uniform(1.9, 2.5)),
         saturation=float(rng.uniform(0.45, 1.35)),
@@ -281,8 +282,10 @@ class World:
             )
         self.style = style
         self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks)
-        self._textures = Textures(Path(config.textures)) if config.textures else None
-        self._surfaces = np.empty((0, shade.MATERIAL_COLUMNS)), shade.NO_TILES
+        self._textures = (
+            StreetTextures(open_textures(_folder(config.textures)), config.seed) if config.textures else None
+        )
+        self._sky_files = sky_files(_folder(config.skies)) if config.skies else []
         self.relight(0)
         self.ego = Ego(
             self.scene.route,
@@ -303,7 +306,9 @@ class World:
         mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
         self.weather = mood if config.weather == "auto" else config.weather
         self.light = _draw_light(self.weather, rng)
-        self._sky = self._draw_sky(take)
+        self._sky = shade.NO_SKY, 0.0
+        if self._sky_files:
+            self._take_sky(np.random.default_rng([config.seed, 33, take]))
         self.sensor = _draw_sensor(self.light, rng, config.effects)
         height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
         self.camera_height_m = float(config.camera_height_m or height)
@@ -593,25 +598,19 @@ class World:
             speed_mps=np.array([ego.speed_mps], np.float32),
         )
 
-    def _draw_sky(self, take: int) -> tuple[np.ndarray, float]:
-        """A panorama as bright as the procedural sky, its brightest part where the sun is."""
-        rng = np.random.default_rng([self.config.seed, 33, take])
-        if not self.config.skies or rng.random() < PROCEDURAL_SKY:
-            return shade.NO_SKY, 0.0
-        files = sky_files(Path(self.config.skies))
-        sky = load_sky(files[rng.integers(len(files))])
-        level = float(np.mean([self.light.zenith, self.light.horizon]))
-        sunny = int(cv2.GaussianBlur(sky.mean(2), (0, 0), 8).max(0).argmax())
-        turn = math.atan2(self.light.to_sun[1], self.light.to_sun[0]) - 2 * math.pi * sunny / sky.shape[1]
-        return np.minimum(sky * np.float32(level), np.float32(30)), turn
+    def _take_sky(self, rng: np.random.Generator) -> None:
+        """A panorama above, and its light, if one goes with the weather."""
+        sky = draw_sky(self._sky_files, self.weather, rng)
+        if sky is not None:
+            turn = float(rng.uniform(0, 2 * math.pi))
+            self.light, radiance = lit_by(self.light, sky, turn)
+            self._sky = radiance, turn
 
     def _materials(self) -> tuple[np.ndarray, shade.Photographs]:
         """The materials of the scene so far, with photographs on them if there are any."""
         table, tiles = self.scene.materials.table, shade.NO_TILES
         if self._textures is not None:
-            if len(self._surfaces[0]) != len(table):  # the street has grown
-                self._surfaces = self._textures.applied(table, self.config.seed)
-            table, tiles = self._surfaces
+            table, tiles = self._textures.applied(table)
         return table, shade.Photographs(tiles, *self._sky)
 
     @staticmethod
