@@ -14,6 +14,7 @@ import yaml
 from dvps_ros.config import from_flat, group, mapping, option, read_keys
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.transforms import AugmentConfig
+from dvps_ros.data.world import STREETS
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import CITYSCAPES, LabelSpace, with_things
 from dvps_ros.losses.weighting import WEIGHTINGS
@@ -36,6 +37,7 @@ class DataConfig:
         "", "Photographs of surfaces for the rendered clips, as of the world; take another cache with them."
     )
     skies: str = option("", "Panoramas of the sky for them.")
+    streets: str = option("plain", "What is on their streets, as of the world.", choices=STREETS)
     synthetic: int = option(2, "Rendered pairs of frames in a batch: they teach motion and identity.", low=0)
     synthetic_stills: int = option(
         5, "Rendered single frames in a batch: more scenes for the same time.", low=0

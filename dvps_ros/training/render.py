@@ -27,7 +27,8 @@ def render_clips(data: DataConfig, *, progress: bool = False) -> None:
     Raises:
         InputError: the disk refuses a file, or photographs cannot be read.
     """
-    plain, photographed = WorldConfig(), WorldConfig(textures=data.textures, skies=data.skies)
+    plain = WorldConfig()
+    photographed = WorldConfig(textures=data.textures, skies=data.skies, streets=data.streets)
     validation = [(Path(data.cache) / "val", plain, VALIDATION_SEED + i) for i in range(VALIDATION_CLIPS)]
     training = [(Path(data.cache) / "train", photographed, seed) for seed in range(data.clips)]
     for folder, world, seed in tqdm(validation + training, unit="clip", disable=not progress):

@@ -10,6 +10,7 @@ import numpy as np
 
 from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.branchside import branchside
+from dvps_ros.data.world.furniture import furnish
 from dvps_ros.data.world.ground import ground
 from dvps_ros.data.world.kerbside import kerbside
 from dvps_ros.data.world.lots import distance, lot
@@ -60,6 +61,8 @@ def grow_block(street: Street, number: int) -> Block:
         median(site)
     if site.branch is not None:
         branchside(site, site.branch, kinds[site.branch.side])
+    if street.more is not None:
+        furnish(site, street.more)
     poses = np.array([part.world_from_part for part in site.parts])[:, :3]
     return Block(site.parts, site.agents, part_arrays(site.parts), poses)
 

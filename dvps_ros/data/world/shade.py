@@ -614,6 +614,53 @@ def _sign_face(m, u, v, pattern, seed):
         return 0.02, 0.12, 0.5
     if pattern == 5:  # priority: yellow square in white
         return (0.85, 0.55, 0.02) if abs(u) < 0.72 and abs(v) < 0.72 else (0.85, 0.85, 0.82)
+    if pattern == 7:  # yield
+        edge = min(0.46 - v, v + 0.92 - 1.73 * abs(u)) if v < 0.5 else 0.0
+        return (0.8, 0.8, 0.76) if edge > 0.17 else (0.55, 0.03, 0.03)
+    if pattern == 8:  # no entry
+        return (0.85, 0.85, 0.83) if abs(v) < 0.17 and abs(u) < 0.68 else (0.55, 0.02, 0.03)
+    if pattern == 9:  # no parking, no stopping
+        if rad > 0.78 or abs(u + v) < 0.17 or (seed % 2 == 0 and abs(u - v) < 0.17):
+            return 0.55, 0.03, 0.03
+        return 0.02, 0.08, 0.42
+    if pattern == 10:  # crosswalk
+        if v > -0.72 and v < 0.72 and abs(u) < 0.41 * (0.8 - v):
+            return (0.02, 0.02, 0.02) if abs(u) < 0.12 and abs(v) < 0.45 else (0.85, 0.85, 0.85)
+        return 0.02, 0.1, 0.47
+    if pattern == 11:  # speed limit: two digits of seven segments
+        if rad > 0.74:
+            return 0.55, 0.03, 0.03
+        x, left = abs(u) - 0.27, u < 0.0
+        digit = 2 + seed % 7 if left else (0 if seed % 3 else 5)
+        edge_x, edge_y = abs(abs(x) - 0.13) < 0.055, abs(v) < 0.4
+        top, middle, bottom = abs(v - 0.36) < 0.05, abs(v) < 0.05, abs(v + 0.36) < 0.05
+        right_side = (x > 0.0) != left
+        bars = (top and digit != 4) or (bottom and digit not in (4, 7)) or (middle and digit not in (0, 7))
+        upper = digit in (0, 3, 4, 7, 8, 2) if right_side else digit in (0, 4, 5, 6, 8)
+        lower = digit != 2 if right_side else digit in (0, 2, 6, 8)
+        stroke = edge_x and edge_y and (upper if v > 0.0 else lower)
+        if stroke or (bars and abs(x) < 0.18):
+            return 0.02, 0.02, 0.02
+        return 0.82, 0.82, 0.8
+    if pattern == 12:  # chevrons, road works
+        k = (u + abs(v)) * 1.6
+        return (0.8, 0.8, 0.78) if k - math.floor(k) < 0.5 else (0.55, 0.03, 0.03)
+    if pattern == 13:  # priority road
+        k = abs(u) + abs(v)
+        return (
+            (0.82, 0.52, 0.02)
+            if k < 0.62
+            else ((0.02, 0.02, 0.02) if 0.62 < k < 0.68 else (0.85, 0.85, 0.82))
+        )
+    if pattern == 14:  # posters: blocks of colour, a picture's noise, a line of lettering
+        if abs(u) > 0.94 or abs(v) > 0.95:
+            return 0.25, 0.25, 0.26
+        block = _hash(int(math.floor(u * 1.5)), int(math.floor(v * 1.7)), seed)
+        k = 0.4 + 1.2 * _noise(3.0 * u + 5.0, 3.0 * v, seed)
+        if abs(v + 0.6) < 0.1 and _hash(int(math.floor(u * 14)), 1, seed) > 0.3:
+            return 0.85, 0.85, 0.8
+        r, g, b = (m[4], m[5], m[6]) if block > 0.45 else (m[7], m[8], m[9])
+        return r * k, g * k, b * k
     # Direction boards: rows of lettering in colour b on colour a.
     if abs(u) > 0.95 or abs(v) > 0.93:
         return m[7], m[8], m[9]

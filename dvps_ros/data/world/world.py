@@ -31,6 +31,7 @@ from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
 WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
+STREETS = ("plain", "rich")
 T = TypeVar("T")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -57,6 +58,11 @@ class WorldConfig:
     seed: int = option(0, "Everything is drawn from this number.", low=0)
     style: str = option("auto", "Kind of street.", choices=("auto", *STYLES))
     weather: str = option("auto", "Light and air.", choices=("auto", *WEATHERS))
+    streets: str = option(
+        "plain",
+        "rich: more kinds of things on them, and more of each.",
+        choices=STREETS,
+    )
     traffic: float = option(1.0, "Density of everything that moves.", low=0.0, high=2.0)
     forks: float = option(1.0, "Density of forks, where the road parts in two.", low=0.0, high=1.0)
     camera_height_m: float = option(
@@ -281,7 +287,8 @@ class World:
                 f"got {style!r} and {config.weather!r}"
             )
         self.style = style
-        self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks)
+        rich = config.streets == "rich"
+        self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks, rich=rich)
         self._textures = (
             StreetTextures(open_textures(_folder(config.textures)), config.seed) if config.textures else None
         )
