@@ -66,7 +66,7 @@ WORLD_SIZE = SizeType(16, 8192)
     "--weather",
     default="auto",
     show_default=True,
-    help="auto, clear, haze, overcast, rain, fog, low_sun, dusk.",
+    help="auto, clear, haze, overcast, rain, fog, low_sun, dusk, night.",
 )
 @click.option(
     "--streets",

@@ -168,6 +168,25 @@ class Eye(NamedTuple):
     cy: float
 
 
+class Lamps(NamedTuple):
+    """What lights a street by night. Intensities are linear RGB on a white surface a metre away."""
+
+    at: np.ndarray
+    """float64 [L,3]: street lamps in the world; none by day."""
+    color: tuple[float, float, float]
+    """Of each street lamp."""
+    beam_from: tuple[float, float, float]
+    """Our headlights in the world."""
+    beam: tuple[float, float, float]
+    """Where they shine, a unit vector."""
+    beam_color: tuple[float, float, float]
+
+
+NO_LAMPS = Lamps(np.empty((0, 3)), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+BEAM_SPREAD_RAD = 0.22
+"""From the middle of a beam to where it has fallen to 0.6, sideways; up it is a third of that."""
+
+
 class Maps(NamedTuple):
     """What is filled: ``rgb`` is linear light, the others are as in ``types.Sample``, for one frame."""
 
@@ -678,13 +697,58 @@ def _sign_face(m, u, v, pattern, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def lamp_light(lamps, x, y, z, nx, ny, nz):
+    """Light (linear RGB) of street lamps and headlights on a white surface at x, y, z that faces n.
+
+    It falls with the square of the distance. A street lamp shines downwards (by the cosine); nothing hides
+    it. Headlights are flatter than wide.
+    """
+    total = 0.0
+    for i in range(lamps.at.shape[0]):
+        lx, ly, lz = lamps.at[i, 0] - x, lamps.at[i, 1] - y, lamps.at[i, 2] - z
+        square = lx * lx + ly * ly + lz * lz + 0.25
+        facing = nx * lx + ny * ly + nz * lz
+        if facing > 0.0 and lz > 0.0:
+            total += facing * lz / (square * square)
+    r, g, b = lamps.color[0] * total, lamps.color[1] * total, lamps.color[2] * total
+    lx, ly, lz = x - lamps.beam_from[0], y - lamps.beam_from[1], z - lamps.beam_from[2]
+    ahead = lx * lamps.beam[0] + ly * lamps.beam[1] + lz * lamps.beam[2]
+    square = lx * lx + ly * ly + lz * lz
+    facing = -(nx * lx + ny * ly + nz * lz)
+    if facing > 0.0 and ahead > 0.0:
+        up = lz - ahead * lamps.beam[2]
+        aside = math.sqrt(max(square - ahead * ahead - up * up, 0.0))
+        width = BEAM_SPREAD_RAD * ahead
+        k = (aside * aside + 9.0 * up * up) / (width * width)
+        square += 0.25
+        shine = math.exp(-0.5 * k) * facing / (square * math.sqrt(square))
+        r += lamps.beam_color[0] * shine
+        g += lamps.beam_color[1] * shine
+        b += lamps.beam_color[2] * shine
+    return r, g, b
+
+
+@njit(nogil=True, fastmath=_FAST)
 def shade(
-    visibility, meshes, parts, materials, photographs, light, shadow, eye, sky_class, maps, begin_row, end_row
+    visibility,
+    meshes,
+    parts,
+    materials,
+    photographs,
+    light,
+    lamps,
+    shadow,
+    eye,
+    sky_class,
+    maps,
+    begin_row,
+    end_row,
 ):
     """Fill all maps of a frame from its visibility buffer.
 
     Args:
-        visibility, meshes, parts, photographs, light, shadow, eye: records of those names, capitalised.
+        visibility, meshes, parts, photographs, light, lamps, shadow, eye: records of those names,
+            capitalised.
         materials: float64 [N,40]: a row of ``MATERIAL_COLUMNS`` each.
         sky_class: class of the sky.
         maps: :class:`Maps`, out.
@@ -695,7 +759,7 @@ def shade(
     vertices, normals, uv, triangles, slots = meshes
     part_turn, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale = parts
     tiles, sky_map, sky_turn = photographs
-    with_sky = sky_map.shape[0] > 0
+    with_sky, by_night = sky_map.shape[0] > 0, lamps.beam_color[0] > 0.0
     height_map, light_from_world, texel_m = shadow
     w, prev_turn, fx, fy, cx, cy = eye
     rgb, class_map, instance_map, depth_m, flow_px, moving, scene_flow_m = maps
@@ -992,6 +1056,9 @@ def shade(
             ir = light.sun[0] * direct + (light.sky[0] * up + light.bounce[0] * (1 - up)) * share
             ig = light.sun[1] * direct + (light.sky[1] * up + light.bounce[1] * (1 - up)) * share
             ib = light.sun[2] * direct + (light.sky[2] * up + light.bounce[2] * (1 - up)) * share
+            if by_night:
+                qr, qg, qb = lamp_light(lamps, wx, wy, wz, nx, ny, nz)
+                ir, ig, ib = ir + qr, ig + qg, ib + qb
             r, g, b = max(r, 0.0), max(g, 0.0), max(b, 0.0)
             lr, lg, lb = r * (ir + glow), g * (ig + glow), b * (ib + glow)
             if gloss > 0.0:

@@ -30,7 +30,10 @@ from dvps_ros.data.world.styles import STYLES
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
-WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
+WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk", "night")
+WEATHER_SHARES = (0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05, 0.0)
+"""On rich streets half the dusk is night."""
+MOST_LAMPS, LAMPS_WITHIN_M = 16, 70.0
 STREETS = ("plain", "rich")
 T = TypeVar("T")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -145,7 +148,7 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     elif weather == "low_sun":
         strength, ambient, cover = rng.uniform(1.6, 2.6), 0.42, rng.uniform(0.1, 0.5)
         horizon = np.array([1.0, 0.86, 0.70]) * rng.uniform(0.8, 1.15)
-    elif weather in ("overcast", "rain", "fog", "dusk"):
+    elif weather in ("overcast", "rain", "fog", "dusk", "night"):
         to_sun = np.array([rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), 1.0])
         strength, ambient, cover, soft, occlusion = (
             rng.uniform(0.15, 0.5),
@@ -169,6 +172,14 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
         tint = np.array([0.55, 0.62, 0.95])
         zenith, horizon, sky = zenith * tint * 0.5, horizon * np.array([0.8, 0.7, 0.75]) * 0.7, sky * tint
         ambient, strength = 0.45, 0.05
+    elif weather == "night":
+        night, cover = 1.0, 0.0
+        zenith, horizon = (
+            np.array([0.010, 0.013, 0.022]),
+            np.array([0.05, 0.04, 0.035]) * rng.uniform(0.4, 1.6),
+        )
+        ambient, strength, fog = rng.uniform(0.02, 0.07), 0.0, rng.uniform(0.0, 0.001)
+        wet = rng.uniform(0.3, 1.0) if rng.random() < 0.3 else 0.0
     elif weather in ("clear", "haze", "low_sun") and rng.random() < 0.1:
         wet = rng.uniform(0.2, 0.7)
     to_sun = to_sun / np.linalg.norm(to_sun)
@@ -310,7 +321,9 @@ class World:
         """
         config = self.config
         rng = np.random.default_rng([config.seed, 9, take])
-        mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
+        mood = str(rng.choice(WEATHERS, p=WEATHER_SHARES))
+        if config.streets == "rich" and mood == "dusk" and rng.random() < 0.5:
+            mood = "night"
         self.weather = mood if config.weather == "auto" else config.weather
         self.light = _draw_light(self.weather, rng)
         self._sky = shade.NO_SKY, 0.0
@@ -579,6 +592,7 @@ class World:
             parts,
             *self._materials(),
             self.light,
+            self._lamps(t, ego),
             shadow,
             shade.Eye(world_from_camera, turn, camera.fx, camera.fy, camera.cx, camera.cy),
             SKY,
@@ -619,6 +633,25 @@ class World:
         if self._textures is not None:
             table, tiles = self._textures.applied(table)
         return table, shade.Photographs(tiles, *self._sky)
+
+    def _lamps(self, t: float, ego: EgoState) -> shade.Lamps:
+        """The street lamps nearby and the headlights, if it is night."""
+        if self.weather != "night":
+            return shade.NO_LAMPS
+        base = self._camera_pose(t, ego) @ np.linalg.inv(self.base_from_camera)
+        beam_from = base[:3, 3] + base[:3, :3] @ [3.3, 0.0, 0.65]
+        beam = base[:3, :3] @ [math.cos(0.03), 0.0, -math.sin(0.03)]
+        blocks, _ = self._near(t)
+        at = np.concatenate([block.lamps for block in blocks])
+        away = np.linalg.norm(at - beam_from, axis=1)
+        nearest = np.argsort(away, kind="stable")[:MOST_LAMPS]
+        nearest = nearest[away[nearest] < LAMPS_WITHIN_M]
+        rng = np.random.default_rng([self.config.seed, 34])
+        # From the orange of sodium to the white of diodes.
+        warm, strength = rng.uniform(0.0, 1.0), rng.uniform(12.0, 35.0)
+        color = strength * np.array([1.0, 0.92 - 0.35 * warm, 0.85 - 0.70 * warm])
+        head = rng.uniform(60.0, 160.0) * np.array([1.0, 0.96, 0.88])
+        return shade.Lamps(at[nearest], *(shade.triple(v) for v in (color, beam_from, beam, head)))
 
     @staticmethod
     def _in_view(eye: np.ndarray, radius: np.ndarray, camera: CameraModel) -> np.ndarray:
