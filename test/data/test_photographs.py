@@ -115,6 +115,37 @@ def test_texture_is_close_to_the_mean_over_the_footprint(noise):
         assert np.std(np.add(errors, spread)) < 1.4 * np.std(spread) + 0.01
 
 
+def test_steps_to_the_next_pixel_are_the_derivatives_on_the_triangle():
+    """Against differences of a plainly written perspective interpolation."""
+    rng = np.random.default_rng(7)
+    k = np.array([[300.0, 0, 150], [0, 280.0, 90], [0, 0, 1]])
+    for _ in range(10):
+        corners = rng.uniform((-3, -3, 4), (3, 3, 15), (3, 3))  # in the camera's frame
+        uv = rng.uniform(-5, 5, (3, 2))
+        edges = np.linalg.inv(corners.T) @ np.linalg.inv(k)
+        pose = np.eye(4)
+        pose[:3, :3] = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+        pose[:3, 3] = rng.normal(size=3)
+
+        def at(pixel, edges=edges, uv=uv, pose=pose):
+            """Depth, uv and world point."""
+            share = edges @ [*pixel, 1.0]
+            z = 1 / share.sum()
+            return z, z * share @ uv, pose[:3, :3] @ (np.linalg.inv(k) @ [*pixel, 1.0] * z) + pose[:3, 3]
+
+        middle = k @ corners.mean(0)
+        pixel, h = middle[:2] / middle[2], 1e-5
+        z, (u, v), _ = at(pixel)
+        ahead, back = ([at(pixel + sign * h * axis) for axis in np.eye(2)] for sign in (1, -1))
+        got = shade.surface_steps(edges, *uv, z, u, v)
+        want = [(a[1] - b[1]) / (2 * h) for a, b in zip(ahead, back, strict=True)]
+        np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-4, atol=1e-6)
+        ray = pose[:3, :3] @ np.linalg.inv(k) @ [*pixel, 1.0]
+        got = shade.world_steps(edges, pose, *ray, z, k[0, 0], k[1, 1])
+        want = [(a[2] - b[2]) / (2 * h) for a, b in zip(ahead, back, strict=True)]
+        np.testing.assert_allclose(got, np.concatenate(want), rtol=1e-4, atol=1e-6)
+
+
 def test_photographs_change_the_picture_and_no_truth(folder, monkeypatch):
     monkeypatch.setattr(photographs, "PROCEDURAL", 0.0)
     plain = World(CITY).clip(2, CAMERA)
@@ -180,6 +211,30 @@ def test_a_photograph_lies_on_the_road_in_metres(tmp_path, monkeypatch):
     dark, light = bright[inside & (white < 0.5)], bright[inside & (white > 0.5)]
     # Lane markings are white on both.
     assert np.quantile(dark, 0.8) < np.quantile(light, 0.2)
+
+
+def test_a_far_road_neither_flickers_nor_sparkles(tmp_path, monkeypatch):
+    """Black and white noise, much finer than a pixel from afar: there it is as even as a grey road, in every
+    frame; near the camera it is seen."""
+    monkeypatch.setattr(photographs, "PROCEDURAL", 0.0)
+    monkeypatch.setitem(
+        photographs.SURFACES, shade.ROAD, photographs.Surface(("Asphalt",), (2.0, 2.0), 1.0, 1)
+    )
+    config = replace(
+        CITY, style="highway", weather="overcast", traffic=0.0, effects=False, camera_yaw_deg=0.0
+    )
+    camera, spread = CameraModel.from_fov(384, 192, 60.0), {}
+    noise = np.random.default_rng(1).choice([0, 255], (128, 128, 1)).astype(np.uint8)
+    for name, image in (("noise", noise), ("grey", np.full((128, 128, 1), 186, np.uint8))):
+        write_tile(tmp_path / name / "Asphalt" / "a.png", image.repeat(3, axis=2))
+        clip = World(replace(config, textures=str(tmp_path / name))).clip(3, camera)
+        light = clip.images.mean(3)
+        step = np.abs(np.diff(light, axis=2))
+        for place, low, high in (("near", 4, 6), ("far", 30, 60)):
+            road = (clip.class_map == 0) & (clip.depth_m > low) & (clip.depth_m < high)
+            spread[name, place] = np.median(step[road[:, :, 1:] & road[:, :, :-1]])
+    assert spread["noise", "near"] > 5 * spread["grey", "near"] + 5
+    assert spread["noise", "far"] < spread["grey", "far"] + 3
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (3000, 40)])

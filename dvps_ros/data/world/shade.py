@@ -697,6 +697,46 @@ def _sign_face(m, u, v, pattern, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def surface_steps(e, uv0, uv1, uv2, z, u, v):
+    """Change of uv to the next column's pixel and to the next row's, on the triangle: u, v, u, v.
+
+    Args:
+        e: edge functions [3,3] of the triangle, see ``Visibility``; uv0, uv1, uv2: [2] at its corners.
+        z, u, v: depth and uv at the pixel.
+    """
+    e_c, e_r = e[0, 0] + e[1, 0] + e[2, 0], e[0, 1] + e[1, 1] + e[2, 1]
+    return (
+        z * (uv0[0] * e[0, 0] + uv1[0] * e[1, 0] + uv2[0] * e[2, 0] - u * e_c),
+        z * (uv0[1] * e[0, 0] + uv1[1] * e[1, 0] + uv2[1] * e[2, 0] - v * e_c),
+        z * (uv0[0] * e[0, 1] + uv1[0] * e[1, 1] + uv2[0] * e[2, 1] - u * e_r),
+        z * (uv0[1] * e[0, 1] + uv1[1] * e[1, 1] + uv2[1] * e[2, 1] - v * e_r),
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
+def world_steps(e, world_from_camera, ray_x, ray_y, ray_z, z, fx, fy):
+    """Change of the world point to the next column's pixel and to the next row's: x, y, z, x, y, z.
+
+    Args:
+        e: edge functions [3,3] of the triangle.
+        ray_x, ray_y, ray_z: the pixel's ray in the world, to depth 1.
+        z: depth at the pixel.
+    """
+    w = world_from_camera
+    z_c = -z * z * (e[0, 0] + e[1, 0] + e[2, 0])
+    z_r = -z * z * (e[0, 1] + e[1, 1] + e[2, 1])
+    k_c, k_r = z / fx, z / fy
+    return (
+        w[0, 0] * k_c + ray_x * z_c,
+        w[1, 0] * k_c + ray_y * z_c,
+        w[2, 0] * k_c + ray_z * z_c,
+        w[0, 1] * k_r + ray_x * z_r,
+        w[1, 1] * k_r + ray_y * z_r,
+        w[2, 1] * k_r + ray_z * z_r,
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
 def lamp_light(lamps, x, y, z, nx, ny, nz):
     """Light (linear RGB) of street lamps and headlights on a white surface at x, y, z that faces n.
 
@@ -847,7 +887,6 @@ def shade(
             tr, tg, tb = 1.0, 1.0, 1.0
             if m[TEXTURE] > 0.0:
                 # Metres along the surface, and how they change to the next column and the next row.
-                e_c, e_r = e[0, 0] + e[1, 0] + e[2, 0], e[0, 1] + e[1, 1] + e[2, 1]
                 if kind == GROUND or kind == ROOF or kind == LEAVES:
                     ax, ay, az = 1.0, 0.0, 0.0
                     bx, by, bz = 0.0, 1.0, 0.0
@@ -859,25 +898,14 @@ def shade(
                         ax, ay, az = -ny / level, nx / level, 0.0
                         bx, by, bz = 0.0, 0.0, 1.0 / level
                     tx, ty = ax * wx + ay * wy + az * wz, bx * wx + by * wy + bz * wz
-                    z_c, z_r = -z * z * e_c * length, -z * z * e_r * length
-                    xc, yc, zc = (
-                        w[0, 0] * z / fx + dx * z_c,
-                        w[1, 0] * z / fx + dy * z_c,
-                        w[2, 0] * z / fx + dz * z_c,
-                    )
-                    xr, yr, zr = (
-                        w[0, 1] * z / fy + dx * z_r,
-                        w[1, 1] * z / fy + dy * z_r,
-                        w[2, 1] * z / fy + dz * z_r,
+                    xc, yc, zc, xr, yr, zr = world_steps(
+                        e, w, dx * length, dy * length, dz * length, z, fx, fy
                     )
                     tx_c, ty_c = ax * xc + ay * yc + az * zc, bx * xc + by * yc + bz * zc
                     tx_r, ty_r = ax * xr + ay * yr + az * zr, bx * xr + by * yr + bz * zr
                 else:
                     tx, ty = tu, tv
-                    tx_c = z * (uv[i0, 0] * e[0, 0] + uv[i1, 0] * e[1, 0] + uv[i2, 0] * e[2, 0] - tu * e_c)
-                    ty_c = z * (uv[i0, 1] * e[0, 0] + uv[i1, 1] * e[1, 0] + uv[i2, 1] * e[2, 0] - tv * e_c)
-                    tx_r = z * (uv[i0, 0] * e[0, 1] + uv[i1, 0] * e[1, 1] + uv[i2, 0] * e[2, 1] - tu * e_r)
-                    ty_r = z * (uv[i0, 1] * e[0, 1] + uv[i1, 1] * e[1, 1] + uv[i2, 1] * e[2, 1] - tv * e_r)
+                    tx_c, ty_c, tx_r, ty_r = surface_steps(e, uv[i0], uv[i1], uv[i2], z, tu, tv)
                 c, s = m[TURN_COS], m[TURN_SIN]
                 tr, tg, tb = _texture(
                     tiles,
