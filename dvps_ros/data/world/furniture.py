@@ -15,7 +15,7 @@ from dvps_ros.data.world.mesh import Mesh, box, boxes, disc, facets, merge, tube
 from dvps_ros.data.world.palette import MoreLook
 from dvps_ros.data.world.people import walkers
 from dvps_ros.data.world.plants import bush
-from dvps_ros.data.world.signs import any_board
+from dvps_ros.data.world.signs import any_board, traffic_light
 from dvps_ros.data.world.site import Site
 
 SIGN_SHAPES = ("yield", "round", "round", "square", "round", "wide", "diamond")
@@ -34,6 +34,7 @@ def furnish(site: Site, look: MoreLook) -> None:
             _signpost(
                 site, look, rng.uniform(site.s0 + 1, site.s1 - 1), near + side * rng.uniform(0, 0.4), side
             )
+        _lights(site, near, side)
         if rng.random() < (0.08 if x.walk > 0 else 0.15):
             _road_works(site, look, side)
         if x.walk > 0:
@@ -64,6 +65,19 @@ def _signpost(site: Site, look: MoreLook, s: float, d: float, side: int) -> None
         pose[:3, :3] *= np.array([1.0, 1.2 if shape == "wide" else 1.0, tall])[None] * size
         site.put_posed(shapes.sign(shape), (face, furniture.sign_back), pose)
         height -= size * tall + 0.08
+
+
+def _lights(site: Site, d: float, side: int) -> None:
+    """Traffic lights for both directions where a street leaves or people cross, and seldom elsewhere."""
+    rng, j = site.rng, site.junction
+    crossed = bool(site.side_streets) or site.crosswalk_s is not None
+    if rng.random() > (0.6 if crossed else 0.06):
+        return
+    for s, ahead in ((j.start - 1.0, True), (j.end + 1.0, False)):
+        if rng.random() < 0.8:
+            # An arm reaches over the road only where it is to the left of those it is for.
+            reach = float(rng.choice([0.0, 0.0, 2.5, 4.0, 5.5])) if ahead == (side < 0) else 0.0
+            traffic_light(site, s, d + side * rng.uniform(0.0, 0.5), reach=reach, facing=ahead)
 
 
 @cache
