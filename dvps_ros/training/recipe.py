@@ -34,7 +34,9 @@ class DataConfig:
     render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
     render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
     textures: str = option(
-        "", "Photographs of surfaces for the rendered clips, as of the world; take another cache with them."
+        "",
+        "Photographs of surfaces for the rendered clips, as of the world. Cached clips of another look are "
+        "rendered again: take a cache of its own for each.",
     )
     skies: str = option("", "Panoramas of the sky for them.")
     streets: str = option("plain", "What is on their streets, as of the world.", choices=STREETS)

@@ -154,3 +154,10 @@ def test_pickups_are_trucks_and_bendy_buses_buses():
                     row = world.materials.table[agent.parts[0].materials[0]]
                     classes.setdefault(round(agent.length, 2), set()).add(int(row[1]))
     assert classes[5.3] == {TRUCK} and classes[18.0] == {BUS} and classes[2.75] == {CAR}
+
+
+def test_a_sample_says_what_its_world_has_beyond_a_plain_one():
+    plain = World(WorldConfig(seed=1, style="city", weather="clear")).clip(1, CAMERA)
+    rich = World(WorldConfig(seed=1, style="city", weather="clear", streets="rich")).clip(1, CAMERA)
+    assert plain.source == "world seed 1, city, clear, t = 0.00 s"
+    assert rich.source == f"{plain.source}; rich streets"

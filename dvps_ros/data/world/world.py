@@ -35,6 +35,8 @@ WEATHER_SHARES = (0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05, 0.0)
 """On rich streets half the dusk is night."""
 MOST_LAMPS, LAMPS_WITHIN_M = 16, 70.0
 STREETS = ("plain", "rich")
+LOOK = "; "
+"""Between a sample's source and the look of its world, if that has any."""
 T = TypeVar("T")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -88,6 +90,13 @@ class WorldConfig:
     effects: bool = option(
         True, "Noise, blur, colour cast, motion blur of a real camera; off gives clean images."
     )
+
+    @property
+    def look(self) -> str:
+        """What it has beyond a plain procedural world, in words; empty for one that has nothing more."""
+        parts = ["rich streets"] if self.streets == "rich" else []
+        parts += [f"{name} of {folder}" for name in ("textures", "skies") if (folder := getattr(self, name))]
+        return ", ".join(parts)
 
 
 DEMO = WorldConfig(
@@ -607,7 +616,7 @@ class World:
         return Sample(
             images=image[None],
             intrinsics=camera.vector[None],
-            source=f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s",
+            source=self._source(t),
             class_map=maps.class_map[None],
             instance_map=maps.instance_map[None],
             depth_m=maps.depth_m[None],
@@ -633,6 +642,11 @@ class World:
         if self._textures is not None:
             table, tiles = self._textures.applied(table)
         return table, shade.Photographs(tiles, *self._sky)
+
+    def _source(self, t: float) -> str:
+        """What a sample says of itself."""
+        scene = f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s"
+        return f"{scene}{LOOK}{self.config.look}" if self.config.look else scene
 
     def _lamps(self, t: float, ego: EgoState) -> shade.Lamps:
         """The street lamps nearby and the headlights, if it is night."""
