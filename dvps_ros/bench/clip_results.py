@@ -132,9 +132,10 @@ def console_summary(report: Mapping[str, Any], out: Path) -> str:
         )
     if "depth" in quality:
         depth = quality["depth"]
+        error = "of nothing" if depth["abs_rel"] is None else f"{depth['abs_rel']:.1%} relative"
+        rmse = "" if depth["rmse"] is None else f", {depth['rmse']:.2f} m RMSE"
         lines.append(
-            f"depth error {depth['abs_rel']:.1%} relative, {depth['rmse']:.2f} m RMSE, "
-            f"on {depth['coverage']:.1%} of the pixels with truth"
+            f"depth error {error}{rmse}, on {depth['coverage']:.1%} of the pixels with truth"
             + (f", flicker {depth['flicker']:.2%}" if depth.get("flicker") is not None else "")
         )
     for key in ("objects", "objects_near"):

@@ -80,7 +80,7 @@ def table(scores: dict[str, Any], worlds: int, frames: int) -> str:
     sizes = scores["objects_by_size"].items()
     found = ", ".join(f"{size} {_percent(row['found'])}" for size, row in sizes)
     lines.append(f"found by visible area, as a square: {found}")
-    lines.append(f"depth   abs_rel {depth['abs_rel']:.3f}  delta1 {_percent(depth['delta1'])}")
+    lines.append(f"depth   abs_rel {_percent(depth['abs_rel'])}  delta1 {_percent(depth['delta1'])}")
     return "\n".join(lines)
 
 

@@ -65,27 +65,32 @@ def sky_is_far(log_depth: Tensor, sky: Tensor, max_depth_m: float) -> Term:
 
 
 @in_float32
-def edge_aware_smoothness(log_depth: Tensor, image: Tensor) -> Term:
-    """|gradient of ln depth| exp(-10 |gradient of the image|), x and y added (Godard et al. 2017, eq. 5).
-
-    The factor 10 is ours; the image is 0..1 here, its gradient the mean over the channels. The logarithm
-    takes the place of the mean-normalised disparity: both are free of the scale.
+def edge_aware_smoothness(surface: Tensor, image: Tensor, *, edge: float = 10.0) -> Term:
+    """|gradient of the surface| exp(-edge |gradient of the image|), x + y (Godard et al. 2017, eq. 5).
 
     Args:
-        log_depth: float [B,1,h,w].
-        image: float [B,3,h,w], 0..255, at the same size.
+        surface: float [B,1,h,w], free of the scene's scale: ln depth, or a disparity that is
+            :func:`mean_normalised`.
+        image: float [B,3,h,w], 0..255, at the same size; here 0..1, its gradient the mean over the channels.
+        edge: 10 is ours, 1 that of Monodepth2 and what follows it.
     """
-    d, i = log_depth, image / 255
+    d, i = surface, image / 255
     value = torch.zeros_like(d[:, 0])
     dx = (d[..., :, 1:] - d[..., :, :-1]).abs()[:, 0] * torch.exp(
-        -(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * 10
+        -(i[..., :, 1:] - i[..., :, :-1]).abs().mean(1) * edge
     )
     dy = (d[..., 1:, :] - d[..., :-1, :]).abs()[:, 0] * torch.exp(
-        -(i[..., 1:, :] - i[..., :-1, :]).abs().mean(1) * 10
+        -(i[..., 1:, :] - i[..., :-1, :]).abs().mean(1) * edge
     )
     value[:, :, :-1] += dx
     value[:, :-1] += dy
     return Term(value, torch.ones_like(value))
+
+
+@in_float32
+def mean_normalised(disparity: Tensor) -> Tensor:
+    """Disparity [B,1,h,w] over its mean in the image (Wang et al. 2018): free of the scene's scale."""
+    return disparity / (disparity.mean((2, 3), keepdim=True) + 1e-7)
 
 
 def _safe_log(depth_m: Tensor, valid: Tensor) -> Tensor:

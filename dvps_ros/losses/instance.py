@@ -34,6 +34,18 @@ def center_focal(
 
 
 @in_float32
+def center_mse(logits: Tensor, heat: Tensor, valid: Tensor) -> Term:
+    """Squared error of the centre heat-map (Panoptic-DeepLab, Cheng et al. 2020, section 3.2).
+
+    Args:
+        logits: float [B,1,h,w]; their sigmoid is compared.
+        heat: float [B,h,w], 0..1.
+        valid: bool [B,h,w].
+    """
+    return Term((logits[:, 0].sigmoid() - heat).square(), valid.float())
+
+
+@in_float32
 def offset_l1(offset_px: Tensor, target_px: Tensor, valid: Tensor) -> Term:
     """|dx error| + |dy error| of the offset to the instance's centre (Panoptic-DeepLab), input pixels.
 
@@ -60,8 +72,8 @@ def identity_contrast(
         previous_ids, current_ids: int32 [B,h,w]; only ids > 0 take part; equal id = same object.
         temperature: of the cosine similarity.
     """
-    keys_of, keys = _instances(previous_ids)
-    ids_of, _ = _instances(current_ids)
+    keys_of, keys = instance_rows(previous_ids)
+    ids_of, _ = instance_rows(current_ids)
     weight = torch.zeros(current_ids.shape, dtype=torch.float32, device=current.device)
     if len(keys) < 2:
         return Term(current[:, 0] * 0, weight)
@@ -90,8 +102,12 @@ def _pack(ids: Tensor) -> Tensor:
     return (sample << 32) + ids.long().clamp_min(0)
 
 
-def _instances(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Row of each pixel in the sorted list of packed instances (-1: none), and that list."""
+def instance_rows(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Row int64 [B,h,w] of each pixel in the sorted list of all samples' instances (-1: none), and that list.
+
+    Args:
+        ids: int32 [B,h,w]; instances have ids > 0, of one sample each.
+    """
     packed = _pack(ids)
     keys = torch.unique(packed[ids > 0])
     if len(keys) == 0:

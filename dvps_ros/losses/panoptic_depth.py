@@ -2,7 +2,8 @@
 """Depth losses guided by panoptic labels (MonoDVPS, Petrovai and Nedevschi 2023, equations 5 to 8).
 
 Depth is smooth within a segment and breaks between segments. Where labels are missing nothing counts. The
-logarithm of depth takes the place of the paper's mean-normalised disparity: both are free of the scale.
+surface is the paper's mean-normalised disparity (``losses.depth.mean_normalised``) or the logarithm of depth:
+both are free of the scene's scale.
 """
 
 from __future__ import annotations
@@ -21,27 +22,27 @@ TRIPLET_LEAST = 4
 
 
 @in_float32
-def guided_smoothness(log_depth: Tensor, segments: Tensor) -> Term:
-    """|difference of ln depth| between neighbours of one segment (PGS, eq. 5 with 6).
+def guided_smoothness(surface: Tensor, segments: Tensor) -> Term:
+    """|difference of the surface| between neighbours of one segment (PGS, eq. 5 with 6).
 
     Args:
-        log_depth: float [B,1,h,w].
+        surface: float [B,1,h,w], see above.
         segments: int64 [B,h,w]: equal where class and instance are; -1 where either is unknown.
 
     Returns:
         Term over [B,2,h,w]: each cell with its right and with its lower neighbour.
     """
-    step, same, _ = _neighbours(log_depth, segments)
+    step, same, _ = _neighbours(surface, segments)
     return Term(step, same.float())
 
 
 @in_float32
-def guided_edges(log_depth: Tensor, segments: Tensor) -> Term:
-    """exp(-|difference of ln depth|) between neighbours of different segments (PED, eq. 7).
+def guided_edges(surface: Tensor, segments: Tensor) -> Term:
+    """exp(-|difference of the surface|) between neighbours of different segments (PED, eq. 7).
 
     Arguments and result as of :func:`guided_smoothness`.
     """
-    step, _, different = _neighbours(log_depth, segments)
+    step, _, different = _neighbours(surface, segments)
     return Term(torch.exp(-step), different.float())
 
 

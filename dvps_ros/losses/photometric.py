@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depth from two views of a scene that stands still, with known poses: no depth truth is needed.
+"""Depth from views of a scene that stands still: no depth truth is needed.
 
-A pixel with its predicted depth is looked up in another image of the clip; where the depth is right, both
-show the same (Zhou et al. 2017; the error, the minimum over views and the auto-mask: Godard et al. 2019,
-Monodepth2).
+A pixel with its predicted depth is looked up in another image of the clip; where depth and pose are right,
+both show the same (Zhou et al. 2017; the error, the minimum over views and the auto-mask: Godard et al. 2019,
+Monodepth2). Poses are known, or predicted by ``networks.pose`` and learned from the same error.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dvps_ros.contract import OUTPUT_STRIDE
 from dvps_ros.losses.targets import View
 from dvps_ros.losses.term import Term, in_float32
+from dvps_ros.losses.warping import places_by_depth, seen_at, values_at
 
 SSIM_SHARE = 0.85
 """alpha of the error."""
 C1, C2 = 0.01**2, 0.03**2
 """Constants of SSIM for images in 0..1 (Wang et al. 2004)."""
-LEAST_DEPTH_M = 0.1
-"""Points nearer to the other camera than this have no place in its image."""
 
 
 @in_float32
@@ -35,18 +35,20 @@ def photometric(
     without the warp (auto-mask: leaves out what moves along with the camera, and texture that says nothing).
 
     Args:
-        log_depth: float [B,1,h,w], ln metres.
+        log_depth: float [B,1,h,w], ln metres, at the size of ``image``: coarser predictions are upsampled
+            first (as disparities, see ``geometry.disparity``).
         image: float [B,3,h,w], 0..255.
         seen: bool [B,h,w], see :class:`View`.
         static: bool [B,h,w], False on pixels that are known to move over ground.
         intrinsics: float [B,4], of ``image``.
+        views: other frames. To leave out what moves in them, too, take it out of their ``seen``.
     """
     errors, unwarped, shown = [], [], []
     for view in views:
         warped, visible = warp(log_depth, intrinsics, view)
         errors.append(photometric_error(image, warped))
         unwarped.append(photometric_error(image, view.image))
-        shown.append(visible & ~_near(~(seen & visible)))
+        shown.append(visible & ~near(~(seen & visible)))
     visible = torch.stack(shown)
     error = torch.stack(errors).masked_fill(~visible, torch.inf).amin(0)
     identity = torch.stack(unwarped).masked_fill(~visible, torch.inf).amin(0)
@@ -57,32 +59,52 @@ def photometric(
 def warp(log_depth: Tensor, intrinsics: Tensor, view: View) -> tuple[Tensor, Tensor]:
     """The view as seen from the camera with this depth, and where it shows that surface.
 
+    Differentiable in depth and in the view's pose.
+
     Returns:
         float [B,3,h,w], 0..255; bool [B,h,w]: in front of the other camera and within what it saw.
     """
-    b, _, h, w = log_depth.shape
-    pose = view.view_from_camera.float()
-    known = torch.isfinite(pose).all((1, 2))
-    pose = torch.where(known[:, None, None], pose, torch.eye(4, device=pose.device))
-    v, u = torch.meshgrid(
-        torch.arange(h, device=pose.device, dtype=torch.float32),
-        torch.arange(w, device=pose.device, dtype=torch.float32),
-        indexing="ij",
+    places, valid = places_by_depth(
+        log_depth.float(), intrinsics.float(), view.intrinsics.float(), view.view_from_camera.float()
     )
-    fx, fy, cx, cy = (intrinsics.float()[:, i, None, None] for i in range(4))
-    rays = torch.stack(((u - cx) / fx, (v - cy) / fy, torch.ones_like(u).expand(b, h, w)), 1)
-    points = rays * log_depth.float().exp()
-    x, y, z = (pose[:, :3, :3] @ points.flatten(2) + pose[:, :3, 3:]).view(b, 3, h, w).unbind(1)
-    front = z > LEAST_DEPTH_M
-    z = torch.where(front, z, 1.0)
-    fx, fy, cx, cy = (view.intrinsics.float()[:, i, None, None] for i in range(4))
-    # grid_sample without align_corners: pixel i is centred on (2 i + 1) / size - 1.
-    grid = torch.stack(((2 * (fx * x / z + cx) + 1) / w - 1, (2 * (fy * y / z + cy) + 1) / h - 1), 3)
-    # Far outside is outside; bounding it keeps the gradients finite.
-    grid = grid.clamp(-2, 2)
-    warped = F.grid_sample(view.image.float(), grid, padding_mode="border", align_corners=False)
-    inside = F.grid_sample(view.seen[:, None].float(), grid.detach(), align_corners=False)[:, 0] > 0.999
-    return warped, inside & front & known[:, None, None]
+    return values_at(view.image.float(), places), seen_at(view.seen, places) & valid
+
+
+def strided_view(image: Tensor, seen: Tensor, intrinsics: Tensor, stride: int) -> View:
+    """A frame of a clip as a view at 1/stride of its size, of unknown pose: ``_replace`` it.
+
+    Args:
+        image: uint8 [B,3,H,W], see ``FrameBatch``.
+        seen: bool [B,H/4,W/4], see ``DenseTargets``.
+        intrinsics: float [B,4], in pixels of ``image``.
+        stride: 1, 2 or 4.
+    """
+    repeats = OUTPUT_STRIDE // stride
+    middle = (stride - 1) / 2  # pixel j of the smaller image is centred on stride j + middle
+    offset = intrinsics.new_tensor([0.0, 0.0, middle, middle])
+    return View(
+        F.avg_pool2d(image.float(), stride),
+        seen.repeat_interleave(repeats, 1).repeat_interleave(repeats, 2),
+        (intrinsics - offset) / stride,
+        intrinsics.new_full((len(intrinsics), 4, 4), torch.nan),
+    )
+
+
+def of_rows(view: View, rows: int) -> View:
+    """The first ``rows`` samples of a view; of those that it does not have, nothing is seen.
+
+    Clips of a batch have different lengths: a later frame holds the first rows of the earlier ones.
+    """
+    missing = rows - len(view.image)
+    if missing <= 0:
+        return View(*(part[:rows] for part in view))
+    fill = (0, False, 1, torch.nan)
+    return View(
+        *(
+            torch.cat((part, part.new_full((missing, *part.shape[1:]), value)))
+            for part, value in zip(view, fill, strict=True)
+        )
+    )
 
 
 def photometric_error(a: Tensor, b: Tensor) -> Tensor:
@@ -111,6 +133,6 @@ def photometric_error(a: Tensor, b: Tensor) -> Tensor:
     return SSIM_SHARE * unlike + (1 - SSIM_SHARE) * (a - b).abs().mean(1)
 
 
-def _near(wrong: Tensor) -> Tensor:
+def near(wrong: Tensor) -> Tensor:
     """bool [B,h,w]: within the 3x3 pixels of SSIM around a wrong one."""
     return F.max_pool2d(wrong[:, None].float(), 3, 1, 1)[:, 0] > 0

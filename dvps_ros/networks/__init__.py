@@ -3,6 +3,7 @@
 
 from dvps_ros.networks.deep_dps import DeepDps, DeepDpsConfig, DeepDpsObjective, DeepDpsWeights
 from dvps_ros.networks.lite import Lite, LiteConfig, LiteObjective, LiteWeights
+from dvps_ros.networks.mono_dvps import MonoDvps, MonoDvpsConfig, MonoDvpsObjective, MonoDvpsWeights
 from dvps_ros.networks.protocol import (
     SIZE_STEP,
     Design,
@@ -15,6 +16,7 @@ from dvps_ros.networks.protocol import (
 NETWORKS: dict[str, Design] = {
     Lite.name: Design(Lite, LiteConfig, LiteObjective, LiteWeights),
     DeepDps.name: Design(DeepDps, DeepDpsConfig, DeepDpsObjective, DeepDpsWeights),
+    MonoDvps.name: Design(MonoDvps, MonoDvpsConfig, MonoDvpsObjective, MonoDvpsWeights),
 }
 
 __all__ = [
@@ -26,6 +28,8 @@ __all__ = [
     "Lite",
     "LiteConfig",
     "MasksPrediction",
+    "MonoDvps",
+    "MonoDvpsConfig",
     "Network",
     "Objective",
     "PointsPrediction",

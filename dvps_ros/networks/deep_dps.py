@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from dvps_ros.config import from_flat, option
+from dvps_ros.errors import ConfigError
 from dvps_ros.losses.guidance import depth_to_semantic, semantic_to_depth
 from dvps_ros.losses.masks import query_class, query_masks
 from dvps_ros.losses.matching import CostWeights, match
@@ -79,8 +80,13 @@ class DeepDpsConfig:
         low=0.0,
         high=10000.0,
     )
-
     slots: int = option(64, "Rows of the segment table.", low=1, high=254)
+
+    def __post_init__(self) -> None:
+        # Positions are sines and cosines of two coordinates, heads share the width.
+        for what, divisor in ((f"heads = {self.heads}", self.heads), ("4", 4)):
+            if self.width % divisor:
+                raise ConfigError(f"width: expected a multiple of {what}, got {self.width}")
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from dvps_ros.losses.targets import DenseTargets, FrameBatch, dense_targets
 from dvps_ros.losses.term import Term, Terms
 from dvps_ros.networks.encoders import ENCODERS, Convolution, encoder, separable
 from dvps_ros.networks.fusion.points import PointsConfig, PointsFusion
+from dvps_ros.networks.motion import MOTION_UNIT_PX, MotionBranch
 from dvps_ros.networks.parts import (
-    correlation,
     grid_tokens,
     init_convolutions,
-    matched_shift,
     ray_map,
     unit_length,
     upsample,
@@ -39,18 +38,11 @@ from dvps_ros.networks.protocol import Network, Objective, PointsPrediction
 
 LATENT_GRID = (6, 16)
 """Rows and columns of the latent tokens."""
-CORRELATION_RADIUS = (5, 3)
-"""Search range of the motion branch in cells of stride 16: 80 px sideways, 48 px up and down."""
-MATCH_STRIDE_PX = 16
-"""Cell size of the matching."""
-MATCH_SHARPNESS = 10.0
-"""Factor on the cosines before the softmax over the search range, at the start of training."""
 PRIOR_DEPTH_M = 15.0
 MAX_DEPTH_RATIO = 25.0
 """Depth at the canonical focal length lies within PRIOR_DEPTH_M divided and multiplied by this."""
 OFFSET_UNIT_PX = 32.0
-MOTION_UNIT_PX = 16.0
-"""Pixels for an activation of 1: keeps the heads' activations near 1 in training."""
+"""Pixels for an activation of 1: keeps the head's activations near 1 in training."""
 
 
 @dataclass(frozen=True)
@@ -131,38 +123,6 @@ class Head(nn.Conv2d):
         self.weight.copy_(weight.repeat_interleave(4, 0))
         assert self.bias is not None
         self.bias.copy_(bias.repeat_interleave(4))
-
-
-class MotionBranch(nn.Module):
-    """Offset to the previous frame and whether a cell moves over ground, from two frames' features.
-
-    The shift to the best matching cells is the first guess, which convolutions correct: matching need
-    not be learnt from scratch, only features that match.
-    """
-
-    def __init__(self, state: int, instance: int) -> None:
-        super().__init__()
-        rx, ry = CORRELATION_RADIUS
-        self.sharpness = nn.Parameter(torch.tensor(MATCH_SHARPNESS))
-        cells = (2 * rx + 1) * (2 * ry + 1)
-        self.coarse = nn.Sequential(Convolution(cells + state + 2, 96, 1), separable(96, 64, 5))
-        self.fine = nn.Sequential(Convolution(64 + 2 * state + instance, 64, 1), separable(64, 48, 5))
-        self.head = nn.Conv2d(48, 3, 1)
-
-    def forward(self, current: Tensor, previous: Tensor, instance: Tensor) -> Tensor:
-        """[B,3,H/8,W/8]: motion x, motion y (units of MOTION_UNIT_PX), logit of moving.
-
-        Args:
-            current, previous: [B,state,H/8,W/8] remembered features.
-            instance: [B,instance,H/8,W/8] features of the instance decoder.
-        """
-        current16, previous16 = F.avg_pool2d(current, 2), F.avg_pool2d(previous, 2)
-        cost = correlation(unit_length(current16), unit_length(previous16), *CORRELATION_RADIUS)
-        shift = matched_shift(cost.float() * self.sharpness, *CORRELATION_RADIUS)
-        guess = shift * (MATCH_STRIDE_PX / MOTION_UNIT_PX)
-        coarse = self.coarse(torch.cat((cost, current16, guess), 1))
-        out = self.head(self.fine(torch.cat((upsample(coarse), current, previous, instance), 1)))
-        return out + F.pad(upsample(guess), (0, 0, 0, 0, 0, 1))
 
 
 class Lite(Network[PointsPrediction]):

@@ -46,6 +46,11 @@ class PointsPrediction:
     """What the next frame needs of this one, by the names of ``Network.state_shapes``."""
     depth_features: Tensor | None = None
     """[B,F,h,w]: what the depth head reads, for losses; None where a network has no such features."""
+    previous_rows: Tensor | None = None
+    """[B,h,w]: row + 1 of the segment of each cell in the previous frame, 0 none; for propagation by motion,
+    see ``fusion.points``."""
+    layers: tuple[Any, ...] = ()
+    """What heads at other scales predict, for deep supervision; the network's own records."""
 
 
 @dataclass(frozen=True)

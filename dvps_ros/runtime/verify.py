@@ -85,7 +85,11 @@ TABLES = ("segments", "segment_map", "embedding")
 """Outputs by which the tracker links two frames."""
 ROWS = "next_state_rows"
 """Memory that has an entry for each row of the table, where a network has it."""
+ROW_MAP = "next_state_row_map"
+"""Memory of the row of each cell, plus one, where a network has it."""
 CENTER = [Column.CENTER_X, Column.CENTER_Y]
+LEAST_SPREAD = 0.1
+"""Of values relative to their mean size: a spread below it does not count as less."""
 SAME_CENTER_PX = 8.0
 """Segments of two engines are the same when their centres lie within two cells of the stride-4 map."""
 
@@ -170,13 +174,16 @@ def compare(
             want, got = want[voted], got[voted]
         if name in ("segment_map", "nearest"):
             want = match[want]
+        elif name == ROW_MAP:
+            want, got = (np.where(x > 0, x - 1, NO_SEGMENT).astype(np.int64) for x in (want, got))
+            want = match[want]
         elif name == "overlap":  # of each row the best; rows of the frame before may have swapped
             want, got = want[0].max(0)[pairs[0]], got[0].max(0)[pairs[1]]
         elif name in ("segments", "embedding", ROWS):
             want, got = want[0, pairs[0]], got[0, pairs[1]]
         gap = np.abs(want.astype(np.float64) - got.astype(np.float64))
         mean, largest = (float(gap.mean()), float(gap.max())) if gap.size else (0.0, 0.0)
-        kind = OUTPUTS[name].kind if name in OUTPUTS else "state"
+        kind = OUTPUTS[name].kind if name in OUTPUTS else "segment" if name == ROW_MAP else "state"
         if kind == "overlap":
             value = mean
         elif kind in ("class", "segment"):
@@ -189,7 +196,9 @@ def compare(
             value = alone + (float((gap / spread).mean()) if gap.size else 0.0)
         else:
             spread = float(np.abs(want - np.mean(want, dtype=np.float64)).mean()) if want.size else 0.0
-            value = mean / max(spread, 1e-3)
+            size = float(np.abs(want).mean(dtype=np.float64)) if want.size else 0.0
+            # Golden values are kept as halves: of a map that is the same everywhere, all that differs.
+            value = mean / max(spread, LEAST_SPREAD * size, 1e-3)
         differences.append(Difference(name, value, limits[kind], mean, largest))
     return differences
 

@@ -232,7 +232,7 @@ def _cards(report: Mapping[str, Any]) -> Iterable[tuple[str, str, str]]:
     yield _figure(report["peak_rss_mib"]), "MiB", "peak memory"
     if quality.get("pq"):
         yield f"{100 * quality['pq']['all']:.1f}", "%", "panoptic quality"
-    if quality.get("depth"):
+    if (quality.get("depth") or {}).get("abs_rel") is not None:
         yield f"{100 * quality['depth']['abs_rel']:.1f}", "%", "relative depth error"
     objects = quality.get("objects") or {}
     if objects.get("ids_kept") is not None:

@@ -190,6 +190,26 @@ def test_console_summary_names_the_files(tmp_path: Path) -> None:
     assert f"{tmp_path}/report.json" in text and "demo.mp4" not in text
 
 
+def test_results_without_a_single_depth_say_so(tmp_path: Path) -> None:
+    report = report_of()[0]
+    nothing = {"abs_rel": None, "rmse": None, "delta1": None, "pixels": 0}
+    depth = nothing | {"coverage": 0.0, "flicker": None, "by_distance": {"0-10 m": nothing}}
+    report = report | {"quality": report["quality"] | {"depth": depth}}
+    text = clip_results.console_summary(report, tmp_path)
+    assert "depth error of nothing, on 0.0% of the pixels with truth" in text
+    write_html(
+        tmp_path / "r.html",
+        report,
+        title="t",
+        pictures=[],
+        latency_ms=[],
+        latency_meaning="",
+        timelines={},
+        files=[],
+    )
+    assert "relative depth error" not in (tmp_path / "r.html").read_text()
+
+
 def test_a_run_that_ends_early_brings_back_the_results_of_the_one_before(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     (tmp_path / "bag").mkdir()

@@ -19,6 +19,7 @@ from torch import Tensor  # noqa: E402
 import dvps_ros.losses  # noqa: E402
 from dvps_ros.losses import (  # noqa: E402
     depth,
+    flow,
     guidance,
     instance,
     masks,
@@ -175,8 +176,16 @@ CASES: dict[str, Case] = {
     "semantic.set_lovasz": Case(
         lambda x, u: semantic.set_lovasz(x, void(CLASSES % 2, u), GROUPS), random(B, C, H, W)
     ),
+    "flow.flow_photometric": Case(
+        lambda x, u: flow.flow_photometric(x, IMAGE, ~u, IMAGE.roll(1, 3), SEEN),
+        # Between pixels, where bilinear values have a slope.
+        whole(B, 2, H, W, below=2).double() + random(B, 2, H, W, low=0.2, high=0.8),
+        lambda unknown: torch.nn.functional.max_pool2d((~unknown).float(), 3, 1, 1)[:, None] == 0,
+    ),
+    "instance.center_mse": Case(lambda x, u: instance.center_mse(x, HEAT, ~u), random(B, 1, H, W)),
 }
 SINGLE = {
+    "flow.flow_photometric",
     "instance.identity_contrast",
     "motion.moving_cross_entropy",
     "photometric.photometric",

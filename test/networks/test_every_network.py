@@ -25,13 +25,22 @@ TINY: dict[str, dict[str, Any]] = {
         "backbone": "resnet_tiny", "pixel_decoder": "pyramid", "width": 32, "queries": 12, "heads": 4,
         "hidden": 64, "rounds": 1,
     },
+    "mono_dvps": {
+        "backbone": "resnet_tiny", "context_width": 16, "semantic_width": 16, "instance_width": 16,
+        "head_width": 16, "state_width": 16,
+    },
 }  # fmt: skip
 """A new network needs a line here."""
-LOSS: dict[str, dict[str, Any]] = {"lite": {}, "deep_dps": {"points": 200}}
+LOSS: dict[str, dict[str, Any]] = {
+    "lite": {},
+    "deep_dps": {"points": 200},
+    "mono_dvps": {"pose_backbone": "resnet_tiny"},
+}
 UNUSED: dict[str, tuple[str, ...]] = {
     # Motion needs a previous frame that matches, which weights near their start hardly give.
     "lite": ("motion.",),
     "deep_dps": (),
+    "mono_dvps": (),
 }
 """Parts whose gradient may vanish at the start."""
 

@@ -198,3 +198,61 @@ def test_the_graph_works_on_batches() -> None:
         want = fuse(**scene, thing_ids=THINGS)
         assert np.array_equal(out["segment_map"][i].numpy(), want.segment_map)
         assert np.allclose(out["segments"][i].numpy(), want.segments, rtol=1e-5, atol=1e-5)
+
+
+def propagated(
+    scene: dict[str, np.ndarray], previous: np.ndarray, config: PointsConfig
+) -> dict[str, np.ndarray]:
+    """What the graph gives of a scene and the previous frame's rows + 1 [h,w]."""
+    torch = pytest.importorskip("torch")
+    from dvps_ros.networks.fusion.points import PointsFusion
+    from dvps_ros.networks.protocol import PointsPrediction
+
+    tensors = {k: torch.from_numpy(v)[None] for k, v in scene.items()}
+    prediction = PointsPrediction(
+        **tensors, latent=torch.zeros(1, 2, 3), state={},
+        previous_rows=torch.from_numpy(previous.astype(np.float32))[None],
+    )  # fmt: skip
+    out = PointsFusion(THINGS, config, propagates=True)(prediction)
+    return {k: v[0].numpy() for k, v in out.items()}
+
+
+def test_previous_rows_are_moved_by_hand() -> None:
+    # Its segment (row 1, 4x5 cells) has the motion (8, -2) px: two cells to the right, half a cell up.
+    previous = np.zeros((12, 16))
+    previous[2:6, 3:8] = 3  # row 2 was where it has come from; half a cell rounds to none
+    previous[8:12, 9:12] = 1  # row 0 lies under row 0, which stands still and is one cell higher
+    out = propagated(two_objects(), previous, PointsConfig(slots=4))
+    want = np.zeros((4, 4))
+    # The ground beside it does not move: there, in two columns, the old place remains.
+    want[2, 1] = 20 / (20 + 8)
+    want[0, 0] = 12 / 15
+    assert np.allclose(out["overlap"], want)
+    rows = np.where(out["segment_map"] == NO_SEGMENT, 0, out["segment_map"] + 1.0)
+    assert np.array_equal(out["next_state_row_map"], rows) and rows.max() == 2
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_overlap_equals_the_slow_reading(name: str) -> None:
+    config, scene = PointsConfig(slots=12), SCENES[name]
+    h, w = scene["motion_px"].shape[1:]
+    previous = np.random.default_rng(1).integers(0, 5, (h // 4, w // 4)).repeat(4, 0).repeat(4, 1)
+    out = propagated(scene, previous, config)
+    moved = np.zeros((h, w), int)
+    for i in range(h):
+        for j in range(w):
+            dx, dy = scene["motion_px"][:, i, j] / 4
+            y, x = int(np.floor(i + dy + 0.5)), int(np.floor(j + dx + 0.5))
+            moved[i, j] = previous[y, x] if 0 <= y < h and 0 <= x < w else 0
+    want = np.zeros((12, 12))
+    for a in range(12):
+        for b in range(12):
+            before, now = moved == a + 1, out["segment_map"] == b
+            if now.any():
+                want[a, b] = (before & now).sum() / (before | now).sum()
+    assert np.allclose(out["overlap"], want)
+    assert want.any() or name == "no object"
+
+
+def test_without_a_previous_frame_nothing_overlaps() -> None:
+    assert not propagated(two_objects(), np.zeros((12, 16)), PointsConfig())["overlap"].any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from dvps_ros.contract import NO_SEGMENT
 from dvps_ros.runtime.verify import FAR, MOTION, PANOPTIC, Golden, compare, compare_ids, table
 
 
@@ -46,6 +47,13 @@ def test_equal_outputs_differ_by_nothing():
     assert all(d.value == d.mean == d.max == 0 for d in compare(outputs(), outputs(), "fp32"))
 
 
+def test_a_map_without_any_spread_may_differ_by_its_rounding():
+    logits = np.full((1, 19, 8, 12), -3.4538777, np.float32)
+    golden = outputs() | {"class_logits": logits.astype(np.float16).astype(np.float32)}
+    assert not failed(golden, outputs() | {"class_logits": logits})
+    assert failed(golden, outputs() | {"class_logits": 1.01 * logits}) == {"class_logits"}
+
+
 def test_rows_in_another_order_are_the_same_segments():
     assert not failed(outputs(), swapped(outputs()))
     wrong = swapped(outputs())
@@ -59,6 +67,11 @@ def test_memory_by_rows_follows_the_rows():
     assert not failed(golden, got)
     got["next_state_rows"] = golden["next_state_rows"]  # of the other object
     assert failed(golden, got) == {"next_state_rows"}
+    maps = outputs()["segment_map"], swapped(outputs())["segment_map"]
+    remembered, other = (np.where(m == NO_SEGMENT, 0, m + 1.0).astype(np.float32) for m in maps)
+    golden, got = outputs() | {"next_state_row_map": remembered}, swapped(outputs())
+    assert failed(golden, got | {"next_state_row_map": other}) == set()
+    assert failed(golden, got | {"next_state_row_map": remembered}) == {"next_state_row_map"}
 
 
 def test_no_segments_at_all():

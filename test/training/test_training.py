@@ -983,6 +983,12 @@ TINY_DEEP_DPS = {
 }  # fmt: skip
 
 
+TINY_MONO_DVPS = {
+    "backbone": "resnet_tiny", "context_width": 16, "semantic_width": 16, "instance_width": 16,
+    "head_width": 16, "state_width": 16,
+}  # fmt: skip
+
+
 def deep_dps(cache: Path, out: Path, **changes) -> Recipe:
     values = flatten(to_dict(recipe_for(cache, out)))
     values = {k: v for k, v in values.items() if not k.startswith(("model.", "loss."))}
@@ -997,6 +1003,23 @@ def test_the_recipes_of_deep_dps(data_set):
     assert list(second.data.mix) == [f"{data_set}-dvps"] == list(second.data.places)
     assert loss_weights(first).depth == 0 and loss_weights(second).depth == 2.5
     assert label_space(second).names[0] == {"cityscapes": "road", "semkitti": "car"}[data_set]
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "semkitti", "world"])
+def test_the_recipes_of_mono_dvps(name):
+    recipe = read_recipe(ROOT / f"config/train/mono_dvps/{name}.yaml")
+    assert loss_weights(recipe).center == 200 and network_config(recipe, classes=19).classes == 19
+    assert recipe.data.frames == 3 or recipe.data.synthetic
+
+
+def test_mono_dvps_trains_validates_and_exports(cache, tmp_path):
+    values = flatten(to_dict(recipe_for(cache, tmp_path / "1", **{"schedule.steps": 2, "validate_every": 2})))
+    values = {k: v for k, v in values.items() if not k.startswith(("model.", "loss."))}
+    values |= {f"model.{k}": v for k, v in TINY_MONO_DVPS.items()} | {"loss.pose_backbone": "resnet_tiny"}
+    recipe = from_flat(Recipe, values | {"network": "mono_dvps"})
+    loaded = load_checkpoint(run(recipe))
+    assert "overlap" in DeployedGraph(loaded.network, CITYSCAPES).output_names
+    assert "pose.encoder" not in "".join(loaded.network.state_dict())
 
 
 def test_deep_dps_trains_validates_and_exports_in_two_steps(cache, tmp_path):

@@ -4,6 +4,10 @@
 A pixel votes for the place pixel + offset; it belongs to the candidate centre nearest to its vote if its
 arg-max class is a thing. Candidates with too few pixels are dropped, and their pixels with them.
 
+Where the network keeps the rows of the previous frame, its motion moves them to this one: a cell was where
+its motion leads, and in the segment that was there. Their IoU with this frame's rows is ``overlap``
+(MonoDVPS, Petrovai and Nedevschi 2023, section 3.4).
+
 Fixed shapes, no data-dependent operator, no plugin. Heads are float32 on entry; class ids, rows and
 counts stay exact when a runtime lowers matrix products to bf16 or fp16.
 """
@@ -25,6 +29,8 @@ HEAT_SCALE, TIE_STEP = 0.49, 2.0**-24
 """Cells are ranked by HEAT_SCALE * centre probability + TIE_STEP for every later cell: no two are equal, so
 every runtime finds the same peaks in the same order. Below one half, where these sums stay, float32 keeps
 two of them apart. Scores are so raised by less than 0.01 for maps below 64 thousand cells."""
+ROW_MAP = "row_map"
+"""Memory of networks whose rows are propagated: shape ("H/4", "W/4")."""
 FAR = 1e12
 """Squared distance of rows that are no candidates."""
 
@@ -42,19 +48,26 @@ class PointsConfig:
 class PointsFusion(nn.Module):
     """Groups a prediction's pixels into segments.
 
+    Args:
+        thing_ids: classes that are countable.
+        propagates: whether predictions have previous rows.
+
     Attributes:
-        outputs: names of what :meth:`forward` gives, in the contract's order.
+        outputs: names of what :meth:`forward` gives, in the contract's order (the memory aside).
     """
 
-    outputs = tuple(name for name in OUTPUTS if name != "overlap")
-
-    def __init__(self, thing_ids: tuple[int, ...], config: PointsConfig | None = None) -> None:
+    def __init__(
+        self, thing_ids: tuple[int, ...], config: PointsConfig | None = None, *, propagates: bool = False
+    ) -> None:
         super().__init__()
         self.thing_ids = thing_ids
         self.config = config or PointsConfig()
+        self.propagates = propagates
+        self.outputs = tuple(name for name in OUTPUTS if propagates or name != "overlap")
 
     def forward(self, p: PointsPrediction) -> dict[str, Tensor]:
-        """The outputs of docs/graph_contract.md by name, each with leading batch B; without state."""
+        """The outputs of docs/graph_contract.md by name, each with leading batch B; and, where rows are
+        propagated, ``next_state_row_map``."""
         logits, depth = p.class_logits.float(), p.log_depth.float().exp().clamp(*DEPTH_RANGE_M)
         b, _, h, w = logits.shape
         classes = logits.argmax(1)
@@ -98,7 +111,7 @@ class PointsFusion(nn.Module):
         def names(rows: Tensor) -> Tensor:
             return name_of_row.gather(1, rows).reshape(b, h, w).to(torch.uint8)
 
-        return {
+        outputs = {
             "class_map": classes.to(torch.uint8),
             "segment_map": names(member),
             "depth_m": depth[:, 0],
@@ -109,6 +122,29 @@ class PointsFusion(nn.Module):
             "nearest": names(row),
             "latent": p.latent.float(),
         }
+        if self.propagates:
+            found = name_of_row.gather(1, member)
+            outputs["overlap"] = self._overlap(p, member, area) * kept[:, None]
+            outputs[f"next_state_{ROW_MAP}"] = torch.where(found < slots, found + 1, 0.0).reshape(b, h, w)
+        return outputs
+
+    def _overlap(self, p: PointsPrediction, member: Tensor, area: Tensor) -> Tensor:
+        """[B,K,K]: IoU of the previous frame's rows, moved to this frame, with this frame's."""
+        previous = p.previous_rows
+        assert previous is not None, "rows are propagated from previous ones"
+        _, h, w = previous.shape
+        dx, dy = (p.motion_px.float() / OUTPUT_STRIDE).unbind(1)
+        x = torch.floor(torch.arange(w, device=dx.device).float() + dx + 0.5)
+        y = torch.floor(torch.arange(h, device=dy.device).float()[:, None] + dy + 0.5)
+        inside = (x >= 0) & (x < w) & (y >= 0) & (y < h)
+        # Whole numbers before they are combined: a runtime's bf16 could not tell cells apart.
+        index = y.clamp(0, h - 1).long() * w + x.clamp(0, w - 1).long()
+        came_from = previous.float().flatten(1).gather(1, index.flatten(1))
+        rows = torch.arange(1, self.config.slots + 1, device=dx.device).float()
+        moved = ((came_from[:, None] == rows[:, None]) & inside.flatten(1)[:, None]).float()
+        common = sums(member, moved, self.config.slots).transpose(1, 2)
+        union = moved.sum(2)[:, :, None] + area[:, None] - common
+        return common / union.clamp(min=1)
 
     def _peaks(self, heat: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score and position (input pixels) of the K highest peaks, each [B,K]; score 0 for missing ones."""
