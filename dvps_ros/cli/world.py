@@ -66,7 +66,14 @@ WORLD_SIZE = SizeType(16, 8192)
     "--weather",
     default="auto",
     show_default=True,
-    help="auto, clear, haze, overcast, rain, fog, low_sun, dusk.",
+    help="auto, clear, haze, overcast, rain, fog, low_sun, dusk, night.",
+)
+@click.option(
+    "--streets",
+    type=click.Choice(["plain", "rich"]),
+    default="plain",
+    show_default=True,
+    help="rich: more kinds of things on them, and more of each.",
 )
 @click.option("--textures", default="", metavar="FOLDER", help="Photographs of surfaces (docs/world.md).")
 @click.option("--skies", default="", metavar="FOLDER", help="Panoramas of the sky (docs/world.md).")
@@ -90,6 +97,7 @@ def command(
     images: str,
     style: str,
     weather: str,
+    streets: str,
     textures: str,
     skies: str,
     clean: bool,
@@ -118,6 +126,7 @@ def command(
             weather=weather,
             camera_height_m=camera_height_m,
             effects=not clean,
+            streets=streets,
             textures=textures,
             skies=skies,
         )

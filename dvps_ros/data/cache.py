@@ -76,6 +76,15 @@ def read_clip(path: Path) -> Sample:
     return Sample(images=images, source=meta["source"], coarse_groups=groups, **arrays)
 
 
+def stored_source(path: Path) -> str | None:
+    """What a cached clip says of its source; None where there is no readable clip."""
+    try:
+        with np.load(path) as file:
+            return str(json.loads(file["meta"].tobytes())["source"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile):
+        return None
+
+
 def stored_size(path: Path) -> tuple[int, int] | None:
     """Height and width of a cached clip's first image, pixels; None where there is no readable clip."""
     try:

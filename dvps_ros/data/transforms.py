@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -58,6 +59,13 @@ class AugmentConfig:
     texture: float = option(
         0.0,
         "Share of samples with random amplitudes of their spectrum: texture where renderings are smooth.",
+        low=0.0,
+        high=1.0,
+    )
+    camera: float = option(
+        0.0,
+        "Share of samples that are taken again by another camera: exposure, vignetting, blur of focus or "
+        "motion, sharpening, noise that grows with light, JPEG.",
         low=0.0,
         high=1.0,
     )
@@ -234,6 +242,103 @@ def roughen(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(rough + 0.5, 0, 255).astype(np.uint8)
 
 
+GAMMA = 2.2
+
+
+class Lens(NamedTuple):
+    """A camera that takes pictures again, see :func:`retake`."""
+
+    exposure: float
+    """Factor on linear light."""
+    vignette: float
+    """Light that the corners lack, 0..1; it falls with the square of the distance from the middle."""
+    focus_px: float
+    """Sigma of a Gaussian blur; 0 is sharp."""
+    motion_px: tuple[float, float]
+    """Way of the picture while the shutter is open, x and y; (0, 0) stands still."""
+    sharpening: float
+    """Share of the detail finer than a pixel or two that is added once more."""
+    read_noise: float
+    """Standard deviation where it is dark, in grey levels."""
+    shot_noise: float
+    """That of white, in grey levels; it grows with the root of light."""
+    jpeg: int
+    """Quality; 100 does not compress."""
+
+
+def draw_lens(rng: np.random.Generator) -> Lens:
+    """A camera that is rarely good in every respect."""
+
+    def sometimes(share: float, low: float, high: float) -> float:
+        return float(rng.uniform(low, high)) if rng.random() < share else 0.0
+
+    focus, way, angle = sometimes(0.3, 0.3, 1.4), sometimes(0.25, 2.0, 8.0), rng.uniform(0, math.pi)
+    return Lens(
+        exposure=float(2 ** np.clip(rng.normal(0, 0.5), -1.5, 1.5)),
+        vignette=sometimes(0.5, 0.1, 0.6),
+        focus_px=focus,
+        motion_px=(way * math.cos(angle), way * math.sin(angle)),
+        sharpening=sometimes(0.4, 0.2, 1.0),
+        read_noise=sometimes(0.6, 0.5, 4.0),
+        shot_noise=sometimes(0.6, 1.0, 8.0),
+        jpeg=int(rng.integers(35, 96)) if rng.random() < 0.7 else 100,
+    )
+
+
+def retake(images: np.ndarray, lens: Lens, seed: int) -> np.ndarray:
+    """Pictures as another camera would have taken them; all frames by the same one, each with its own noise.
+
+    Args:
+        images: uint8 [T,H,W,3]; not changed.
+        seed: of the noise.
+    """
+    height, width = images.shape[1:3]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    # 1 at the corners' outer edges.
+    radius2 = ((x + 0.5) / width * 2 - 1) ** 2 / 2 + ((y + 0.5) / height * 2 - 1) ** 2 / 2
+    gain = (lens.exposure * (1 - lens.vignette * radius2))[..., None].astype(np.float32)
+    light = (np.arange(256, dtype=np.float32) / 255) ** GAMMA
+    kernel = _streak(*lens.motion_px)
+    out = np.empty_like(images)
+    cv2.setRNGSeed(seed % 2**31)
+    for t, image in enumerate(images):
+        linear = light[image] * gain
+        if kernel is not None:
+            linear = cv2.filter2D(linear, -1, kernel, borderType=cv2.BORDER_REPLICATE)
+        if lens.focus_px > 0:
+            linear = cv2.GaussianBlur(linear, (0, 0), lens.focus_px, borderType=cv2.BORDER_REPLICATE)
+        grey = 255 * np.minimum(linear, 1) ** np.float32(1 / GAMMA)
+        if lens.sharpening > 0:
+            grey = grey + lens.sharpening * (grey - cv2.GaussianBlur(grey, (0, 0), 1.0))
+        if lens.read_noise > 0 or lens.shot_noise > 0:
+            grain = cv2.randn(np.empty_like(grey), np.zeros(3), np.ones(3))
+            grey = grey + grain * (lens.read_noise + lens.shot_noise * np.sqrt(np.clip(grey, 0, 255) / 255))
+        out[t] = _compressed(np.clip(grey + 0.5, 0, 255).astype(np.uint8), lens.jpeg)
+    return out
+
+
+def _streak(x_px: float, y_px: float) -> np.ndarray | None:
+    """A kernel that averages along a line of this length around its middle; None for less than a pixel."""
+    length = math.hypot(x_px, y_px)
+    if length < 1:
+        return None
+    reach = math.ceil(length / 2)
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    for k in np.linspace(-0.5, 0.5, 4 * math.ceil(length) + 1):
+        kernel[round(reach + k * y_px), round(reach + k * x_px)] += 1
+    return kernel / kernel.sum()
+
+
+def _compressed(image: np.ndarray, quality: int) -> np.ndarray:
+    """An RGB image through JPEG; as it is at quality 100."""
+    if quality == 100:
+        return image
+    _, code = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return decoded[..., ::-1]
+
+
 def random_box(rng: np.random.Generator, source_w: int, source_h: int, config: AugmentConfig) -> Box:
     """A crop box of the wanted shape: zoom log-uniform, aspect jittered, place uniform."""
     fit = min(source_w / config.width, source_h / config.height)
@@ -279,7 +384,7 @@ def focus_box(
 def augment(
     sample: Sample, rng: np.random.Generator, config: AugmentConfig, rare: Sequence[int] = ()
 ) -> Sample:
-    """A random crop, mirror, texture and recolouring of the clip, of size config.width x config.height.
+    """A random crop, mirror, texture, recolouring and camera of the clip; its size is that of ``config``.
 
     Args:
         rare: class ids on which crops are placed (``config.focus``).
@@ -292,7 +397,10 @@ def augment(
     if rng.random() < config.flip:
         sample = mirror(sample)
     images = roughen(sample.images, rng) if rng.random() < config.texture else sample.images
-    return replace(sample, images=recolor(images, rng, config.color))
+    images = recolor(images, rng, config.color)
+    if config.camera and rng.random() < config.camera:
+        images = retake(images, draw_lens(rng), int(rng.integers(2**31)))
+    return replace(sample, images=images)
 
 
 def pan_still(sample: Sample, rng: np.random.Generator, *, shift: float = 0.04, zoom: float = 0.04) -> Sample:

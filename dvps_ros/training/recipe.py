@@ -14,6 +14,7 @@ import yaml
 from dvps_ros.config import from_flat, group, mapping, option, read_keys
 from dvps_ros.data.layouts import LAYOUTS
 from dvps_ros.data.transforms import AugmentConfig
+from dvps_ros.data.world import STREETS
 from dvps_ros.errors import ConfigError
 from dvps_ros.labels import CITYSCAPES, LabelSpace, with_things
 from dvps_ros.losses.weighting import WEIGHTINGS
@@ -33,9 +34,12 @@ class DataConfig:
     render_height: int = option(384, "Height of the rendered clips, pixels.", low=64)
     render_width: int = option(768, "Width of the rendered clips, pixels.", low=64)
     textures: str = option(
-        "", "Photographs of surfaces for the rendered clips, as of the world; take another cache with them."
+        "",
+        "Photographs of surfaces for the rendered clips, as of the world. Cached clips of another look are "
+        "rendered again: take a cache of its own for each.",
     )
     skies: str = option("", "Panoramas of the sky for them.")
+    streets: str = option("plain", "What is on their streets, as of the world.", choices=STREETS)
     synthetic: int = option(2, "Rendered pairs of frames in a batch: they teach motion and identity.", low=0)
     synthetic_stills: int = option(
         5, "Rendered single frames in a batch: more scenes for the same time.", low=0

@@ -12,6 +12,7 @@ import pytest
 from dvps_ros.data.transforms import (
     AugmentConfig,
     Box,
+    Lens,
     augment,
     crop_resize,
     focus_box,
@@ -19,6 +20,7 @@ from dvps_ros.data.transforms import (
     pan_still,
     random_box,
     recolor,
+    retake,
     roughen,
 )
 from dvps_ros.errors import InputError
@@ -257,3 +259,77 @@ def test_refusals():
         crop_resize(clip, Box(0, 0, 0, 5), 8, 8)
     with pytest.raises(InputError, match="expected one frame, got 2"):
         pan_still(replace(clip), np.random.default_rng(0))
+
+
+SHARP = Lens(1.0, 0.0, 0.0, (0.0, 0.0), 0.0, 0.0, 0.0, 100)
+
+
+def grey_picture(value: int, size: tuple[int, int] = (64, 96)) -> np.ndarray:
+    return np.full((1, *size, 3), value, np.uint8)
+
+
+def test_a_perfect_lens_takes_the_same_picture():
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    before = images.copy()
+    np.testing.assert_array_equal(retake(images, SHARP, 1), images)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_exposure_scales_linear_light_and_clips():
+    for value, exposure in ((60, 2.0), (180, 0.5), (250, 2.0)):
+        want = min(exposure * (value / 255) ** 2.2, 1) ** (1 / 2.2) * 255
+        got = retake(grey_picture(value), SHARP._replace(exposure=exposure), 1)
+        assert (np.abs(got.astype(float) - want) <= 1).all()
+
+
+def test_vignetting_darkens_the_corners_by_the_square_of_their_distance():
+    got = retake(grey_picture(200), SHARP._replace(vignette=0.5), 1)[0, ..., 0].astype(float)
+    light = (got / 255) ** 2.2 / (200 / 255) ** 2.2
+    assert light[32, 48] == pytest.approx(1, abs=0.02)
+    assert light[0, 0] == pytest.approx(0.5, abs=0.03)
+    assert light[32, 0] == pytest.approx(0.75, abs=0.02)  # the middle of a side is at half the square
+
+
+def test_motion_blurs_along_its_way_only():
+    images = np.zeros((1, 41, 41, 3), np.uint8)
+    images[0, 20, 20] = 255
+    got = (retake(images, SHARP._replace(motion_px=(6.0, 0.0)), 1)[0, ..., 0] / 255.0) ** 2.2
+    assert got.sum() == pytest.approx(1, abs=0.05)
+    rows, columns = np.nonzero(got > 0.01)
+    assert set(rows) == {20} and set(columns) == set(range(17, 24))
+
+
+def test_noise_grows_with_the_root_of_light():
+    lens = SHARP._replace(read_noise=1.0, shot_noise=6.0)
+    for value in (30, 120, 200):
+        got = retake(grey_picture(value, (200, 200)), lens, 3).astype(float)
+        assert got.mean() == pytest.approx(value, abs=0.3)
+        assert got.std() == pytest.approx(1 + 6 * np.sqrt(value / 255), rel=0.05)
+    np.testing.assert_array_equal(*(retake(grey_picture(90), lens, 5) for _ in range(2)))
+
+
+def test_sharpening_overshoots_at_edges_and_leaves_planes_alone():
+    images = grey_picture(80)
+    images[:, :, 48:] = 160
+    got = retake(images, SHARP._replace(sharpening=1.0), 1)[0, 32, :, 0]
+    assert got[47] < 70 and got[48] > 170
+    assert (got[:40] == 80).all() and (got[56:] == 160).all()
+
+
+def test_jpeg_is_of_its_quality():
+    images = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    errors = [
+        np.abs(retake(images, SHARP._replace(jpeg=q), 1).astype(int) - images).mean() for q in (95, 60, 30)
+    ]
+    assert 0 < errors[0] < errors[1] < errors[2]
+
+
+def test_other_cameras_change_pictures_and_no_truth():
+    sample = plane_clip()
+    config = AugmentConfig(height=32, width=64, camera=1.0)
+    plain = augment(sample, np.random.default_rng(5), replace(config, camera=0.0))
+    taken, again = (augment(sample, np.random.default_rng(5), config) for _ in range(2))
+    np.testing.assert_array_equal(taken.images, again.images)
+    assert (taken.images != plain.images).any()
+    np.testing.assert_array_equal(taken.class_map, plain.class_map)
+    np.testing.assert_array_equal(taken.depth_m, plain.depth_m)

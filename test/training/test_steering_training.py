@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from dvps_ros.cli.train import command
 from dvps_ros.data.cache import read_clip, write_clip
-from dvps_ros.data.world import World, WorldConfig
+from dvps_ros.data.world import LOOK, World, WorldConfig
 from dvps_ros.data.world.route import WHEELBASE_M
 from dvps_ros.errors import CheckpointError, ConfigError, DvpsError, InputError
 from dvps_ros.networks.steering import SteeringHead, SteeringHeadConfig
@@ -335,9 +335,10 @@ def test_clips_of_another_size_are_rendered_anew(tmp_path, monkeypatch):
     monkeypatch.setattr(render, "VALIDATION_CLIPS", 1)
     made = []
 
-    def clip(seed, width, height):
+    def clip(seed, width, height, world):
         made.append(seed)
-        return Sample(np.zeros((1, height, width, 3), np.uint8), np.ones((1, 4), np.float32), "made up")
+        source = f"made up{LOOK}{world.look}".removesuffix(LOOK)
+        return Sample(np.zeros((1, height, width, 3), np.uint8), np.ones((1, 4), np.float32), source)
 
     monkeypatch.setattr(render, "random_clip", clip)
     config = DataConfig(cache=str(tmp_path), clips=1, render_height=64, render_width=96)
@@ -347,6 +348,10 @@ def test_clips_of_another_size_are_rendered_anew(tmp_path, monkeypatch):
     render.render_clips(replace(config, render_width=128))
     assert made[2:] == made[:2]
     assert read_clip(tmp_path / "train" / "0000000.npz").images.shape == (1, 64, 128, 3)
+    for _ in range(2):  # of another look: those for training only
+        render.render_clips(replace(config, render_width=128, streets="rich", textures="stone"))
+    assert made[4:] == [0]
+    assert read_clip(tmp_path / "train" / "0000000.npz").source == "made up; rich streets, textures of stone"
 
 
 class Eyes:

@@ -10,6 +10,7 @@ import numpy as np
 
 from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.branchside import branchside
+from dvps_ros.data.world.furniture import furnish
 from dvps_ros.data.world.ground import ground
 from dvps_ros.data.world.kerbside import kerbside
 from dvps_ros.data.world.lots import distance, lot
@@ -37,6 +38,8 @@ class Block:
     """``parts`` in arrays."""
     poses: np.ndarray
     """float64 [P,3,4]: world from each part."""
+    lamps: np.ndarray
+    """float64 [L,3]: where its street lamps shine, in the world."""
 
 
 def grow_block(street: Street, number: int) -> Block:
@@ -60,8 +63,10 @@ def grow_block(street: Street, number: int) -> Block:
         median(site)
     if site.branch is not None:
         branchside(site, site.branch, kinds[site.branch.side])
+    if street.more is not None:
+        furnish(site, street.more)
     poses = np.array([part.world_from_part for part in site.parts])[:, :3]
-    return Block(site.parts, site.agents, part_arrays(site.parts), poses)
+    return Block(site.parts, site.agents, part_arrays(site.parts), poses, _lamps(site))
 
 
 def _draw_lots(site: Site) -> dict[int, str]:
@@ -74,6 +79,19 @@ def _draw_lots(site: Site) -> dict[int, str]:
     if site.branch is not None and kinds[site.branch.side] in ("rail", "parking"):
         kinds[site.branch.side] = "garden"
     return kinds
+
+
+def _lamps(site: Site) -> np.ndarray:
+    """Middles of the lamps' glass, float64 [L,3]."""
+    glass = site.street.palette.furniture.lamp_glass
+    at = []
+    for part in site.parts:
+        if glass in part.materials and part.world_from_part is not None:
+            mesh = site.street.pool.mesh(part.mesh)
+            shines = mesh.triangles[mesh.slots == part.materials.index(glass)]
+            middle = mesh.vertices[shines].reshape(-1, 3).mean(0)
+            at.append(part.world_from_part[:3, :3] @ middle + part.world_from_part[:3, 3])
+    return np.array(at, np.float64).reshape(-1, 3)
 
 
 def blocks_between(s0: float, s1: float) -> range:

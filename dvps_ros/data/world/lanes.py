@@ -50,6 +50,11 @@ _VEHICLES = {
 _OTHER_VEHICLES = {"car": 10, "van": 1.6, "truck": 0.9, "bus": 0.8, "motorcycle": 1.3}
 
 
+_MORE_VEHICLES = {"car": 9, "van": 2.0, "truck": 1.5, "bus": 1.2, "motorcycle": 1.6}
+_MORE_TRAFFIC, _MORE_PEOPLE = 1.3, 1.6
+"""Density on rich streets, as ratios to that on others."""
+
+
 def draw_lanes(street: Street, rng: np.random.Generator, traffic: float) -> tuple[list[Lane], int]:
     """Lanes of a street, and which of the right ones is the ego vehicle's.
 
@@ -58,6 +63,10 @@ def draw_lanes(street: Street, rng: np.random.Generator, traffic: float) -> tupl
     """
     x, style = street.section, street.style
     vehicles = dict(_VEHICLES.get(style.name, _OTHER_VEHICLES))
+    if street.more is not None:
+        vehicles, traffic = dict(_MORE_VEHICLES), _MORE_TRAFFIC * traffic
+        if style.name == "highway":
+            vehicles |= {"truck": 3.0, "bus": 0.6, "motorcycle": 0.6}
     if street.palette.road.tram:
         vehicles["tram"] = 0.9
     flow = max(street.speed, 3.0 if rng.random() < 0.7 else 0.0)
@@ -71,7 +80,7 @@ def draw_lanes(street: Street, rng: np.random.Generator, traffic: float) -> tupl
         speed = max(flow, 4.0) * rng.uniform(0.8, 1.15)
         lanes.append(Lane(ONCOMING + k, x.lane_d(-k), -1, speed, gap, 0.62 * traffic, vehicles))
     if style.name != "highway":
-        riders = {"bicycle": 4, "motorcycle": 0.5}
+        riders = {"bicycle": 4, "motorcycle": 0.5 if street.more is None else 1.2}
         share = (0.75 if rng.random() < 0.6 else 0.25) * traffic
         right, left = x.lanes_right_d + 0.45, x.lanes_left_d - 0.45
         lanes.append(Lane(RIDERS_RIGHT, right, 1, rng.uniform(2.5, 6), 22.0, share, riders))
@@ -91,9 +100,14 @@ def _walkers(street: Street, rng: np.random.Generator, traffic: float) -> list[L
             d = edge + side * (x.verge + x.walk * (0.35 if way == side else 0.7))
             key, speed = WALKERS + 2 * k + (way > 0), rng.uniform(0.9, 1.6)
             people = {"person": 1.0, "pair": 0.25}
-            lanes.append(Lane(key, d, way, speed, style.people_m, 0.7 * traffic, people, wander=0.3 * x.walk))
+            gap = style.people_m
+            if street.more is not None:
+                people, gap = {"person": 1.0, "pair": 0.5, "group": 0.25}, gap / _MORE_PEOPLE
+            lanes.append(Lane(key, d, way, speed, gap, 0.7 * traffic, people, wander=0.3 * x.walk))
         d = edge + side * (x.verge + 0.5 * x.walk)
         people = {"standing": 1, "wheeled": 0.3}
+        if street.more is not None:
+            people["waiting"] = 0.7
         lanes.append(
             Lane(STANDING + k, d, 1, 0.0, 2 * style.people_m, 0.4 * traffic, people, wander=0.35 * x.walk)
         )

@@ -59,7 +59,7 @@ class Materials:
 
     @property
     def table(self) -> np.ndarray:
-        """float64 [M,36]."""
+        """float64 [M,40]."""
         if len(self._table) != len(self._rows):
             self._table = np.array(self._rows, np.float64)
         return self._table

@@ -11,8 +11,10 @@ from dvps_ros.data.world import shade, shapes
 from dvps_ros.data.world.markings import Markings, draw_markings
 from dvps_ros.data.world.materials import (
     BICYCLE,
+    BUILDING,
     BUS,
     CAR,
+    FENCE,
     LIGHT,
     MOTORCYCLE,
     POLE,
@@ -108,6 +110,30 @@ class FurnitureLook:
 
 
 @dataclass(frozen=True)
+class MoreLook:
+    """Materials of what only rich streets have."""
+
+    sign_faces: tuple[int, ...]
+    """In the order of ``furniture.SIGN_SHAPES``."""
+    posters: tuple[int, ...]
+    cabinet: tuple[int, ...]
+    """Boxes, benches and the like in grey, green and brown."""
+    orange: int
+    """Cones and barriers of road works."""
+    stripes: int
+    cloth: tuple[int, ...]
+    """Parasols and awnings."""
+    pane: int
+    """Glass of a bus shelter."""
+    frame: int
+    rail: int
+    """Railings between road and sidewalk."""
+    lid: int
+    """Of manholes."""
+    arrow: int
+
+
+@dataclass(frozen=True)
 class Palette:
     """All materials that things on one street share."""
 
@@ -166,6 +192,40 @@ def draw_palette(
             clutter=tuple(clutter),
             guard_rail=guard_rail,
         ),
+    )
+
+
+def draw_more(materials: Materials, rng: np.random.Generator) -> MoreLook:
+    """Draw what only rich streets have; its rows are added to ``materials``."""
+    add = materials.add
+    faces = tuple(
+        add(shade.SIGN, SIGN, (0.5,) * 3, params=(p,), seed=int(rng.integers(1, 1000))) for p in range(7, 14)
+    )
+    posters = tuple(
+        add(shade.SIGN, VOID, hue(rng, 0.6, 0.6), hue(rng, 0.5, 0.3), (14,), seed=int(rng.integers(1, 1000)))
+        for _ in range(4)
+    )
+    boxes = (
+        grey(rng.uniform(0.2, 0.5), 0.05, rng),
+        hue(rng, 0.5, 0.1, 0.35, 0.05),
+        hue(rng, 0.5, 0.15, 0.07, 0.02),
+    )
+    return MoreLook(
+        sign_faces=faces,
+        posters=posters,
+        cabinet=tuple(add(shade.PLAIN, VOID, c, params=(0.35, 4.0), gloss=0.05) for c in boxes),
+        orange=add(shade.PLAIN, VOID, (0.8, 0.16, 0.02), params=(0.2, 5.0)),
+        stripes=add(shade.SIGN, VOID, (0.5,) * 3, params=(12,)),
+        cloth=tuple(
+            add(shade.CLOTH, VOID, hue(rng, 0.7, rng.uniform(0.2, 0.6)), (0.8,) * 3) for _ in range(3)
+        ),
+        pane=add(shade.PLAIN, BUILDING, (0.10, 0.12, 0.12), params=(0.1, 1.0), gloss=0.7),
+        frame=add(
+            shade.PLAIN, BUILDING, grey(rng.uniform(0.05, 0.3), 0.05, rng), params=(0.2, 2.0), gloss=0.2
+        ),
+        rail=add(shade.PLAIN, FENCE, grey(rng.uniform(0.05, 0.4), 0.1, rng), params=(0.2, 2.0), gloss=0.2),
+        lid=add(shade.PLAIN, ROAD, grey(rng.uniform(0.05, 0.1), 0.05, rng), params=(0.8, 12.0), gloss=0.1),
+        arrow=add(shade.PLAIN, ROAD, grey(rng.uniform(0.45, 0.75), 0.02, rng), params=(0.5, 3.0)),
     )
 
 

@@ -69,10 +69,14 @@ class _Walker(NamedTuple):
     aside_m: float
 
 
-def _draw_walker(number: int, rng: np.random.Generator) -> tuple[_Walker, str]:
+BUILDS = {"plain": 5, "coat": 3, "skirt": 1.2, "bag": 2}
+MORE_BUILDS = {**BUILDS, "cap": 1.5, "long_hair": 3, "hood": 1.5, "umbrella": 0.4}
+
+
+def _draw_walker(number: int, rng: np.random.Generator, builds: dict[str, float]) -> tuple[_Walker, str]:
     """Number 0, 1, .. of a group, and the build of their body."""
     height = rng.normal(1.71, 0.09) if rng.random() < 0.88 else rng.uniform(1.05, 1.45)
-    build = pick(rng, {"plain": 5, "coat": 3, "skirt": 1.2, "bag": 2})
+    build = pick(rng, builds)
     phase = rng.uniform(0, 2 * np.pi)
     left, right = rng.uniform(0.1, 0.9, 2) if rng.random() < 0.6 else (0.25, 0.25)
     walker = _Walker(height, phase, (left, right), rng.normal() * 0.25, number * rng.uniform(0.55, 0.75))
@@ -88,18 +92,21 @@ def walkers(
     speed: float,
     rng: np.random.Generator,
 ) -> Agent:
-    """A person, a pair, or somebody who is standing.
+    """A person, a pair or a group, somebody who is standing or several who are waiting.
 
     Args:
         along: time -> s.
     """
     people: list[_Walker] = []
     parts: list[Part] = []
-    for k in range(2 if kind == "pair" else 1):
-        walker, build = _draw_walker(k, rng)
+    several = {"pair": 2} if kind not in ("group", "waiting") else {kind: int(rng.integers(3, 7))}
+    for k in range(several.get(kind, 1)):
+        walker, build = _draw_walker(k, rng, BUILDS if street.more is None else MORE_BUILDS)
+        if k > 1:  # a group is as deep as it is broad
+            walker = walker._replace(ahead_m=0.8 * (k // 2) + walker.ahead_m, aside_m=0.7 * (k % 2))
         people.append(walker)
         parts += draw_body(street, PERSON, build, rng, street.new_instance())
-    walking = kind != "standing"
+    walking = kind not in ("standing", "waiting")
     turn = yaw if walking else rng.uniform(0, 2 * np.pi)
 
     def motion(t: float) -> list[np.ndarray]:

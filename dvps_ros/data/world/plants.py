@@ -17,7 +17,7 @@ def tree(site: Site, s: float, d: float, height: float, *, fine: bool = True, up
     kind = plants.tree_kinds[int(rng.integers(len(plants.tree_kinds)))]
     if site.on_branch(s, d, 1.5):
         return
-    mesh = shapes.tree(kind, int(rng.integers(3)), fine)
+    mesh = shapes.tree(kind, int(rng.integers(3)), fine, fine and site.street.more is not None)
     leaves = plants.fir if kind == "conifer" else any_leaves(site)
     site.put(mesh, (plants.bark, leaves), s, d, up=up, yaw=rng.uniform(0, 6.28), scale=height)
 

@@ -31,9 +31,11 @@ ROOM_FOR_RIDER_M = 0.7
 class Scene(Street):
     """The street of one seed with all that is on it, without camera and weather."""
 
-    def __init__(self, seed: int, style: str, *, traffic: float = 1.0, forks: float = 1.0):
+    def __init__(
+        self, seed: int, style: str, *, traffic: float = 1.0, forks: float = 1.0, rich: bool = False
+    ):
         rng = np.random.default_rng([seed, 1])
-        super().__init__(seed, style, rng, forks=forks)
+        super().__init__(seed, style, rng, forks=forks, rich=rich)
         self.lanes, self.ego_lane = draw_lanes(self, rng, traffic)
         self._blocks: dict[int, Block] = {}
         self._agents: dict[tuple[int, int], Agent | None] = {}
@@ -68,7 +70,7 @@ class Scene(Street):
         moving = ALWAYS if lane.speed > 0.05 else NEVER
         if kind == "crossing":
             return crossing(self, start, self.section.lane_d(self.ego_lane), rng)
-        if kind in ("person", "pair", "standing"):
+        if kind in ("person", "pair", "group", "standing", "waiting"):
             return walkers(self, kind, along, d, yaw, lane.speed, rng)
         if kind in ("bicycle", "motorcycle", "wheeled"):
             kind = "bicycle" if kind == "wheeled" else kind

@@ -17,14 +17,17 @@ from dvps_ros.jit import njit
 
 # A material is one row of MATERIAL_COLUMNS numbers: kind, class, seed, gloss, colour a (3), colour b (3),
 # then parameters from column P on, whose meaning depends on the kind.
-MATERIAL_COLUMNS = 36
+MATERIAL_COLUMNS = 40
 P = 10
 PLAIN, ROAD, PAVING, GROUND, FACADE, BRICK, PAINT, GLASS, LEAVES, SIGN, LIGHT, BUS, ROOF, PLANKS, CLOTH = (
     range(15)
 )
-# The last two columns of every material, see photographs.py.
-TEXTURE, TILE_M = 34, 35
-"""Number of its photograph, counted from 1, 0: none; and the width of what that shows, metres."""
+# The last columns of every material, see photographs.py.
+TEXTURE, TURN_COS, TURN_SIN, CONTRAST = range(MATERIAL_COLUMNS - 4, MATERIAL_COLUMNS)
+"""Number of its photograph, counted from 1, 0: none; how that lies on the surface: cosine and sine of its
+turn over its width in metres; and how much of its contrast is taken, 0..1."""
+MOST_PROBES = 4
+"""Of a photograph along a long footprint; longer ones blur across."""
 TILE = 128
 """Texels along a side of a photograph."""
 TEXELS = (4 * TILE * TILE - 1) // 3
@@ -73,6 +76,17 @@ class Light(NamedTuple):
     night: float
     """0 day .. 1 night: lamps and windows glow."""
     seed: int
+
+
+def triple(v: np.ndarray) -> tuple[float, float, float]:
+    """A vector [3] as :class:`Light` holds it."""
+    x, y, z = v.tolist()
+    return x, y, z
+
+
+def bounce(sun: np.ndarray, sky: np.ndarray, sun_height: float) -> np.ndarray:
+    """Ambient light from below: what the ground sends back, [3]."""
+    return 0.28 * sky + 0.09 * sun * sun_height
 
 
 class Photographs(NamedTuple):
@@ -152,6 +166,25 @@ class Eye(NamedTuple):
     fy: float
     cx: float
     cy: float
+
+
+class Lamps(NamedTuple):
+    """What lights a street by night. Intensities are linear RGB on a white surface a metre away."""
+
+    at: np.ndarray
+    """float64 [L,3]: street lamps in the world; none by day."""
+    color: tuple[float, float, float]
+    """Of each street lamp."""
+    beam_from: tuple[float, float, float]
+    """Our headlights in the world."""
+    beam: tuple[float, float, float]
+    """Where they shine, a unit vector."""
+    beam_color: tuple[float, float, float]
+
+
+NO_LAMPS = Lamps(np.empty((0, 3)), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.0, 0.0, 0.0))
+BEAM_SPREAD_RAD = 0.22
+"""From the middle of a beam to where it has fallen to 0.6, sideways; up it is a third of that."""
 
 
 class Maps(NamedTuple):
@@ -249,20 +282,44 @@ def _wave(x, period, line, footprint):
 
 
 @njit(nogil=True, fastmath=_FAST)
-def _texture(tiles, number, x, y, footprint):
-    """Ratio of a photograph to its mean at x, y (in its widths), where a pixel spans ``footprint`` of it."""
-    finest = max(footprint * TILE, 1.0)
+def _texture(tiles, number, x, y, col_x, col_y, row_x, row_y):
+    """Ratio of a photograph to its mean over a pixel's footprint.
+
+    Probes stand along the footprint's longer side, each as wide as the shorter one, as long as
+    ``MOST_PROBES`` suffice; their size is mixed from the two nearest ones that are stored.
+
+    Args:
+        x, y: middle of the pixel, in widths of the photograph.
+        col_x, col_y: from there to the next column's pixel.
+        row_x, row_y: to the next row's.
+    """
+    long2, short2 = col_x * col_x + col_y * col_y, row_x * row_x + row_y * row_y
+    step_x, step_y = col_x, col_y
+    if short2 > long2:
+        long2, short2 = short2, long2
+        step_x, step_y = row_x, row_y
+    # A footprint below a texel's size is as good as one of that size.
+    least = (1.0 / TILE) ** 2
+    probes = 1
+    while probes < MOST_PROBES and long2 > (probes * probes) * max(short2, least):
+        probes += 1
+    texels2 = long2 / (probes * probes) * (TILE * TILE)
     side, start = TILE, 0
-    while finest >= 2.0 and side > 1:
-        finest *= 0.5
+    while texels2 >= 4.0 and side > 1:
+        texels2 *= 0.25
         start += side * side
         side //= 2
-    mix = finest - 1.0 if side > 1 else 0.0
-    r, g, b = _texel(tiles, number, start, side, x, y)
-    if mix > 0.0:
-        r2, g2, b2 = _texel(tiles, number, start + side * side, side // 2, x, y)
-        r, g, b = r + (r2 - r) * mix, g + (g2 - g) * mix, b + (b2 - b) * mix
-    return r, g, b
+    mix = max(math.sqrt(texels2) - 1.0, 0.0) if side > 1 else 0.0
+    r, g, b = 0.0, 0.0, 0.0
+    for i in range(probes):
+        k = (i + 0.5) / probes - 0.5
+        px, py = x + k * step_x, y + k * step_y
+        r1, g1, b1 = _texel(tiles, number, start, side, px, py)
+        if mix > 0.0:
+            r2, g2, b2 = _texel(tiles, number, start + side * side, side // 2, px, py)
+            r1, g1, b1 = r1 + (r2 - r1) * mix, g1 + (g2 - g1) * mix, b1 + (b2 - b1) * mix
+        r, g, b = r + r1, g + g1, b + b1
+    return r / probes, g / probes, b / probes
 
 
 @njit(nogil=True, fastmath=_FAST)
@@ -271,8 +328,9 @@ def _texel(tiles, number, start, side, x, y):
     x, y = (x - math.floor(x)) * side - 0.5, (y - math.floor(y)) * side - 0.5
     fx, fy = math.floor(x), math.floor(y)
     tx, ty = x - fx, y - fy
-    x0, y0 = int(fx) % side, int(fy) % side
-    x1, y1 = (x0 + 1) % side, (y0 + 1) % side
+    wrap = side - 1
+    x0, y0 = int(fx) & wrap, int(fy) & wrap
+    x1, y1 = (x0 + 1) & wrap, (y0 + 1) & wrap
     a, b = tiles[number, start + y0 * side + x0], tiles[number, start + y0 * side + x1]
     c, d = tiles[number, start + y1 * side + x0], tiles[number, start + y1 * side + x1]
     k00, k01, k10, k11 = (1 - tx) * (1 - ty), tx * (1 - ty), (1 - tx) * ty, tx * ty
@@ -450,7 +508,7 @@ def _facade(m, u, v, foot, light, seed, tr, tg, tb):
     stain = 1.0 + 0.30 * _detail(u, v * 0.6, 0.25, foot, seed) + 0.16 * _detail(u, v, 4.0, foot, seed + 1)
     stain *= 1.0 - 0.22 * math.exp(-1.4 * v)
     r, g, b = m[4] * stain * tr, m[5] * stain * tg, m[6] * stain * tb
-    if masonry > 0.5 and foot < 0.3:
+    if masonry > 0.5 and foot < 0.3 and m[TEXTURE] == 0.0:
         row = math.floor(v / 0.09)
         shift = 0.13 * (row - 2.0 * math.floor(row / 2.0))
         joint = max(_wave(v, 0.09, 0.014, foot), _wave(u + shift, 0.26, 0.014, foot))
@@ -575,6 +633,53 @@ def _sign_face(m, u, v, pattern, seed):
         return 0.02, 0.12, 0.5
     if pattern == 5:  # priority: yellow square in white
         return (0.85, 0.55, 0.02) if abs(u) < 0.72 and abs(v) < 0.72 else (0.85, 0.85, 0.82)
+    if pattern == 7:  # yield
+        edge = min(0.46 - v, v + 0.92 - 1.73 * abs(u)) if v < 0.5 else 0.0
+        return (0.8, 0.8, 0.76) if edge > 0.17 else (0.55, 0.03, 0.03)
+    if pattern == 8:  # no entry
+        return (0.85, 0.85, 0.83) if abs(v) < 0.17 and abs(u) < 0.68 else (0.55, 0.02, 0.03)
+    if pattern == 9:  # no parking, no stopping
+        if rad > 0.78 or abs(u + v) < 0.17 or (seed % 2 == 0 and abs(u - v) < 0.17):
+            return 0.55, 0.03, 0.03
+        return 0.02, 0.08, 0.42
+    if pattern == 10:  # crosswalk
+        if v > -0.72 and v < 0.72 and abs(u) < 0.41 * (0.8 - v):
+            return (0.02, 0.02, 0.02) if abs(u) < 0.12 and abs(v) < 0.45 else (0.85, 0.85, 0.85)
+        return 0.02, 0.1, 0.47
+    if pattern == 11:  # speed limit: two digits of seven segments
+        if rad > 0.74:
+            return 0.55, 0.03, 0.03
+        x, left = abs(u) - 0.27, u < 0.0
+        digit = 2 + seed % 7 if left else (0 if seed % 3 else 5)
+        edge_x, edge_y = abs(abs(x) - 0.13) < 0.055, abs(v) < 0.4
+        top, middle, bottom = abs(v - 0.36) < 0.05, abs(v) < 0.05, abs(v + 0.36) < 0.05
+        right_side = (x > 0.0) != left
+        bars = (top and digit != 4) or (bottom and digit not in (4, 7)) or (middle and digit not in (0, 7))
+        upper = digit in (0, 3, 4, 7, 8, 2) if right_side else digit in (0, 4, 5, 6, 8)
+        lower = digit != 2 if right_side else digit in (0, 2, 6, 8)
+        stroke = edge_x and edge_y and (upper if v > 0.0 else lower)
+        if stroke or (bars and abs(x) < 0.18):
+            return 0.02, 0.02, 0.02
+        return 0.82, 0.82, 0.8
+    if pattern == 12:  # chevrons, road works
+        k = (u + abs(v)) * 1.6
+        return (0.8, 0.8, 0.78) if k - math.floor(k) < 0.5 else (0.55, 0.03, 0.03)
+    if pattern == 13:  # priority road
+        k = abs(u) + abs(v)
+        return (
+            (0.82, 0.52, 0.02)
+            if k < 0.62
+            else ((0.02, 0.02, 0.02) if 0.62 < k < 0.68 else (0.85, 0.85, 0.82))
+        )
+    if pattern == 14:  # posters: blocks of colour, a picture's noise, a line of lettering
+        if abs(u) > 0.94 or abs(v) > 0.95:
+            return 0.25, 0.25, 0.26
+        block = _hash(int(math.floor(u * 1.5)), int(math.floor(v * 1.7)), seed)
+        k = 0.4 + 1.2 * _noise(3.0 * u + 5.0, 3.0 * v, seed)
+        if abs(v + 0.6) < 0.1 and _hash(int(math.floor(u * 14)), 1, seed) > 0.3:
+            return 0.85, 0.85, 0.8
+        r, g, b = (m[4], m[5], m[6]) if block > 0.45 else (m[7], m[8], m[9])
+        return r * k, g * k, b * k
     # Direction boards: rows of lettering in colour b on colour a.
     if abs(u) > 0.95 or abs(v) > 0.93:
         return m[7], m[8], m[9]
@@ -592,14 +697,99 @@ def _sign_face(m, u, v, pattern, seed):
 
 
 @njit(nogil=True, fastmath=_FAST)
+def surface_steps(e, uv0, uv1, uv2, z, u, v):
+    """Change of uv to the next column's pixel and to the next row's, on the triangle: u, v, u, v.
+
+    Args:
+        e: edge functions [3,3] of the triangle, see ``Visibility``; uv0, uv1, uv2: [2] at its corners.
+        z, u, v: depth and uv at the pixel.
+    """
+    e_c, e_r = e[0, 0] + e[1, 0] + e[2, 0], e[0, 1] + e[1, 1] + e[2, 1]
+    return (
+        z * (uv0[0] * e[0, 0] + uv1[0] * e[1, 0] + uv2[0] * e[2, 0] - u * e_c),
+        z * (uv0[1] * e[0, 0] + uv1[1] * e[1, 0] + uv2[1] * e[2, 0] - v * e_c),
+        z * (uv0[0] * e[0, 1] + uv1[0] * e[1, 1] + uv2[0] * e[2, 1] - u * e_r),
+        z * (uv0[1] * e[0, 1] + uv1[1] * e[1, 1] + uv2[1] * e[2, 1] - v * e_r),
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
+def world_steps(e, world_from_camera, ray_x, ray_y, ray_z, z, fx, fy):
+    """Change of the world point to the next column's pixel and to the next row's: x, y, z, x, y, z.
+
+    Args:
+        e: edge functions [3,3] of the triangle.
+        ray_x, ray_y, ray_z: the pixel's ray in the world, to depth 1.
+        z: depth at the pixel.
+    """
+    w = world_from_camera
+    z_c = -z * z * (e[0, 0] + e[1, 0] + e[2, 0])
+    z_r = -z * z * (e[0, 1] + e[1, 1] + e[2, 1])
+    k_c, k_r = z / fx, z / fy
+    return (
+        w[0, 0] * k_c + ray_x * z_c,
+        w[1, 0] * k_c + ray_y * z_c,
+        w[2, 0] * k_c + ray_z * z_c,
+        w[0, 1] * k_r + ray_x * z_r,
+        w[1, 1] * k_r + ray_y * z_r,
+        w[2, 1] * k_r + ray_z * z_r,
+    )
+
+
+@njit(nogil=True, fastmath=_FAST)
+def lamp_light(lamps, x, y, z, nx, ny, nz):
+    """Light (linear RGB) of street lamps and headlights on a white surface at x, y, z that faces n.
+
+    It falls with the square of the distance. A street lamp shines downwards (by the cosine); nothing hides
+    it. Headlights are flatter than wide.
+    """
+    total = 0.0
+    for i in range(lamps.at.shape[0]):
+        lx, ly, lz = lamps.at[i, 0] - x, lamps.at[i, 1] - y, lamps.at[i, 2] - z
+        square = lx * lx + ly * ly + lz * lz + 0.25
+        facing = nx * lx + ny * ly + nz * lz
+        if facing > 0.0 and lz > 0.0:
+            total += facing * lz / (square * square)
+    r, g, b = lamps.color[0] * total, lamps.color[1] * total, lamps.color[2] * total
+    lx, ly, lz = x - lamps.beam_from[0], y - lamps.beam_from[1], z - lamps.beam_from[2]
+    ahead = lx * lamps.beam[0] + ly * lamps.beam[1] + lz * lamps.beam[2]
+    square = lx * lx + ly * ly + lz * lz
+    facing = -(nx * lx + ny * ly + nz * lz)
+    if facing > 0.0 and ahead > 0.0:
+        up = lz - ahead * lamps.beam[2]
+        aside = math.sqrt(max(square - ahead * ahead - up * up, 0.0))
+        width = BEAM_SPREAD_RAD * ahead
+        k = (aside * aside + 9.0 * up * up) / (width * width)
+        square += 0.25
+        shine = math.exp(-0.5 * k) * facing / (square * math.sqrt(square))
+        r += lamps.beam_color[0] * shine
+        g += lamps.beam_color[1] * shine
+        b += lamps.beam_color[2] * shine
+    return r, g, b
+
+
+@njit(nogil=True, fastmath=_FAST)
 def shade(
-    visibility, meshes, parts, materials, photographs, light, shadow, eye, sky_class, maps, begin_row, end_row
+    visibility,
+    meshes,
+    parts,
+    materials,
+    photographs,
+    light,
+    lamps,
+    shadow,
+    eye,
+    sky_class,
+    maps,
+    begin_row,
+    end_row,
 ):
     """Fill all maps of a frame from its visibility buffer.
 
     Args:
-        visibility, meshes, parts, photographs, light, shadow, eye: records of those names, capitalised.
-        materials: float64 [N,36]: a row of ``MATERIAL_COLUMNS`` each.
+        visibility, meshes, parts, photographs, light, lamps, shadow, eye: records of those names,
+            capitalised.
+        materials: float64 [N,40]: a row of ``MATERIAL_COLUMNS`` each.
         sky_class: class of the sky.
         maps: :class:`Maps`, out.
         begin_row, end_row: only these rows, the last one not.
@@ -609,7 +799,7 @@ def shade(
     vertices, normals, uv, triangles, slots = meshes
     part_turn, prev_from_here, part_material, part_instance, part_moving, part_two_sided, part_scale = parts
     tiles, sky_map, sky_turn = photographs
-    with_sky = sky_map.shape[0] > 0
+    with_sky, by_night = sky_map.shape[0] > 0, lamps.beam_color[0] > 0.0
     height_map, light_from_world, texel_m = shadow
     w, prev_turn, fx, fy, cx, cy = eye
     rgb, class_map, instance_map, depth_m, flow_px, moving, scene_flow_m = maps
@@ -696,14 +886,39 @@ def shade(
             gloss, glow, wrap = m[3], 0.0, 0.0
             tr, tg, tb = 1.0, 1.0, 1.0
             if m[TEXTURE] > 0.0:
-                if kind == GROUND or kind == ROOF:
-                    tx, ty = wx, wy
-                elif kind == LEAVES:
-                    tx, ty = wx + 0.7 * wz, wy - 0.6 * wz
+                # Metres along the surface, and how they change to the next column and the next row.
+                if kind == GROUND or kind == ROOF or kind == LEAVES:
+                    ax, ay, az = 1.0, 0.0, 0.0
+                    bx, by, bz = 0.0, 1.0, 0.0
+                    level = math.sqrt(nx * nx + ny * ny)
+                    if kind == LEAVES:
+                        az, bz = 0.7, -0.6
+                    elif kind == ROOF and level > 0.1:
+                        # Up the slope, and level across it.
+                        ax, ay, az = -ny / level, nx / level, 0.0
+                        bx, by, bz = 0.0, 0.0, 1.0 / level
+                    tx, ty = ax * wx + ay * wy + az * wz, bx * wx + by * wy + bz * wz
+                    xc, yc, zc, xr, yr, zr = world_steps(
+                        e, w, dx * length, dy * length, dz * length, z, fx, fy
+                    )
+                    tx_c, ty_c = ax * xc + ay * yc + az * zc, bx * xc + by * yc + bz * zc
+                    tx_r, ty_r = ax * xr + ay * yr + az * zr, bx * xr + by * yr + bz * zr
                 else:
                     tx, ty = tu, tv
-                span = math.sqrt(foot * along) / m[TILE_M]
-                tr, tg, tb = _texture(tiles, int(m[TEXTURE]) - 1, tx / m[TILE_M], ty / m[TILE_M], span)
+                    tx_c, ty_c, tx_r, ty_r = surface_steps(e, uv[i0], uv[i1], uv[i2], z, tu, tv)
+                c, s = m[TURN_COS], m[TURN_SIN]
+                tr, tg, tb = _texture(
+                    tiles,
+                    int(m[TEXTURE]) - 1,
+                    c * tx - s * ty,
+                    s * tx + c * ty,
+                    c * tx_c - s * ty_c,
+                    s * tx_c + c * ty_c,
+                    c * tx_r - s * ty_r,
+                    s * tx_r + c * ty_r,
+                )
+                c = m[CONTRAST]
+                tr, tg, tb = 1.0 + c * (tr - 1.0), 1.0 + c * (tg - 1.0), 1.0 + c * (tb - 1.0)
             if kind == ROAD:
                 r, g, b = _road(m, tu, tv, foot * 1.2, along, seed, tr, tg, tb)
                 puddle = light.wetness * _clamp(
@@ -721,6 +936,8 @@ def shade(
                 cell = _hash(int(math.floor(tu / m[P])), int(math.floor(tv / m[P + 1])), seed)
                 t += 0.16 * (cell - 0.5) * _clamp(1.2 - 2.0 * along, 0.0, 1.0)
                 joint = max(_wave(tu, m[P], 0.02, along), _wave(tv, m[P + 1], 0.02, foot * 1.5))
+                if m[TEXTURE] > 0.0:
+                    joint = 0.0  # the photograph has its own; so below
                 r, g, b = r * t * tr, g * t * tg, b * t * tb
                 r, g, b = r + (m[7] - r) * joint, g + (m[8] - g) * joint, b + (m[9] - b) * joint
                 dark = 1.0 - 0.4 * light.wetness
@@ -747,6 +964,8 @@ def shade(
                 course = math.floor(tv / h_b)
                 shift = 0.5 * w_b * (course - 2.0 * math.floor(course / 2.0))
                 joint = max(_wave(tv, h_b, 0.014, along), _wave(tu + shift, w_b, 0.014, along))
+                if m[TEXTURE] > 0.0:
+                    joint = 0.0
                 cell = _hash(int(math.floor((tu + shift) / w_b)), int(course), seed) - 0.5
                 t = (
                     1.0
@@ -819,6 +1038,8 @@ def shade(
                     + 0.35 * _detail(wx, wy, 5.0, along, seed + 1)
                 )
                 rows = _wave(wz, m[P], 0.3 * m[P], along)
+                if m[TEXTURE] > 0.0:
+                    rows = 0.0
                 t *= 1.0 - 0.3 * rows
                 r, g, b = r * t * tr, g * t * tg, b * t * tb
             elif kind == PLANKS:
@@ -829,6 +1050,8 @@ def shade(
                     + 0.5 * _detail(tu * 4, tv * 0.5, 3.0, along, seed)
                 )
                 gap = _wave(tu, m[P], 0.015, along)
+                if m[TEXTURE] > 0.0:
+                    gap = 0.0
                 tint *= 1.0 - 0.8 * gap
                 r, g, b = r * tint * tr, g * tint * tg, b * tint * tb
             elif kind == CLOTH:
@@ -861,6 +1084,9 @@ def shade(
             ir = light.sun[0] * direct + (light.sky[0] * up + light.bounce[0] * (1 - up)) * share
             ig = light.sun[1] * direct + (light.sky[1] * up + light.bounce[1] * (1 - up)) * share
             ib = light.sun[2] * direct + (light.sky[2] * up + light.bounce[2] * (1 - up)) * share
+            if by_night:
+                qr, qg, qb = lamp_light(lamps, wx, wy, wz, nx, ny, nz)
+                ir, ig, ib = ir + qr, ig + qg, ib + qb
             r, g, b = max(r, 0.0), max(g, 0.0), max(b, 0.0)
             lr, lg, lb = r * (ir + glow), g * (ig + glow), b * (ib + glow)
             if gloss > 0.0:

@@ -275,14 +275,100 @@ _BODIES = {
             (-0.50, 0.94, 0.40, 0, 0.45, 0, 0),
         ],
     ),
+    "micro": (
+        2.75,
+        1.62,
+        1.54,
+        0.18,
+        0.33,
+        -0.34,
+        0.29,
+        [
+            (0.500, 0.76, 0.40, 0, 0.43, 0, 0),
+            (0.480, 0.92, 0.47, 0, 0.50, 0, 0),
+            (0.41, 0.99, 0.54, 0, 0.58, 0, 0),
+            (0.31, 1.0, 0.59, 0.82, 0.65, 0, 1),
+            (0.06, 1.0, 0.61, 0.80, 0.97, 1, 0),
+            (-0.22, 1.0, 0.63, 0.80, 1.0, 0, 0),
+            (-0.40, 1.0, 0.64, 0.78, 0.97, 0, 1),
+            (-0.480, 0.96, 0.63, 0.72, 0.70, 0, 0),
+            (-0.50, 0.84, 0.36, 0, 0.38, 0, 0),
+        ],
+    ),
+    "coupe": (
+        4.4,
+        1.84,
+        1.33,
+        0.13,
+        0.31,
+        -0.30,
+        0.33,
+        [
+            (0.500, 0.72, 0.36, 0, 0.39, 0, 0),
+            (0.485, 0.90, 0.45, 0, 0.48, 0, 0),
+            (0.38, 0.98, 0.53, 0, 0.57, 0, 0),
+            (0.15, 1.0, 0.60, 0.78, 0.655, 0, 1),
+            (-0.03, 1.0, 0.63, 0.72, 0.97, 1, 0),
+            (-0.14, 1.0, 0.64, 0.72, 1.0, 1, 0),
+            (-0.25, 1.0, 0.66, 0.70, 0.95, 0, 1),
+            (-0.44, 0.99, 0.66, 0.68, 0.71, 0, 0),
+            (-0.485, 0.93, 0.60, 0, 0.63, 0, 0),
+            (-0.50, 0.80, 0.36, 0, 0.40, 0, 0),
+        ],
+    ),
+    "mpv": (
+        4.7,
+        1.86,
+        1.75,
+        0.18,
+        0.32,
+        -0.30,
+        0.33,
+        [
+            (0.500, 0.76, 0.39, 0, 0.42, 0, 0),
+            (0.485, 0.92, 0.47, 0, 0.50, 0, 0),
+            (0.42, 0.98, 0.53, 0, 0.57, 0, 0),
+            (0.30, 1.0, 0.57, 0.84, 0.62, 0, 1),
+            (0.11, 1.0, 0.60, 0.82, 0.965, 1, 0),
+            (-0.05, 1.0, 0.61, 0.83, 1.0, 0, 0),
+            (-0.08, 1.0, 0.61, 0.83, 1.0, 1, 0),
+            (-0.27, 1.0, 0.62, 0.82, 0.995, 0, 0),
+            (-0.30, 1.0, 0.62, 0.82, 0.99, 1, 0),
+            (-0.45, 0.99, 0.63, 0.80, 0.965, 0, 1),
+            (-0.488, 0.97, 0.62, 0.76, 0.72, 0, 0),
+            (-0.50, 0.84, 0.36, 0, 0.38, 0, 0),
+        ],
+    ),
+    "pickup": (
+        5.3,
+        1.90,
+        1.80,
+        0.24,
+        0.32,
+        -0.29,
+        0.38,
+        [
+            (0.500, 0.78, 0.44, 0, 0.47, 0, 0),
+            (0.490, 0.93, 0.54, 0, 0.57, 0, 0),
+            (0.42, 0.98, 0.58, 0, 0.61, 0, 0),
+            (0.22, 1.0, 0.60, 0.82, 0.65, 0, 1),
+            (0.11, 1.0, 0.61, 0.80, 0.965, 1, 0),
+            (-0.02, 1.0, 0.61, 0.80, 1.0, 0, 0),
+            (-0.04, 1.0, 0.61, 0.80, 1.0, 1, 0),
+            (-0.12, 1.0, 0.61, 0.79, 0.98, 0, 1),
+            (-0.15, 1.0, 0.60, 0.9, 0.63, 0, 0),
+            (-0.49, 1.0, 0.60, 0, 0.62, 0, 0),
+            (-0.50, 0.96, 0.40, 0, 0.43, 0, 0),
+        ],
+    ),
 }
 
 CARS = tuple(_BODIES)
 
 
 @cache
-def car(body: str) -> Vehicle:
-    """A car."""
+def car(body: str, top: str = "") -> Vehicle:
+    """A car; on its roof a taxi's sign, a rack, a box, or nothing: top is taxi, rack, box or empty."""
     length, width, height, clearance, front, rear, radius, stations = _BODIES[body]
     parts = [_hull(stations, width, height, length, clearance)]
     for x in (front * length, rear * length):
@@ -330,13 +416,32 @@ def car(body: str) -> Vehicle:
     if body == "van":
         parts.append(box((0.02, 0.70 * width, 0.30 * height), (-0.497 * length, 0, 0.74 * height), GLASS))
         parts.append(box((0.02, 0.03, 0.80 * height), (-0.503 * length, 0, 0.52 * height), TRIM))
+    parts += _on_roof(top, length, width, height)
     return _vehicle(parts, wheels, (length, width, height))
+
+
+def _on_roof(top: str, length: float, width: float, height: float) -> list[Mesh]:
+    """What a car has on its roof."""
+    x = -0.12 * length
+    if top == "taxi":
+        return [box((0.16, 0.55, 0.15), (x + 0.25, 0, height + 0.06), FRONT_LIGHT)]
+    if top == "rack":
+        sides = [box((1.5, 0.04, 0.05), (x, k * 0.36 * width, height - 0.01), TRIM) for k in (1, -1)]
+        return [
+            *sides,
+            *(box((0.06, 0.72 * width, 0.03), (x + k, 0, height + 0.03), TRIM) for k in (0.5, -0.5)),
+        ]
+    if top == "box":
+        xs = np.array([-1.0, -0.95, -0.5, 0.5, 0.9, 1.0]) + x
+        case = tube([(k, 0, 0) for k in xs], [0.05, 0.16, 0.2, 0.2, 0.14, 0.03], 8, TRIM)
+        return [case.moved((0, 0, height + 0.2), scale=(1.0, 2.0, 1.0))]
+    return []
 
 
 @cache
 def lorry(kind: str) -> Vehicle:
-    """A truck: cab (slot PAINT) and load (slot PLATE); kind is box, tanker, flatbed or semi."""
-    length = {"box": 7.6, "tanker": 8.5, "flatbed": 7.5, "semi": 14.5}[kind]
+    """A truck: cab (slot PAINT) and load (slot PLATE); kind is box, tanker, flatbed, semi, waste or mixer."""
+    length = {"box": 7.6, "tanker": 8.5, "flatbed": 7.5, "semi": 14.5, "waste": 8.8, "mixer": 8.6}[kind]
     cab_l, w, cab_h = 2.1, 2.45, 2.75 if kind != "semi" else 3.4
     x_front = length / 2
     stations = [
@@ -359,6 +464,17 @@ def lorry(kind: str) -> Vehicle:
         z = 2.1
         xs = np.array([-0.5, -0.47, -0.3, 0.0, 0.3, 0.47, 0.5]) * load_l + load_x
         parts.append(tube([(x, 0, z) for x in xs], [0.7, 1.02, 1.1, 1.1, 1.1, 1.02, 0.7], 16, PLATE))
+    elif kind == "waste":
+        parts.append(box((load_l - 1.4, 2.45, 2.1), (load_x + 0.7, 0, 2.15), PLATE))
+        hopper = [(-length / 2 + k, 0, z) for k, z in ((0.35, 1.75), (0.5, 2.0), (1.0, 2.2), (1.6, 2.2))]
+        parts.append(tube(hopper, [0.75, 1.0, 1.1, 1.1], 8, TRIM))
+        parts.append(box((0.1, 2.2, 0.3), (-length / 2 + 0.05, 0, 1.1), REAR_LIGHT))
+    elif kind == "mixer":
+        xs = np.array([-0.5, -0.46, -0.1, 0.2, 0.42, 0.46]) * load_l + load_x
+        zs = [2.75, 2.7, 2.3, 2.1, 1.95, 1.95]
+        drum = [(x, 0, z) for x, z in zip(xs, zs, strict=True)]
+        parts.append(tube(drum, [0.4, 0.6, 1.15, 1.15, 0.7, 0.4], 14, PLATE))
+        parts.append(box((0.5, 0.6, 1.2), (-length / 2 + 0.3, 0, 1.7), TRIM))
     else:
         parts.append(box((load_l, 2.5, 0.15), (load_x, 0, 1.1), PLATE))
         for side in (1, -1):
@@ -403,14 +519,31 @@ def _coach(length: float, width: float, height: float, *, taper: float, clearanc
 
 @cache
 def bus(kind: str) -> Vehicle:
-    """A city bus or coach. PAINT is a livery with a window band drawn by the shader."""
-    length, height = {"city": (12.0, 3.0), "coach": (12.5, 3.6), "double": (10.8, 4.3)}[kind]
-    parts = [_coach(length, 2.52, height, taper=0.06, clearance=0.3)]
+    """A city bus, coach, double-decker, minibus or bendy bus. PAINT is a livery with a window band drawn by
+    the shader."""
+    length, height = {
+        "city": (12.0, 3.0),
+        "coach": (12.5, 3.6),
+        "double": (10.8, 4.3),
+        "mini": (7.6, 2.9),
+        "bendy": (18.0, 3.05),
+    }[kind]
+    if kind == "bendy":
+        fore, aft = 0.56 * length, 0.40 * length
+        parts = [
+            _coach(fore, 2.52, height, taper=0.06, clearance=0.3).moved(((length - fore) / 2, 0, 0)),
+            _coach(aft, 2.52, height, taper=0.06, clearance=0.3).moved((-(length - aft) / 2, 0, 0)),
+            box((0.05 * length, 2.3, height - 0.45), (-0.08 * length, 0, 0.2 + height / 2), TRIM),
+        ]
+    else:
+        parts = [_coach(length, 2.52, height, taper=0.06, clearance=0.3)]
     top = 0.80 * height if kind != "double" else 0.46 * height
     parts.append(box((0.03, 2.2, top - 1.05), (length / 2 - 0.002, 0, (top + 1.05) / 2), GLASS))
     parts.append(box((0.04, 1.6, 0.28), (length / 2, 0, 0.90 * height), TRIM))
     parts.append(box((0.03, 1.9, 0.85), (-length / 2 + 0.002, 0, 0.7 * height), GLASS))
-    axles = (length * 0.28, -length * 0.24)
+    axles = (
+        (length * 0.28, -length * 0.24) if kind != "bendy" else (0.35 * length, 0.02 * length, -0.3 * length)
+    )
     for x in axles:
         for side in (1, -1):
             parts.append(disc(0.58, TRIM, width=0.06).moved((x, side * 1.255, 0.52)))
@@ -455,7 +588,8 @@ HIP, KNEE, SHOULDER, ELBOW = 0.53, 0.265, 0.30, 0.175
 
 @cache
 def limb(name: str, build: str = "plain") -> Mesh:
-    """A limb of a person 1 m tall; build is plain, skirt, coat, bag or helmet (torso only)."""
+    """A limb of a person 1 m tall; build is plain, skirt, coat, bag, helmet, cap, long_hair, hood or umbrella
+    (torso only)."""
     if name == "torso":
         wide, deep = 0.095, 0.060
         zs = [-0.045, -0.02, 0.03, 0.10, 0.17, 0.24, 0.285, 0.305]
@@ -483,6 +617,17 @@ def limb(name: str, build: str = "plain") -> Mesh:
         else:
             hair = ball(HAIR).moved((-0.006, 0, 0.422), scale=(0.058, 0.050, 0.060))
         parts = [body, neck, head, hair]
+        if build == "cap":
+            parts.append(box((0.075, 0.07, 0.006), (0.075, 0, 0.437), SHOES))
+            parts.append(ball(SHOES).moved((0.004, 0, 0.430), scale=(0.063, 0.053, 0.052)))
+        elif build == "long_hair":
+            locks = [(-0.02, 0, 0.43), (-0.045, 0, 0.37), (-0.06, 0, 0.27), (-0.065, 0, 0.21)]
+            parts.append(tube(locks, [0.035, 0.05, 0.05, 0.02], 6, HAIR))
+        elif build == "hood":
+            parts.append(ball(SHIRT).moved((-0.012, 0, 0.412), scale=(0.066, 0.062, 0.078)))
+        elif build == "umbrella":
+            parts.append(canopy(0.3, 0.55, 0.68, SHOES).moved((0.1, 0, 0)))
+            parts.append(tube([(0.1, 0, 0.2), (0.1, 0, 0.67)], [0.006, 0.006], 4, HAIR))
         if build == "bag":
             parts.append(box((0.09, 0.15, 0.20), (-0.105, 0, 0.16), SHOES))
         return merge(parts)
@@ -517,6 +662,14 @@ def limb(name: str, build: str = "plain") -> Mesh:
     sleeve = tube([(0, 0, 0.005), (0, 0, -0.07), (0, 0, -0.14)], [0.026, 0.025, 0.020], 6, SHIRT)
     hand = ball(SKIN, detail=0).moved((0, 0, -0.165), scale=(0.022, 0.014, 0.034))
     return merge([sleeve, hand])
+
+
+def canopy(radius: float, low: float, high: float, slot: int = 0) -> Mesh:
+    """The cloth of an umbrella around the z axis, seen from above and below."""
+    angle = np.linspace(0, 2 * np.pi, 9)
+    rim = np.stack([radius * np.cos(angle), radius * np.sin(angle), np.full(9, low)], 1)
+    top = np.tile([[0.0, 0.0, high]], (9, 1))
+    return merge([grid(np.stack(order), slot, crease_deg=20.0) for order in ((rim, top), (top, rim))])
 
 
 def _pose(offset: tuple[float, float, float], turn: np.ndarray) -> np.ndarray:
@@ -687,8 +840,9 @@ TREES = ("round", "tall", "conifer", "bare", "poplar", "wide")
 
 
 @cache
-def tree(kind: str, variant: int, fine: bool) -> Mesh:
-    """A tree 1 m tall (slot 0 bark, 1 leaves); ``fine`` has a ragged outline for trees near the road."""
+def tree(kind: str, variant: int, fine: bool, lush: bool = False) -> Mesh:
+    """A tree 1 m tall (slot 0 bark, 1 leaves); ``fine`` has a ragged outline for trees near the road, that of
+    a ``lush`` one is of single leaves."""
     rng = np.random.default_rng([11, TREES.index(kind), variant])
     bark = []
     detail = 1 if fine else 0
@@ -741,6 +895,8 @@ def tree(kind: str, variant: int, fine: bool) -> Mesh:
                 bark.append(tube([c, c + d], [0.005, 0.0015], 3, 0))
         return merge(bark, two_sided=True)
     radii = rng.uniform(0.10, 0.17, count) * {"poplar": 0.62, "tall": 1.05, "round": 1.1, "wide": 1.1}[kind]
+    if lush:
+        return merge([*bark, _crown(rng, centres, 0.85 * radii, 1300, 0.013, detail)], two_sided=True)
     return merge(
         [*bark, _crown(rng, centres, radii, 420 if fine else 60, 0.017 if fine else 0.026, detail)],
         two_sided=True,
@@ -797,10 +953,13 @@ def traffic_light(reach: float) -> Mesh:
 
 @cache
 def sign(shape: str) -> Mesh:
-    """A 1 m plate seen from -x (slot 0 front, 1 back; uv -1..1): round, triangle, octagon, square or wide."""
+    """A 1 m plate seen from -x (slot 0 front, 1 back; uv -1..1): round, triangle, yield, diamond, octagon,
+    square or wide."""
     angle = {
         "round": np.arange(14) * 2 * np.pi / 14,
         "triangle": np.pi / 2 + np.arange(3) * 2 * np.pi / 3,
+        "yield": -np.pi / 2 + np.arange(3) * 2 * np.pi / 3,
+        "diamond": np.arange(4) * np.pi / 2,
         "octagon": np.pi / 8 + np.arange(8) * np.pi / 4,
     }.get(shape)
     if angle is None:

@@ -8,7 +8,7 @@ import numpy as np
 from dvps_ros.data.world.branch import Branch
 from dvps_ros.data.world.forks import Fork, Forks
 from dvps_ros.data.world.materials import Materials, Pool
-from dvps_ros.data.world.palette import draw_palette
+from dvps_ros.data.world.palette import draw_more, draw_palette
 from dvps_ros.data.world.route import Route
 from dvps_ros.data.world.styles import STYLES, draw_section
 
@@ -20,9 +20,10 @@ class Street:
         style: a name in ``STYLES``.
         rng: the street's own stream, used until the street is drawn.
         forks: density of forks, 0 to 1.
+        rich: there are more kinds of things on it, and more of them.
     """
 
-    def __init__(self, seed: int, style: str, rng: np.random.Generator, *, forks: float):
+    def __init__(self, seed: int, style: str, rng: np.random.Generator, *, forks: float, rich: bool = False):
         self.seed, self.style = seed, STYLES[style]
         self.section = draw_section(self.style, rng)
         self.forks = Forks(self.style, seed, forks, right_only=self.section.median > 0.5)
@@ -33,6 +34,8 @@ class Street:
         self.land = {side: (rng.uniform(0, 6.28, 2), rng.uniform(-2.0, 5.0)) for side in (-1, 1)}
         """By side: phases of the hills, and the height that the land rises to, metres."""
         self.palette = draw_palette(self.materials, self.style, self.section, rng)
+        self.more = draw_more(self.materials, np.random.default_rng([seed, 50])) if rich else None
+        """Looks of what only rich streets have; None on others."""
         self.speed = float(rng.uniform(*self.style.speed))
         """Of the ego vehicle on a free road, m/s; 0 in a world that stands still."""
         if rng.random() < 0.08:

@@ -24,8 +24,12 @@ def draw_vehicle(street: Street, kind: str, rng: np.random.Generator) -> Painted
 
 
 def _car(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
-    body = pick(rng, {"hatchback": 4, "sedan": 3, "estate": 2.5, "suv": 2.5, "minibus": 0.7})
-    return _with_doors(street, body, paint, rng)
+    bodies: dict[str, float] = {"hatchback": 4, "sedan": 3, "estate": 2.5, "suv": 2.5, "minibus": 0.7}
+    top = ""
+    if street.more is not None:
+        bodies |= {"micro": 0.8, "coupe": 1.2, "mpv": 2}
+        top = pick(rng, {"": 10, "rack": 1.5, "box": 0.6, "taxi": 0.8})
+    return _with_doors(street, pick(rng, bodies), paint, rng, top=top)
 
 
 def _van(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
@@ -34,20 +38,34 @@ def _van(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     return _with_doors(street, "van", paint, rng)
 
 
-def _with_doors(street: Street, body: str, paint: Color, rng: np.random.Generator) -> Painted:
-    vehicle = shapes.car(body)
+def _with_doors(
+    street: Street,
+    body: str,
+    paint: Color,
+    rng: np.random.Generator,
+    *,
+    class_id: int = CAR,
+    top: str = "",
+) -> Painted:
+    vehicle = shapes.car(body, top)
     length, _, height = vehicle.size
     handles_m = 0.58 * height if height < 1.6 else 0.45 * height
     seams = (0.20 * length, 0.0 * length - 0.1, -0.25 * length, handles_m)
     skin = street.materials.add(
-        shade.PAINT, CAR, paint, params=(rng.uniform(0, 0.7), *seams), gloss=rng.uniform(0.35, 0.75)
+        shade.PAINT, class_id, paint, params=(rng.uniform(0, 0.7), *seams), gloss=rng.uniform(0.35, 0.75)
     )
-    return vehicle, street.palette.vehicles.materials(skin, CAR)
+    return vehicle, street.palette.vehicles.materials(skin, class_id)
 
 
 def _truck(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     add = street.materials.add
-    vehicle = shapes.lorry(pick(rng, {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5}))
+    kinds = {"box": 4, "semi": 2, "tanker": 1, "flatbed": 1.5}
+    if street.more is not None:
+        kinds |= {"waste": 1, "mixer": 0.8, "pickup": 1.5}
+    kind = pick(rng, kinds)
+    if kind == "pickup":
+        return _with_doors(street, kind, paint, rng, class_id=TRUCK)
+    vehicle = shapes.lorry(kind)
     skin = add(shade.PAINT, TRUCK, paint, params=(rng.uniform(0.2, 0.9), *NO_SEAMS), gloss=0.4)
     if rng.random() < 0.6:
         cover = grey(rng.uniform(0.4, 0.8), 0.05, rng)
@@ -62,7 +80,10 @@ def _truck(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
 
 def _bus(street: Street, paint: Color, rng: np.random.Generator) -> Painted:
     livery, skirt = _draw_livery(rng)
-    body = pick(rng, {"city": 5, "coach": 2, "double": 1})
+    bodies: dict[str, float] = {"city": 5, "coach": 2, "double": 1}
+    if street.more is not None:
+        bodies |= {"mini": 1.5, "bendy": 2}
+    body = pick(rng, bodies)
     vehicle = shapes.bus(body)
     height = vehicle.size[2]
     if body == "double":

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from dvps_ros.config import option
@@ -21,15 +21,22 @@ from dvps_ros.data.world.agents import Agent
 from dvps_ros.data.world.blocks import Block, blocks_between
 from dvps_ros.data.world.materials import SKY
 from dvps_ros.data.world.mesh import turn_x, turn_y, turn_z
-from dvps_ros.data.world.photographs import PROCEDURAL_SKY, Textures, load_sky, sky_files
+from dvps_ros.data.world.photographs import StreetTextures, open_textures
 from dvps_ros.data.world.route import WHEELBASE_M, Ego, EgoState
 from dvps_ros.data.world.scene import Scene
 from dvps_ros.data.world.sensor import Sensor, expose
+from dvps_ros.data.world.skies import draw_sky, lit_by, sky_files
 from dvps_ros.data.world.styles import STYLES
 from dvps_ros.errors import ConfigError, InputError
 from dvps_ros.types import CameraModel, Sample
 
-WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk")
+WEATHERS = ("clear", "haze", "overcast", "rain", "fog", "low_sun", "dusk", "night")
+WEATHER_SHARES = (0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05, 0.0)
+"""On rich streets half the dusk is night."""
+MOST_LAMPS, LAMPS_WITHIN_M = 16, 70.0
+STREETS = ("plain", "rich")
+LOOK = "; "
+"""Between a sample's source and the look of its world, if that has any."""
 T = TypeVar("T")
 BASE_FROM_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
@@ -56,6 +63,11 @@ class WorldConfig:
     seed: int = option(0, "Everything is drawn from this number.", low=0)
     style: str = option("auto", "Kind of street.", choices=("auto", *STYLES))
     weather: str = option("auto", "Light and air.", choices=("auto", *WEATHERS))
+    streets: str = option(
+        "plain",
+        "rich: more kinds of things on them, and more of each.",
+        choices=STREETS,
+    )
     traffic: float = option(1.0, "Density of everything that moves.", low=0.0, high=2.0)
     forks: float = option(1.0, "Density of forks, where the road parts in two.", low=0.0, high=1.0)
     camera_height_m: float = option(
@@ -78,6 +90,13 @@ class WorldConfig:
     effects: bool = option(
         True, "Noise, blur, colour cast, motion blur of a real camera; off gives clean images."
     )
+
+    @property
+    def look(self) -> str:
+        """What it has beyond a plain procedural world, in words; empty for one that has nothing more."""
+        parts = ["rich streets"] if self.streets == "rich" else []
+        parts += [f"{name} of {folder}" for name in ("textures", "skies") if (folder := getattr(self, name))]
+        return ", ".join(parts)
 
 
 DEMO = WorldConfig(
@@ -138,7 +157,7 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     elif weather == "low_sun":
         strength, ambient, cover = rng.uniform(1.6, 2.6), 0.42, rng.uniform(0.1, 0.5)
         horizon = np.array([1.0, 0.86, 0.70]) * rng.uniform(0.8, 1.15)
-    elif weather in ("overcast", "rain", "fog", "dusk"):
+    elif weather in ("overcast", "rain", "fog", "dusk", "night"):
         to_sun = np.array([rng.uniform(-0.25, 0.25), rng.uniform(-0.25, 0.25), 1.0])
         strength, ambient, cover, soft, occlusion = (
             rng.uniform(0.15, 0.5),
@@ -162,22 +181,30 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
         tint = np.array([0.55, 0.62, 0.95])
         zenith, horizon, sky = zenith * tint * 0.5, horizon * np.array([0.8, 0.7, 0.75]) * 0.7, sky * tint
         ambient, strength = 0.45, 0.05
+    elif weather == "night":
+        night, cover = 1.0, 0.0
+        zenith, horizon = (
+            np.array([0.010, 0.013, 0.022]),
+            np.array([0.05, 0.04, 0.035]) * rng.uniform(0.4, 1.6),
+        )
+        ambient, strength, fog = rng.uniform(0.02, 0.07), 0.0, rng.uniform(0.0, 0.001)
+        wet = rng.uniform(0.3, 1.0) if rng.random() < 0.3 else 0.0
     elif weather in ("clear", "haze", "low_sun") and rng.random() < 0.1:
         wet = rng.uniform(0.2, 0.7)
     to_sun = to_sun / np.linalg.norm(to_sun)
     sun = sun * strength
     sky = sky * ambient
-    bounce = 0.28 * sky + 0.09 * sun * to_sun[2]
+    bounce = shade.bounce(sun, sky, to_sun[2])
     cloud = np.array([0.95, 0.96, 0.98]) * (1.0 if soft == 0 else float(horizon.mean()))
 
     return shade.Light(
-        _triple(to_sun),
-        _triple(sun),
-        _triple(sky),
-        _triple(bounce),
-        _triple(zenith),
-        _triple(horizon),
-        _triple(cloud),
+        shade.triple(to_sun),
+        shade.triple(sun),
+        shade.triple(sky),
+        shade.triple(bounce),
+        shade.triple(zenith),
+        shade.triple(horizon),
+        shade.triple(cloud),
         float(cover),
         float(rng.uniform(0.5, 1.8)),
         float(fog),
@@ -189,9 +216,9 @@ def _draw_light(weather: str, rng: np.random.Generator) -> shade.Light:
     )
 
 
-def _triple(v: np.ndarray) -> tuple[float, float, float]:
-    x, y, z = v.tolist()
-    return x, y, z
+def _folder(text: str) -> Path:
+    """A folder that an option names, by environment variables too: $DVPS_DATA/cc0_skies."""
+    return Path(os.path.expandvars(text)).expanduser()
 
 
 def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) -> Sensor:
@@ -203,7 +230,7 @@ def _draw_sensor(light: shade.Light, rng: np.random.Generator, effects: bool) ->
     dark = 0.4 + 0.6 * light.night
     return Sensor(
         exposure=float(exposure * rng.uniform(0.62, 1.7)),
-        gain=_triple(gain),
+        gain=shade.triple(gain),
         contrast=float(rng.uniform(-0.2, 1.0)),
         gamma=float(rng.uniform(1.9, 2.5)),
         saturation=float(rng.uniform(0.45, 1.35)),
@@ -280,9 +307,12 @@ class World:
                 f"got {style!r} and {config.weather!r}"
             )
         self.style = style
-        self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks)
-        self._textures = Textures(Path(config.textures)) if config.textures else None
-        self._surfaces = np.empty((0, shade.MATERIAL_COLUMNS)), shade.NO_TILES
+        rich = config.streets == "rich"
+        self.scene = Scene(config.seed, style, traffic=config.traffic, forks=config.forks, rich=rich)
+        self._textures = (
+            StreetTextures(open_textures(_folder(config.textures)), config.seed) if config.textures else None
+        )
+        self._sky_files = sky_files(_folder(config.skies)) if config.skies else []
         self.relight(0)
         self.ego = Ego(
             self.scene.route,
@@ -300,10 +330,14 @@ class World:
         """
         config = self.config
         rng = np.random.default_rng([config.seed, 9, take])
-        mood = str(rng.choice(WEATHERS, p=[0.36, 0.12, 0.24, 0.08, 0.05, 0.1, 0.05]))
+        mood = str(rng.choice(WEATHERS, p=WEATHER_SHARES))
+        if config.streets == "rich" and mood == "dusk" and rng.random() < 0.5:
+            mood = "night"
         self.weather = mood if config.weather == "auto" else config.weather
         self.light = _draw_light(self.weather, rng)
-        self._sky = self._draw_sky(take)
+        self._sky = shade.NO_SKY, 0.0
+        if self._sky_files:
+            self._take_sky(np.random.default_rng([config.seed, 33, take]))
         self.sensor = _draw_sensor(self.light, rng, config.effects)
         height, pitch = rng.uniform(0.9, 2.2), rng.uniform(-3.0, 8.0)
         self.camera_height_m = float(config.camera_height_m or height)
@@ -567,6 +601,7 @@ class World:
             parts,
             *self._materials(),
             self.light,
+            self._lamps(t, ego),
             shadow,
             shade.Eye(world_from_camera, turn, camera.fx, camera.fy, camera.cx, camera.cy),
             SKY,
@@ -581,7 +616,7 @@ class World:
         return Sample(
             images=image[None],
             intrinsics=camera.vector[None],
-            source=f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s",
+            source=self._source(t),
             class_map=maps.class_map[None],
             instance_map=maps.instance_map[None],
             depth_m=maps.depth_m[None],
@@ -593,26 +628,44 @@ class World:
             speed_mps=np.array([ego.speed_mps], np.float32),
         )
 
-    def _draw_sky(self, take: int) -> tuple[np.ndarray, float]:
-        """A panorama as bright as the procedural sky, its brightest part where the sun is."""
-        rng = np.random.default_rng([self.config.seed, 33, take])
-        if not self.config.skies or rng.random() < PROCEDURAL_SKY:
-            return shade.NO_SKY, 0.0
-        files = sky_files(Path(self.config.skies))
-        sky = load_sky(files[rng.integers(len(files))])
-        level = float(np.mean([self.light.zenith, self.light.horizon]))
-        sunny = int(cv2.GaussianBlur(sky.mean(2), (0, 0), 8).max(0).argmax())
-        turn = math.atan2(self.light.to_sun[1], self.light.to_sun[0]) - 2 * math.pi * sunny / sky.shape[1]
-        return np.minimum(sky * np.float32(level), np.float32(30)), turn
+    def _take_sky(self, rng: np.random.Generator) -> None:
+        """A panorama above, and its light, if one goes with the weather."""
+        sky = draw_sky(self._sky_files, self.weather, rng)
+        if sky is not None:
+            turn = float(rng.uniform(0, 2 * math.pi))
+            self.light, radiance = lit_by(self.light, sky, turn)
+            self._sky = radiance, turn
 
     def _materials(self) -> tuple[np.ndarray, shade.Photographs]:
         """The materials of the scene so far, with photographs on them if there are any."""
         table, tiles = self.scene.materials.table, shade.NO_TILES
         if self._textures is not None:
-            if len(self._surfaces[0]) != len(table):  # the street has grown
-                self._surfaces = self._textures.applied(table, self.config.seed)
-            table, tiles = self._surfaces
+            table, tiles = self._textures.applied(table)
         return table, shade.Photographs(tiles, *self._sky)
+
+    def _source(self, t: float) -> str:
+        """What a sample says of itself."""
+        scene = f"world seed {self.config.seed}, {self.style}, {self.weather}, t = {t:.2f} s"
+        return f"{scene}{LOOK}{self.config.look}" if self.config.look else scene
+
+    def _lamps(self, t: float, ego: EgoState) -> shade.Lamps:
+        """The street lamps nearby and the headlights, if it is night."""
+        if self.weather != "night":
+            return shade.NO_LAMPS
+        base = self._camera_pose(t, ego) @ np.linalg.inv(self.base_from_camera)
+        beam_from = base[:3, 3] + base[:3, :3] @ [3.3, 0.0, 0.65]
+        beam = base[:3, :3] @ [math.cos(0.03), 0.0, -math.sin(0.03)]
+        blocks, _ = self._near(t)
+        at = np.concatenate([block.lamps for block in blocks])
+        away = np.linalg.norm(at - beam_from, axis=1)
+        nearest = np.argsort(away, kind="stable")[:MOST_LAMPS]
+        nearest = nearest[away[nearest] < LAMPS_WITHIN_M]
+        rng = np.random.default_rng([self.config.seed, 34])
+        # From the orange of sodium to the white of diodes.
+        warm, strength = rng.uniform(0.0, 1.0), rng.uniform(12.0, 35.0)
+        color = strength * np.array([1.0, 0.92 - 0.35 * warm, 0.85 - 0.70 * warm])
+        head = rng.uniform(60.0, 160.0) * np.array([1.0, 0.96, 0.88])
+        return shade.Lamps(at[nearest], *(shade.triple(v) for v in (color, beam_from, beam, head)))
 
     @staticmethod
     def _in_view(eye: np.ndarray, radius: np.ndarray, camera: CameraModel) -> np.ndarray:
