@@ -49,9 +49,7 @@ class Surface(NamedTuple):
 
 SURFACES = {
     shade.ROAD: Surface(("Asphalt",) * 5 + ("Road", "Concrete"), (1.5, 4.0), 0.8, 360),
-    shade.PAVING: Surface(
-        ("PavingStones", "PavingStones", "Tiles", "Concrete", "Granite"), (1.2, 3.0), 1.0, 4
-    ),
+    shade.PAVING: Surface(("PavingStones",) * 4 + ("Concrete", "Granite"), (1.2, 3.0), 1.0, 4),
     shade.GROUND: Surface(("Ground", "Gravel", "ScatteredLeaves"), (2.0, 5.0), 1.0, 360),
     shade.FACADE: Surface(
         ("Plaster", "Plaster", "Concrete", "Bricks", "Bricks", "WoodSiding", "Rock"), (1.5, 4.0), 0.8, 1
