@@ -241,7 +241,7 @@ def test_shipped_recipes_are_valid_and_name_their_data():
     lite = read_recipe(ROOT / "config/train/lite.yaml")
     research = read_recipe(ROOT / "config/train/lite_research.yaml")
     assert lite.data.synthetic > 0 and lite.data.camvid == lite.data.idd_lite == lite.data.kitti == 0
-    assert research.data.camvid > 0 and research.start_from == "models/lite_research"
+    assert research.data.camvid > 0 and lite.start_from == research.start_from == "imagenet"
 
 
 def test_recipe_changes_and_refusals(tmp_path):
@@ -277,7 +277,7 @@ def test_the_size_of_the_network_comes_from_the_recipe(tmp_path):
         ("model.decoder_width=5", "model: decoder_width: expected 8 to 256, got 5"),
         ("model.decoder_width=big", "model: decoder_width: expected int"),
         ("model.classes=3", "the label space decides"),
-        ("network=giant", "network: expected one of lite, deep_dps, got 'giant'"),
+        ("network=giant", "network: expected one of lite, deep_dps, mono_dvps, got 'giant'"),
     ):
         with pytest.raises(ConfigError, match=message):
             read_recipe(path, [change])
