@@ -22,16 +22,24 @@ from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheck
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
+from dvps_ros.config import to_dict
 from dvps_ros.errors import CheckpointError, ConfigError
 from dvps_ros.labels import LabelSpace
 from dvps_ros.networks import Network
 from dvps_ros.networks.encoders import ThinEncoder, imagenet_weights
 from dvps_ros.runtime.manifest import load_manifest
 from dvps_ros.training.balance import Pull, measure_pulls
-from dvps_ros.training.checkpoint import META, check_fits, load_weights, network_weights, read_checkpoint
+from dvps_ros.training.checkpoint import (
+    META,
+    check_fits,
+    describe,
+    load_weights,
+    network_weights,
+    read_checkpoint,
+)
 from dvps_ros.training.checkpoint_io import WholeFiles
 from dvps_ros.training.module import LitPerception, progress
-from dvps_ros.training.recipe import Recipe
+from dvps_ros.training.recipe import Recipe, network_config
 from dvps_ros.training.sources import Build, MixedClips, held_out_sets, training_parts
 from dvps_ros.training.transformers_start import start_from_transformers
 from dvps_ros.training.warm_start import start_from_model
@@ -155,7 +163,7 @@ def fit(recipe: Recipe, labels: LabelSpace, build: Build, held_out: Sequence[tup
 
 def fit_phases(phases: Sequence[Recipe], labels: LabelSpace) -> Path:
     """Train the phases of a training one after the other; each starts from the weights of the one before,
-    unless its recipe starts from others. Those that are done are passed over.
+    unless its recipe starts from others than that one's does. Those that are done are passed over.
 
     Returns:
         The last one's checkpoint.
@@ -164,11 +172,15 @@ def fit_phases(phases: Sequence[Recipe], labels: LabelSpace) -> Path:
         see :func:`fit`.
     """
     before: Path | None = None
+    start = ""
     for recipe in phases:
         last = Path(recipe.out) / LAST
-        if before is not None and not recipe.start_from:
+        # A phase that is based on the one before has its start_from, too, and so has one by --set.
+        goes_on = before is not None and recipe.start_from in ("", start)
+        start = recipe.start_from
+        if goes_on:
             recipe = replace(recipe, start_from=str(before))
-        if len(phases) > 1 and last.exists() and _is_done(last, recipe):
+        if len(phases) > 1 and last.exists() and _is_done(last, recipe, labels):
             log.info("%s is done", last)
         else:
             fit(recipe, labels, partial(training_parts, recipe), held_out_sets(recipe))
@@ -177,8 +189,13 @@ def fit_phases(phases: Sequence[Recipe], labels: LabelSpace) -> Path:
     return before
 
 
-def _is_done(path: Path, recipe: Recipe) -> bool:
+def _is_done(path: Path, recipe: Recipe, labels: LabelSpace) -> bool:
+    """Raises:
+    CheckpointError: what lies there is of another network, size or label space.
+    """
     meta = read_checkpoint(path)[META]
+    config = to_dict(network_config(recipe, classes=len(labels)))
+    check_fits(path, meta, describe(recipe.network, config, labels, {}))
     return progress(meta["step"], meta["minutes"], recipe.schedule) >= 1
 
 

@@ -941,6 +941,27 @@ def test_phases_run_in_order_and_resume_in_the_right_one(cache, tmp_path):
     assert now[last] > written[last] and load_checkpoint(last).meta["step"] == 3
 
 
+def test_a_phase_with_the_start_of_the_one_before_goes_on_from_its_weights(cache, tmp_path, trained):
+    """As it has by ``base:``, or by ``--set``; another start of its own holds."""
+    start = {"start_from": str(trained), "schedule.steps": 1, "validate_every": 100}
+    first, second = (recipe_for(cache, tmp_path / n, **start) for n in "12")
+    done = load_checkpoint(fit_phases([first, second], CITYSCAPES))
+    assert done.meta["recipe"]["start_from"] == "last.ckpt"
+    still = {"start_from": str(trained), "schedule.steps": 1, "schedule.learning_rate": 0.0}
+    first = recipe_for(cache, tmp_path / "3", **{"schedule.steps": 1})
+    last = fit_phases([first, recipe_for(cache, tmp_path / "4", **still)], CITYSCAPES)
+    weights, before = (load_checkpoint(p).network.state_dict() for p in (last, trained))
+    name = "class_head.weight"
+    torch.testing.assert_close(weights[name], before[name])
+
+
+def test_what_lies_in_the_place_of_a_phase_must_fit_it(cache, tmp_path):
+    first, second = (recipe_for(cache, tmp_path / n, **{"schedule.steps": 1}) for n in "12")
+    run(replace(first, model=first.model | {"decoder_width": 24}))
+    with pytest.raises(CheckpointError, match="decoder_width"):
+        fit_phases([first, second], CITYSCAPES)
+
+
 def test_phases_that_do_not_fit_are_refused(cache, tmp_path):
     first = recipe_for(cache, tmp_path / "1")
     with pytest.raises(ConfigError, match="each needs an `out` of its own"):
